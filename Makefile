@@ -1,0 +1,60 @@
+# `make demo` runs the example job, `make test` the whole suite; both need only Python >= 3.11.
+# VENV and PYTHON may be given: make test VENV=/tmp/venv PYTHON=python3.12
+
+VENV ?= .venv
+PYTHON ?= $(shell for p in python3.11 python3; do $$p -c '' 2>/dev/null && echo $$p && break; done)
+BIN := $(VENV)/bin
+PYTEST_ARGS ?=
+BENCH_ARGS ?=
+
+.PHONY: help demo test lint format coverage bench clean
+
+help:
+	@echo 'make demo      run the example job on four workers'
+	@echo 'make test      run all tests (PYTEST_ARGS="-m \"not slow\"" for the quick ones)'
+	@echo 'make lint      ruff, formatting, mypy'
+	@echo 'make coverage  run all tests and show what they miss'
+	@echo 'make bench     measure against the limits of the machine and installed peers'
+	@echo 'make clean     remove what the targets above leave behind'
+
+demo: $(VENV)/.installed
+	$(BIN)/python -m launcher --standalone --nproc-per-node 4 examples/wordcount.py
+
+test: $(VENV)/.installed-test
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(VENV)/.installed-lint
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+format: $(VENV)/.installed-lint
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+coverage: $(VENV)/.installed-test
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest $(PYTEST_ARGS)
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
+
+bench: $(VENV)/.installed-bench
+	$(BIN)/python benchmarks/bench_rpc.py $(BENCH_ARGS)
+
+clean:
+	rm -rf $(VENV) .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist
+	find asyncrpc launcher tests examples -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# One stamp per extra: `make demo` on a fresh machine fetches only what the job needs.
+$(VENV)/.installed: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
+	@touch $@
+
+$(VENV)/.installed-%: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$*]'
+	@touch $@
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo 'Python 3.11 or later is needed: make PYTHON=/path/to/python3.11' >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
