@@ -69,7 +69,7 @@ PURE = (
 """Modules and folders that take values and `now` and return values."""
 
 IMPURE = frozenset(
-    [
+    {
         "anyio",
         "asyncio",
         "logging",
@@ -82,7 +82,7 @@ IMPURE = frozenset(
         "threading",
         "time",
         "uvloop",
-    ]
+    }
 )
 
 HEAVY = frozenset(["aiohttp", "etcd", "matplotlib", "numpy", "rich", "torch"])
@@ -95,7 +95,7 @@ WALL_CLOCK: frozenset[str] = frozenset()
 """Modules that may write down the time of day, for people to read."""
 
 MUTATORS = frozenset(
-    [
+    {
         "add",
         "append",
         "appendleft",
@@ -111,7 +111,7 @@ MUTATORS = frozenset(
         "setdefault",
         "sort",
         "update",
-    ]
+    }
 )
 
 
