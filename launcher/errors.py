@@ -1,0 +1,271 @@
+"""Every exception of the launcher, and the record of one failed worker.
+
+Imported by every other module; imports nothing of the package.
+
+Tree::
+
+    LauncherError(Exception)
+    ├── UsageError              also ValueError; .hint
+    ├── ChildFailedError        .name, .failures
+    ├── SignalException         .sigval
+    └── GuardianError           also RuntimeError
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import signal
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+__all__ = (
+    "ChildFailedError",
+    "GuardianError",
+    "LauncherError",
+    "ProcessFailure",
+    "SignalException",
+    "UsageError",
+)
+
+NOT_AVAILABLE = "<N/A>"  # torchrun's word for "no error file" and "no signal"
+NO_MESSAGE = "<NONE>"
+TRACEBACK_HINT = "To enable traceback see: https://pytorch.org/docs/stable/elastic/errors.html"
+_MAX_BORDER = 60  # torchrun's: wider ones wrap in job consoles
+
+
+class LauncherError(Exception):
+    """Root of all errors of the launcher."""
+
+
+class UsageError(LauncherError, ValueError):
+    """What the user asked for cannot be done; nothing was started. Exit status 2.
+
+    Args:
+        message: one line naming the option or variable, its value and the rule.
+        hint: one line that says what to do instead, or "".
+    """
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message, hint)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class SignalException(LauncherError):  # noqa: N818 -- the contract's name, torch's too
+    """The launcher was told to stop by a signal.
+
+    Args:
+        msg: what happened, for people.
+        sigval: the signal.
+    """
+
+    def __init__(self, msg: str, sigval: signal.Signals) -> None:
+        super().__init__(msg, sigval)
+        self.sigval = sigval
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class GuardianError(LauncherError, RuntimeError):
+    """The guardian, the workers' parent process, could not be started or has died.
+
+    Workers that were running are killed before this is raised.
+    """
+
+
+@dataclass
+class ProcessFailure:
+    """One worker that ended with a status other than 0, or that the launcher had to stop.
+
+    Reads the worker's error file when made. A file that is missing counts as no error file; one
+    that cannot be parsed keeps its path and says so in ``message``, since it must not hide the
+    failure itself.
+
+    Args:
+        local_rank: rank on this node, from 0.
+        pid: process id the worker had.
+        exitcode: exit status; ``-N`` when it died of signal N.
+        error_file: path the worker may have written its error to; "" for none.
+        exited_at: when the exit was noticed, seconds of ``time.monotonic``; ``None`` for now.
+        stopped_by_us: whether it was still running when the launcher signalled it, so that it
+            is a consequence and never the cause.
+        stderr_tail: the last lines it wrote to stderr, without line ends, oldest first.
+    """
+
+    local_rank: int
+    pid: int
+    exitcode: int
+    error_file: str
+    exited_at: float | None = field(default=None, kw_only=True, repr=False)
+    stopped_by_us: bool = field(default=False, kw_only=True)
+    stderr_tail: tuple[str, ...] = field(default=(), kw_only=True, repr=False)
+    error_file_data: dict[str, object] = field(init=False, repr=False)
+    """The parsed error file; ``{"message": "<NONE>"}`` without one."""
+    message: str = field(init=False)
+    """The worker's own message, else the signal explained, else how to get one."""
+    timestamp: float = field(init=False)
+    """Wall clock, seconds: when the worker recorded its error, else when its exit was noticed."""
+    moment: float = field(init=False, repr=False)
+    """The same instant on ``time.monotonic``; failures of one host are ordered by it."""
+
+    def __post_init__(self) -> None:
+        now, wall = time.monotonic(), time.time()
+        exited_at = now if self.exited_at is None else min(self.exited_at, now)
+        exit_wall = wall - (now - exited_at)
+        recorded_at = self._read_error_file()
+        self.timestamp = exit_wall if recorded_at is None else recorded_at
+        # A worker records its error before it ends; the clamp undoes clocks that were stepped.
+        self.moment = min(exited_at, exited_at - (exit_wall - self.timestamp))
+        if not self.message:
+            self.message = self._explain_exit()
+
+    def signal_name(self) -> str:
+        """Return the name of the signal it died of, "<N/A>" if it did not die of one."""
+        if self.exitcode >= 0:
+            return NOT_AVAILABLE
+        try:
+            return signal.Signals(-self.exitcode).name
+        except ValueError:
+            return NOT_AVAILABLE
+
+    def timestamp_isoformat(self) -> str:
+        """Return the timestamp as local time, ISO 8601, to the second."""
+        when = datetime.datetime.fromtimestamp(self.timestamp).astimezone()
+        return when.replace(tzinfo=None).isoformat(sep="_", timespec="seconds")
+
+    def traceback(self) -> str:
+        """Return the call stack from the error file; "" if there is none."""
+        stack = _extra_info(self.error_file_data).get("py_callstack", "")
+        return stack if isinstance(stack, str) else ""
+
+    def _read_error_file(self) -> float | None:
+        """Fill in what the error file says.
+
+        Returns:
+            When the error was recorded, wall clock seconds; ``None`` without a file.
+        """
+        self.message = ""
+        self.error_file_data = {"message": NO_MESSAGE}
+        try:
+            with open(self.error_file, encoding="utf-8") as file:
+                written_at = os.fstat(file.fileno()).st_mtime
+                data = json.load(file)
+            if not isinstance(data, dict):
+                raise ValueError(f"expected a JSON object, got {type(data).__name__}")
+        except FileNotFoundError:
+            self.error_file = NOT_AVAILABLE
+            return None
+        except (OSError, ValueError) as error:
+            self.message = f"error file {self.error_file} cannot be read: {error}"
+            return None
+        self.error_file_data = data
+        self.message = _message_of(data)
+        return _recorded_at(data, written_at)
+
+    def _explain_exit(self) -> str:
+        if self.exitcode < 0:
+            return f"Signal {-self.exitcode} ({self.signal_name()}) received by PID {self.pid}"
+        return TRACEBACK_HINT
+
+
+class ChildFailedError(LauncherError):
+    """Workers failed.
+
+    Args:
+        name: what was run: script, module or program.
+        failures: the failed workers by global rank, at least one.
+    """
+
+    def __init__(self, name: str, failures: Mapping[int, ProcessFailure]) -> None:
+        if not failures:
+            raise ValueError("failures must name at least one worker, got none")
+        super().__init__(name, failures)
+        self.name = name
+        self.failures = dict(failures)
+
+    def get_first_failure(self) -> tuple[int, ProcessFailure]:
+        """Return (global rank, failure) of the worker that failed first.
+
+        Workers that the launcher stopped because another had failed are only named when there
+        is nobody else.
+        """
+        own = {rank: f for rank, f in self.failures.items() if not f.stopped_by_us}
+        candidates = own or self.failures
+        rank = min(candidates, key=lambda rank: (candidates[rank].moment, rank))
+        return rank, candidates[rank]
+
+    def __str__(self) -> str:
+        root, failure = self.get_first_failure()
+        others = [
+            _format_failure(index, rank, other)
+            for index, (rank, other) in enumerate(sorted(self.failures.items()))
+            if rank != root
+        ]
+        index = sorted(self.failures).index(root)
+        title = f"{self.name} FAILED"
+        text = "\n".join(
+            (
+                title,
+                "-",
+                "Failures:",
+                "\n".join(others) or "  <NO_OTHER_FAILURES>",
+                "-",
+                "Root Cause (first observed failure):",
+                _format_failure(index, root, failure),
+            )
+        )
+        width = min(_MAX_BORDER, max(len(line) for line in text.split("\n")))
+        body = "\n".join("-" * width if line == "-" else line for line in text.split("\n"))
+        return f"\n{'=' * width}\n{body}\n{'=' * width}"
+
+
+def _format_failure(index: int, rank: int, failure: ProcessFailure) -> str:
+    name = failure.signal_name()
+    exit_note = "" if name == NOT_AVAILABLE else f" ({name})"
+    cause = failure.traceback() or failure.message
+    fields = (
+        ("time", failure.timestamp_isoformat()),
+        ("host", os.uname().nodename),
+        ("rank", f"{rank} (local_rank: {failure.local_rank})"),
+        ("exitcode", f"{failure.exitcode} (pid: {failure.pid}){exit_note}"),
+        ("error_file", failure.error_file),
+        ("traceback", cause.replace("\n", "\n" + " " * 14)),
+    )
+    lines = [f"  {key:<10}: {value}" for key, value in fields]
+    return "\n".join((f"[{index}]:", *lines))
+
+
+def _message_of(data: Mapping[str, object]) -> str:
+    """Return the message of an error file, nested as torch's `record` writes it, or flat."""
+    message = data.get("message", "")
+    if isinstance(message, dict):
+        message = message.get("message", "")
+    return message if isinstance(message, str) else repr(message)
+
+
+def _extra_info(data: Mapping[str, object]) -> Mapping[str, object]:
+    message = data.get("message")
+    nested = message.get("extraInfo") if isinstance(message, dict) else data.get("extraInfo")
+    return nested if isinstance(nested, dict) else {}
+
+
+def _recorded_at(data: Mapping[str, object], written_at: float) -> float:
+    """Return when the error was recorded, to less than a second where that can be known.
+
+    torch's `record` writes whole seconds, by which a sibling that failed later can look like
+    the first; the file's own time then tells the fraction, if it agrees on the second.
+    """
+    value = _extra_info(data).get("timestamp")
+    try:
+        stated = float(value) if isinstance(value, str | int | float) else written_at
+    except ValueError:
+        return written_at
+    is_whole = stated == int(stated)
+    return written_at if is_whole and int(written_at) == int(stated) else stated

@@ -1,0 +1,12 @@
+"""Worker output: where it goes, and how it gets there line by line."""
+
+from launcher.logs.layout import DefaultLogsSpecs, LogsDest, LogsSpecs, Std, line_prefix, to_map
+
+__all__ = (
+    "DefaultLogsSpecs",
+    "LogsDest",
+    "LogsSpecs",
+    "Std",
+    "line_prefix",
+    "to_map",
+)

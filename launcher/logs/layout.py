@@ -1,0 +1,261 @@
+"""Where each worker's output and error file go: `Std` choices, folders, paths.
+
+Makes folders, opens no file. Called by the command line (to parse choices) and, once per round,
+by the process layer (`reify`).
+"""
+
+from __future__ import annotations
+
+import enum
+import os
+import re
+import string
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+__all__ = (
+    "DefaultLogsSpecs",
+    "LogsDest",
+    "LogsSpecs",
+    "Std",
+    "line_prefix",
+    "to_map",
+)
+
+_ONE_CHOICE = re.compile(r"[0-3]\Z")
+_CHOICE_PER_RANK = re.compile(r"\d+:[0-3](,\d+:[0-3])*\Z", re.ASCII)
+_DEFAULT_RUN_ID = "test_run_id"  # torchrun's, for workers started without an agent
+_RUN_ID_VARIABLE = "TORCHELASTIC_RUN_ID"
+
+
+class Std(enum.IntFlag):
+    """Which of a worker's standard streams an option is about."""
+
+    NONE = 0
+    OUT = 1
+    ERR = 2
+    ALL = OUT | ERR
+
+    @classmethod
+    def from_str(cls, value: str) -> Self | dict[int, Self]:
+        """Parse the value of ``--redirects`` or ``--tee``.
+
+        Args:
+            value: "0" to "3" for all workers, or "0:3,1:0" by local rank.
+
+        Returns:
+            One choice for all, or choices by local rank.
+
+        Raises:
+            ValueError: the value is neither.
+        """
+        if _ONE_CHOICE.match(value):
+            return cls(int(value))
+        if not _CHOICE_PER_RANK.match(value):
+            raise ValueError(
+                f"streams must be 0, 1, 2 or 3, or <local rank>:<0-3> with commas, got {value!r}"
+            )
+        pairs = (pair.split(":") for pair in value.split(","))
+        return {int(rank): cls(int(choice)) for rank, choice in pairs}
+
+
+def to_map(value: Std | Mapping[int, Std], local_world_size: int) -> dict[int, Std]:
+    """Return one choice for each local rank.
+
+    Args:
+        value: one choice for all, or choices by local rank.
+        local_world_size: number of workers; ranks not named get `Std.NONE`, ranks beyond it are
+            dropped.
+    """
+    if isinstance(value, Std):
+        return dict.fromkeys(range(local_world_size), value)
+    return {rank: value.get(rank, Std.NONE) for rank in range(local_world_size)}
+
+
+def line_prefix(template: str | None, *, role_name: str, rank: int, local_rank: int) -> str:
+    """Return what is put before each line of a worker whose stream is teed.
+
+    Args:
+        template: text with ``${role_name}``, ``${rank}`` and ``${local_rank}``, other ``$`` are
+            kept; ``None`` for "[<role><local rank>]:".
+        role_name: the worker's role.
+        rank: global rank.
+        local_rank: rank on this node.
+    """
+    if template is None:
+        return f"[{role_name}{local_rank}]:"
+    return string.Template(template).safe_substitute(
+        role_name=role_name, rank=rank, local_rank=local_rank
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class LogsDest:
+    """Where the streams of the workers of one round go; every map is keyed by local rank.
+
+    A worker's stream is shown on the console unless it has a path in ``stdouts`` (``stderrs``)
+    and none in ``tee_stdouts`` (``tee_stderrs``).
+    """
+
+    stdouts: dict[int, str]
+    """File that receives stdout; "" for none, ``/dev/null`` to throw it away."""
+    stderrs: dict[int, str]
+    """File that receives stderr; likewise."""
+    tee_stdouts: dict[int, str]
+    """Of the workers whose stdout is also shown, prefixed: the file, "" to keep none."""
+    tee_stderrs: dict[int, str]
+    """Of the workers whose stderr is also shown, prefixed; likewise."""
+    error_files: dict[int, str]
+    """File a worker may record its error in; "" for none."""
+
+
+class LogsSpecs(ABC):
+    """What the user wants logged, and how that becomes files in each round."""
+
+    @property
+    @abstractmethod
+    def root_log_dir(self) -> str | None:
+        """The folder of this run's logs; ``None`` before the first round, or if none is kept."""
+
+    @abstractmethod
+    def reify(self, envs: Mapping[int, Mapping[str, str]]) -> LogsDest:
+        """Make the folders of the next round and return its paths.
+
+        Args:
+            envs: environment of each worker, by local rank.
+
+        Raises:
+            NotADirectoryError: a file is where a folder has to be.
+            OSError: a folder cannot be made.
+        """
+
+    def tidy(self) -> None:  # noqa: B027 -- nothing to do is a sound default
+        """Remove what nobody would miss; called after each round, when its workers are gone."""
+
+
+class DefaultLogsSpecs(LogsSpecs):
+    """Files in ``<log_dir>/<run_id>_<random>/attempt_<n>/<local_rank>/``.
+
+    There are ``stdout.log``, ``stderr.log`` and ``error.json``; n counts the rounds of this
+    object from 0. Nothing with content is ever deleted.
+
+    Args:
+        log_dir: folder, made when needed; ``/dev/null`` keeps no file at all. ``None`` keeps no
+            file for teed streams; redirected ones and error files go to a new folder among the
+            temporary files.
+        redirects: streams written to files and not shown.
+        tee: streams shown with a prefix on each line, and written to files.
+        local_ranks_filter: the only local ranks whose output is shown; ``None`` or empty for all.
+
+    Raises:
+        NotADirectoryError: ``log_dir`` is a file.
+    """
+
+    def __init__(
+        self,
+        log_dir: str | os.PathLike[str] | None = None,
+        redirects: Std | Mapping[int, Std] = Std.NONE,
+        tee: Std | Mapping[int, Std] = Std.NONE,
+        local_ranks_filter: Iterable[int] | None = None,
+    ) -> None:
+        self._log_dir = os.fspath(log_dir) if log_dir else None
+        self._redirects = redirects
+        self._tee = tee
+        self._shown = frozenset(local_ranks_filter or ())
+        self._run_dir: Path | None = None
+        self._rounds = 0
+        if not self._is_discarding and self._log_dir and Path(self._log_dir).is_file():
+            raise NotADirectoryError(f"log_dir must be a folder, {self._log_dir} is a file")
+
+    @property
+    def root_log_dir(self) -> str | None:
+        """The folder of this run's logs; ``None`` before the first round, or if none is kept."""
+        return None if self._run_dir is None else str(self._run_dir)
+
+    def reify(self, envs: Mapping[int, Mapping[str, str]]) -> LogsDest:
+        """Make the folders of the next round and return its paths.
+
+        Args:
+            envs: environment of each worker, by local rank; the run id is taken from it.
+
+        Raises:
+            NotADirectoryError: a file is where a folder has to be.
+            OSError: a folder cannot be made.
+        """
+        size = max(envs, default=-1) + 1
+        redirects, tee = to_map(self._redirects, size), to_map(self._tee, size)
+        folders = self._make_folders(envs)
+        dest = LogsDest({}, {}, {}, {}, {})
+        streams = (
+            (Std.OUT, "stdout.log", dest.stdouts, dest.tee_stdouts),
+            (Std.ERR, "stderr.log", dest.stderrs, dest.tee_stderrs),
+        )
+        for rank, folder in folders.items():
+            dest.error_files[rank] = "" if folder is None else str(folder / "error.json")
+            for stream, file_name, paths, teed in streams:
+                path = os.devnull if folder is None else str(folder / file_name)
+                is_teed = bool(tee[rank] & stream)
+                paths[rank] = self._file_of(
+                    path, is_redirected=bool(redirects[rank] & stream), is_teed=is_teed
+                )
+                if self._shown and rank not in self._shown:
+                    paths[rank] = paths[rank] or os.devnull
+                elif is_teed:
+                    teed[rank] = paths[rank]
+        return dest
+
+    def tidy(self) -> None:
+        """Remove the empty folders of a run that keeps its files among the temporary ones."""
+        if self._log_dir is not None or self._run_dir is None:
+            return
+        for folder, _, _ in os.walk(self._run_dir.parent, topdown=False):
+            try:
+                Path(folder).rmdir()
+            except OSError:  # not empty: somebody's output
+                continue
+
+    @property
+    def _is_discarding(self) -> bool:
+        return self._log_dir == os.devnull
+
+    def _file_of(self, path: str, *, is_redirected: bool, is_teed: bool) -> str:
+        """Return the path that a stream is written to, "" for none."""
+        if is_teed:
+            keeps_file = self._log_dir is not None and not self._is_discarding
+            return path if keeps_file else ""
+        return path if is_redirected else ""
+
+    def _make_folders(self, envs: Mapping[int, Mapping[str, str]]) -> dict[int, Path | None]:
+        if self._is_discarding:
+            return dict.fromkeys(envs)
+        if self._run_dir is None:
+            self._run_dir = self._make_run_dir(envs)
+        attempt = self._run_dir / f"attempt_{self._rounds}"
+        self._rounds += 1
+        folders: dict[int, Path | None] = {rank: attempt / str(rank) for rank in envs}
+        for folder in folders.values():
+            if folder is not None:
+                folder.mkdir(parents=True, exist_ok=True)
+        return folders
+
+    def _make_run_dir(self, envs: Mapping[int, Mapping[str, str]]) -> Path:
+        first = next(iter(envs.values()), {})
+        run_id = (first.get(_RUN_ID_VARIABLE) or _DEFAULT_RUN_ID).replace(os.sep, "_")
+        if self._log_dir is None:
+            # Not the tempfile module: its import costs more than starting a worker.
+            temporary = os.environ.get("TMPDIR") or "/tmp"
+            root = _make_unique(temporary, "launcher", mode=0o700)
+        else:
+            root = Path(self._log_dir)
+            root.mkdir(parents=True, exist_ok=True)
+        return _make_unique(root, run_id, mode=0o777)
+
+
+def _make_unique(parent: str | Path, name: str, mode: int) -> Path:
+    """Make and return the new folder ``<parent>/<name>_<random>``."""
+    path = Path(parent) / f"{name}_{os.urandom(6).hex()}"
+    path.mkdir(mode)
+    return path
