@@ -1,0 +1,235 @@
+"""How a callee finds the callable that a request names, whether it is allowed, how it is run.
+
+The executor holds one `FunctionTable` per agent. `describe`, the caller's half, is in `naming`;
+the rules of ``expose`` are in `exposure`. No event loop in here; `resolve` may import a module.
+"""
+
+from __future__ import annotations
+
+import enum
+import functools
+import importlib
+import inspect
+import sys
+from collections.abc import Callable, Sequence
+from types import BuiltinFunctionType, FunctionType, MethodType
+
+from asyncrpc.errors import (
+    Delivery,
+    EncodingError,
+    FunctionNotFoundError,
+    PermissionDeniedError,
+)
+from asyncrpc.execution.exposure import Exposure
+from asyncrpc.execution.naming import FunctionRef, describe, split_name
+from asyncrpc.functions import Mark, mark_of
+
+__all__ = (
+    "FunctionRef",
+    "FunctionTable",
+    "Kind",
+    "Target",
+    "describe",
+    "not_awaitable_error",
+    "unexpected_awaitable_error",
+)
+
+# A peer can spell one function in endlessly many ways ("os:path.os.path…"): then start over.
+_MAX_CACHED = 16_384
+
+# A partial of a method of a partial …: nobody nests deeper, and a cycle must end.
+_MAX_LAYERS = 32
+
+_SHIP = "code is not shipped: define it in a module that both caller and callee can import"
+
+
+class Kind(enum.Enum):
+    """How a target is run."""
+
+    ASYNC = "async"
+    """``async def``: on the loop."""
+    SYNC = "sync"
+    """``def``, class or builtin: in the thread pool."""
+    INLINE = "inline"
+    """Marked with `inline`: on the loop, at once."""
+    ASYNC_EXECUTION = "async_execution"
+    """Marked with `async_execution`: returns an awaitable, which is awaited on the loop."""
+    STREAM = "stream"
+    """Async generator function."""
+
+
+class Target:
+    """A callable of this worker, ready to be run."""
+
+    __slots__ = ("function", "kind", "name")
+
+    def __init__(self, kind: Kind, function: Callable[..., object], name: str) -> None:
+        self.kind = kind
+        self.function = function
+        self.name = name
+
+    def __repr__(self) -> str:
+        return f"Target({self.kind.name}, {self.name!r})"
+
+
+class FunctionTable:
+    """The callables of one worker, by the names that requests carry.
+
+    A name is looked up once; a function that is replaced in its module later is not noticed
+    until `clear`.
+
+    Args:
+        expose: functions, classes and modules that peers may call, as `Exposure` says;
+            ``None`` lets them call everything that can be imported.
+        worker: this worker's name, for the texts of errors.
+
+    Raises:
+        ValueError: ``expose`` lists something that cannot be exposed.
+    """
+
+    def __init__(self, expose: Sequence[object] | None = None, *, worker: str = "") -> None:
+        self._worker = worker
+        self._exposure = None if expose is None else Exposure(expose)
+        self._targets: dict[str, Target] = {}
+
+    def resolve(self, name: str) -> Target:
+        """Find the callable named ``name``, importing its module unless ``expose`` is given.
+
+        Args:
+            name: ``module:qualname``, as `describe` made it; it comes from a peer.
+
+        Returns:
+            The target, from the table if it was asked for before.
+
+        Raises:
+            FunctionNotFoundError: there is no such module or attribute, the module cannot be
+                imported, the attribute cannot be called, or the name has another form.
+            PermissionDeniedError: ``expose`` does not list it.
+        """
+        target = self._targets.get(name)
+        return self._look_up(name) if target is None else target
+
+    def needs_import(self, name: str) -> bool:
+        """Whether `resolve` would import a module, which takes time and runs its code."""
+        if self._exposure is not None or name in self._targets:
+            return False
+        return name.partition(":")[0] not in sys.modules
+
+    def clear(self) -> None:
+        """Forget what was looked up, after functions were replaced in their modules."""
+        self._targets.clear()
+
+    def _look_up(self, name: str) -> Target:
+        try:
+            module, path = split_name(name)
+        except EncodingError as error:
+            raise self._not_found(str(error)) from None
+        if self._exposure is None:
+            function = self._import(module, path)
+        else:
+            function = self._find_exposed(self._exposure, name)
+        if not callable(function):
+            raise self._not_found(f"{name!r} is no function but {type(function).__qualname__}")
+        if len(self._targets) >= _MAX_CACHED:
+            self._targets.clear()
+        target = self._targets[name] = Target(_kind_of(function), function, name)
+        return target
+
+    def _find_exposed(self, exposure: Exposure, name: str) -> object:
+        try:
+            return exposure.find(name)
+        except PermissionError:
+            raise PermissionDeniedError(
+                f"worker {self._worker!r} does not expose {name!r} to its callers",
+                delivery=Delivery.EXECUTED,
+            ) from None
+        except AttributeError:
+            raise self._not_found(f"no function {name!r}; {_SHIP}") from None
+
+    def _import(self, module: str, path: Sequence[str]) -> object:
+        found: object = sys.modules.get(module)
+        if found is None:
+            found = self._import_module(module)
+        try:
+            for part in path:
+                found = getattr(found, part)
+        except AttributeError:
+            raise self._not_found(
+                f"no function {'.'.join(path)!r} in module {module!r}; {_SHIP}"
+            ) from None
+        return found
+
+    def _import_module(self, module: str) -> object:
+        try:
+            return importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            if error.name is not None and f"{module}.".startswith(f"{error.name}."):
+                raise self._not_found(f"no module {module!r}; {_SHIP}") from None
+            raise self._import_failed(module, error) from error
+        except (Exception, SystemExit) as error:  # the module's own code runs: anything goes
+            raise self._import_failed(module, error) from error
+
+    def _import_failed(self, module: str, error: BaseException) -> FunctionNotFoundError:
+        return self._not_found(
+            f"importing module {module!r} failed with {type(error).__qualname__}: {error}"
+        )
+
+    def _not_found(self, text: str) -> FunctionNotFoundError:
+        return FunctionNotFoundError(
+            f"function not found on worker {self._worker!r}: {text}", delivery=Delivery.EXECUTED
+        )
+
+
+def unexpected_awaitable_error(name: str, result: object) -> TypeError:
+    """Make the error for a plain ``def`` whose result is an awaitable.
+
+    Args:
+        name: the function, ``module:qualname``.
+        result: what it returned; the caller of this closes it if it is a coroutine.
+    """
+    return TypeError(
+        f"function {name!r} returned an awaitable of type {type(result).__qualname__!r}: "
+        "make it an async def, or mark it with @rpc.functions.async_execution"
+    )
+
+
+def not_awaitable_error(name: str, result: object) -> TypeError:
+    """Make the error for an `async_execution` function whose result cannot be awaited.
+
+    Args:
+        name: the function, ``module:qualname``.
+        result: what it returned.
+    """
+    return TypeError(
+        "functions decorated with @rpc.functions.async_execution must return an awaitable, "
+        f"but {name!r} returned {type(result).__module__}.{type(result).__qualname__}"
+    )
+
+
+def _kind_of(function: object) -> Kind:
+    """Look through partials, methods and callable instances for what will really run."""
+    mark: Mark | None = None
+    for _ in range(_MAX_LAYERS):
+        if inspect.iscoroutinefunction(function):
+            return Kind.ASYNC
+        if inspect.isasyncgenfunction(function):
+            return Kind.STREAM
+        mark = mark or mark_of(function)
+        inner = _inner(function)
+        if inner is None:
+            break
+        function = inner
+    if mark is Mark.INLINE:
+        return Kind.INLINE
+    return Kind.ASYNC_EXECUTION if mark is Mark.ASYNC_EXECUTION else Kind.SYNC
+
+
+def _inner(function: object) -> object | None:
+    if isinstance(function, functools.partial):
+        return function.func
+    if isinstance(function, (MethodType, staticmethod, classmethod)):
+        return function.__func__
+    if isinstance(function, (FunctionType, BuiltinFunctionType, type)):
+        return None
+    call = getattr(type(function), "__call__", None)  # noqa: B004 -- the function is wanted
+    return call if isinstance(call, (FunctionType, MethodType)) else None
