@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -554,22 +554,16 @@ def is_refused(count: int, changed: bytes, messages: list[bytes]) -> bool:
     return False
 
 
-def flips() -> Iterator[tuple[int, int]]:
-    """Yield (message, bit) for each bit of a whole exchange."""
-    for index, message in enumerate(exchange(make_client(), make_server())):
-        for bit in range(len(message) * 8):
-            yield index, bit
-
-
-def test_every_single_bit_flip_is_refused() -> None:
+@pytest.mark.parametrize("count", range(4))
+def test_every_single_bit_flip_is_refused(count: int) -> None:
     """No bit of any message can change without the exchange failing."""
     messages = exchange(make_client(), make_server())
     accepted = []
-    for index, bit in flips():
-        changed = bytearray(messages[index])
+    for bit in range(len(messages[count]) * 8):
+        changed = bytearray(messages[count])
         changed[bit // 8] ^= 1 << bit % 8
-        if not is_refused(index, bytes(changed), messages):
-            accepted.append((index, bit))
+        if not is_refused(count, bytes(changed), messages):
+            accepted.append(bit)
 
     assert accepted == []
 
