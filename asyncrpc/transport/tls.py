@@ -48,13 +48,11 @@ class TlsOptions:
             value = getattr(self, field)
             if not _is_file(value):
                 raise ValueError(f"tls {field} must be the path of a PEM file, got {value!r}")
-        if self.server_hostname is not None and (
-            not isinstance(self.server_hostname, str) or not self.server_hostname
-        ):
+        if self.server_hostname is not None and not _is_name(self.server_hostname):
             raise ValueError(
                 f"tls server_hostname must be a non-empty str or None, got {self.server_hostname!r}"
             )
-        if not isinstance(self.check_hostname, bool):
+        if self.check_hostname not in {True, False}:
             raise ValueError(f"tls check_hostname must be a bool, got {self.check_hostname!r}")
 
 
@@ -84,6 +82,10 @@ def client_context(options: TlsOptions) -> ssl.SSLContext:
 
 def _is_file(path: object) -> bool:
     return isinstance(path, (str, os.PathLike)) and Path(path).is_file()
+
+
+def _is_name(name: object) -> bool:
+    return isinstance(name, str) and bool(name)
 
 
 def _filled(context: ssl.SSLContext, options: TlsOptions) -> ssl.SSLContext:
