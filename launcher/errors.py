@@ -8,7 +8,13 @@ Tree::
     ├── UsageError              also ValueError; .hint
     ├── ChildFailedError        .name, .failures
     ├── SignalException         .sigval
-    └── GuardianError           also RuntimeError
+    ├── GuardianError           also RuntimeError
+    └── RendezvousError
+        ├── RendezvousClosedError
+        ├── RendezvousConnectionError   also ConnectionError
+        ├── RendezvousGracefulExitError
+        ├── RendezvousStateError
+        └── RendezvousTimeoutError      also TimeoutError
 """
 
 from __future__ import annotations
@@ -26,6 +32,12 @@ __all__ = (
     "GuardianError",
     "LauncherError",
     "ProcessFailure",
+    "RendezvousClosedError",
+    "RendezvousConnectionError",
+    "RendezvousError",
+    "RendezvousGracefulExitError",
+    "RendezvousStateError",
+    "RendezvousTimeoutError",
     "SignalException",
     "UsageError",
 )
@@ -78,6 +90,30 @@ class GuardianError(LauncherError, RuntimeError):
 
     Workers that were running are killed before this is raised.
     """
+
+
+class RendezvousError(LauncherError):
+    """The agents of a run could not agree on a round."""
+
+
+class RendezvousClosedError(RendezvousError):
+    """The run is over: no round will be formed any more."""
+
+
+class RendezvousTimeoutError(RendezvousError, TimeoutError):
+    """Too few nodes came in time."""
+
+
+class RendezvousConnectionError(RendezvousError, ConnectionError):
+    """The place where agents meet cannot be reached, or cannot be served where it should be."""
+
+
+class RendezvousStateError(RendezvousError):
+    """What is stored about the rounds of the run makes no sense."""
+
+
+class RendezvousGracefulExitError(RendezvousError):
+    """This agent is not needed: the run ended without it."""
 
 
 @dataclass
