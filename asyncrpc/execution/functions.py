@@ -27,7 +27,7 @@ from asyncrpc.functions import Mark, mark_of
 __all__ = (
     "FunctionRef",
     "FunctionTable",
-    "Kind",
+    "TargetKind",
     "Target",
     "describe",
     "not_awaitable_error",
@@ -43,7 +43,7 @@ _MAX_LAYERS = 32
 _SHIP = "code is not shipped: define it in a module that both caller and callee can import"
 
 
-class Kind(enum.Enum):
+class TargetKind(enum.Enum):
     """How a target is run."""
 
     ASYNC = "async"
@@ -63,7 +63,7 @@ class Target:
 
     __slots__ = ("function", "kind", "name")
 
-    def __init__(self, kind: Kind, function: Callable[..., object], name: str) -> None:
+    def __init__(self, kind: TargetKind, function: Callable[..., object], name: str) -> None:
         self.kind = kind
         self.function = function
         self.name = name
@@ -206,22 +206,22 @@ def not_awaitable_error(name: str, result: object) -> TypeError:
     )
 
 
-def _kind_of(function: object) -> Kind:
+def _kind_of(function: object) -> TargetKind:
     """Look through partials, methods and callable instances for what will really run."""
     mark: Mark | None = None
     for _ in range(_MAX_LAYERS):
         if inspect.iscoroutinefunction(function):
-            return Kind.ASYNC
+            return TargetKind.ASYNC
         if inspect.isasyncgenfunction(function):
-            return Kind.STREAM
+            return TargetKind.STREAM
         mark = mark or mark_of(function)
         inner = _inner(function)
         if inner is None:
             break
         function = inner
     if mark is Mark.INLINE:
-        return Kind.INLINE
-    return Kind.ASYNC_EXECUTION if mark is Mark.ASYNC_EXECUTION else Kind.SYNC
+        return TargetKind.INLINE
+    return TargetKind.ASYNC_EXECUTION if mark is Mark.ASYNC_EXECUTION else TargetKind.SYNC
 
 
 def _inner(function: object) -> object | None:

@@ -29,7 +29,7 @@ from asyncrpc.errors import (
 from asyncrpc.execution import naming
 from asyncrpc.execution.functions import (
     FunctionTable,
-    Kind,
+    TargetKind,
     describe,
     not_awaitable_error,
     unexpected_awaitable_error,
@@ -226,28 +226,28 @@ def test_a_name_from_a_peer_is_found_or_refused(name: str) -> None:
 @pytest.mark.parametrize(
     "qualname, kind",
     [
-        ("add", Kind.SYNC),
-        ("Counter", Kind.SYNC),
-        ("Counter.make", Kind.SYNC),
-        ("Counter.increment", Kind.SYNC),
-        ("add_five", Kind.SYNC),
-        ("adder", Kind.SYNC),
-        ("cached", Kind.SYNC),
-        ("system", Kind.SYNC),
-        ("add_async", Kind.ASYNC),
-        ("add_five_async", Kind.ASYNC),
-        ("async_adder", Kind.ASYNC),
-        ("AsyncAdder.__call__", Kind.ASYNC),
-        ("Counter.increment_async", Kind.ASYNC),
-        ("count", Kind.STREAM),
-        ("add_inline", Kind.INLINE),
-        ("Counter.inline_outside", Kind.INLINE),
-        ("add_later", Kind.ASYNC_EXECUTION),
-        ("Counter.later_static", Kind.ASYNC_EXECUTION),
-        ("Counter.later_class", Kind.ASYNC_EXECUTION),
+        ("add", TargetKind.SYNC),
+        ("Counter", TargetKind.SYNC),
+        ("Counter.make", TargetKind.SYNC),
+        ("Counter.increment", TargetKind.SYNC),
+        ("add_five", TargetKind.SYNC),
+        ("adder", TargetKind.SYNC),
+        ("cached", TargetKind.SYNC),
+        ("system", TargetKind.SYNC),
+        ("add_async", TargetKind.ASYNC),
+        ("add_five_async", TargetKind.ASYNC),
+        ("async_adder", TargetKind.ASYNC),
+        ("AsyncAdder.__call__", TargetKind.ASYNC),
+        ("Counter.increment_async", TargetKind.ASYNC),
+        ("count", TargetKind.STREAM),
+        ("add_inline", TargetKind.INLINE),
+        ("Counter.inline_outside", TargetKind.INLINE),
+        ("add_later", TargetKind.ASYNC_EXECUTION),
+        ("Counter.later_static", TargetKind.ASYNC_EXECUTION),
+        ("Counter.later_class", TargetKind.ASYNC_EXECUTION),
     ],
 )
-def test_kind_is_that_of_the_code_that_runs(qualname: str, kind: Kind) -> None:
+def test_kind_is_that_of_the_code_that_runs(qualname: str, kind: TargetKind) -> None:
     """Partials, methods, instances and decorators are looked through for how to run a target."""
     target = FunctionTable().resolve(f"{HERE}:{qualname}")
 
