@@ -1,0 +1,117 @@
+"""The messages between agent and guardian: bytes, and no input or output.
+
+Used by both sides. A message is the length of the rest (u32), a kind (u8) and a body; integers
+are big-endian. Descriptors for a worker travel as SCM_RIGHTS with the first byte of its START, in
+the order of the targets in it.
+"""
+
+from __future__ import annotations
+
+import struct
+
+TYPE_CHECKING = False  # the typing module is not worth its import time here
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+__all__ = (
+    "CLEAR",
+    "CLEARED",
+    "EXITED",
+    "MAX_DESCRIPTORS",
+    "SIGNAL",
+    "STARTED",
+    "Kind",
+    "MessageReader",
+    "decode_start",
+    "encode",
+    "encode_start",
+)
+
+MAX_DESCRIPTORS = 253  # SCM_MAX_FD of the kernel: more do not fit one message
+SIGNAL = struct.Struct("!IB")
+"""Worker, signal: signal the worker's process group, if the worker still runs."""
+CLEAR = struct.Struct("!IBdd")
+"""Request, signal, seconds for groups, seconds for others: end what ended workers left behind.
+
+The signal is sent first, except to groups that were signalled before; SIGKILL follows after the
+first time for members of the workers' groups, after the second for all others.
+"""
+STARTED = struct.Struct("!IIi?")
+"""Worker, process id, errno or 0, whether the errno is about the folder it should start in."""
+EXITED = struct.Struct("!Ii?d")
+"""Worker, wait status, whether it had been signalled, when (seconds of time.monotonic)."""
+CLEARED = struct.Struct("!II")
+"""Request, number of processes that could not be killed."""
+_HEADER = struct.Struct("!IB")
+_START = struct.Struct("!IBII")  # worker, number of descriptors, of arguments, of variables
+
+
+class Kind:
+    """The kinds of messages; a reply has the number of its request."""
+
+    START = 1
+    SIGNAL = 2
+    CLEAR = 3
+    STARTED = 1
+    EXITED = 2
+    CLEARED = 3
+
+
+class MessageReader:
+    """Cuts a stream of bytes into messages."""
+
+    __slots__ = ("_data",)
+
+    def __init__(self) -> None:
+        self._data = bytearray()
+
+    def feed(self, data: bytes) -> Iterator[tuple[int, bytes]]:
+        """Take bytes and yield each complete message as (kind, body)."""
+        self._data += data
+        while len(self._data) >= _HEADER.size:
+            length, kind = _HEADER.unpack_from(self._data)
+            end = length + _HEADER.size - 1
+            if len(self._data) < end:
+                return
+            body = bytes(self._data[_HEADER.size : end])
+            del self._data[:end]
+            yield kind, body
+
+
+def encode_start(
+    worker: int,
+    argv: Sequence[bytes],
+    env: Mapping[bytes, bytes],
+    cwd: bytes,
+    targets: Sequence[int],
+) -> bytes:
+    """Return the request to start a worker.
+
+    Args:
+        worker: the agent's number for it.
+        argv: program and arguments, none with a NUL byte.
+        env: the whole environment, likewise.
+        cwd: folder to start in; empty for the guardian's own.
+        targets: numbers the attached descriptors get in the worker, in their order.
+    """
+    strings = [cwd, *argv, *(b"%b=%b" % item for item in env.items())]
+    head = _START.pack(worker, len(targets), len(argv), len(env))
+    numbers = struct.pack(f"!{len(targets)}I", *targets)
+    return encode(Kind.START, head + numbers + b"\0".join(strings))
+
+
+def decode_start(
+    body: bytes,
+) -> tuple[int, tuple[int, ...], list[bytes], dict[bytes, bytes], bytes]:
+    """Return worker, targets, arguments, environment and folder of a START."""
+    number, n_targets, n_arguments, n_variables = _START.unpack_from(body)
+    targets = struct.unpack_from(f"!{n_targets}I", body, _START.size)
+    cwd, *strings = body[_START.size + 4 * n_targets :].split(b"\0")
+    assert len(strings) == n_arguments + n_variables
+    env = dict(variable.split(b"=", 1) for variable in strings[n_arguments:])
+    return number, targets, strings[:n_arguments], env, cwd
+
+
+def encode(kind: int, body: bytes) -> bytes:
+    """Return one message."""
+    return _HEADER.pack(len(body) + 1, kind) + body

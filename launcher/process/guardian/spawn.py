@@ -1,0 +1,157 @@
+"""Starting a worker from the guardian: fork, descriptors, exec.
+
+Fork rather than posix_spawn because only the worker itself can ask the kernel to be killed with
+its parent (PR_SET_PDEATHSIG); the guardian is small and has one thread, so a fork is cheap and
+safe.
+"""
+
+from __future__ import annotations
+
+import _ctypes
+import _signal  # type: ignore[import-not-found,unused-ignore]  # the C half of signal, no stubs
+import fcntl
+import os
+import struct
+
+TYPE_CHECKING = False  # the typing module is not worth its import time here
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ("IGNORED_SIGNALS", "become_subreaper", "spawn")
+
+IGNORED_SIGNALS = (
+    _signal.SIGHUP,
+    _signal.SIGINT,
+    _signal.SIGQUIT,
+    _signal.SIGTERM,
+    _signal.SIGUSR1,
+    _signal.SIGUSR2,
+    _signal.SIGALRM,
+    _signal.SIGPIPE,
+    _signal.SIGTSTP,
+    _signal.SIGTTIN,
+    _signal.SIGTTOU,
+)
+"""Sent to whole containers, Slurm steps and sessions; the guardian ends with its agent only."""
+_DEFAULT_IN_WORKER = (*IGNORED_SIGNALS, _signal.SIGCHLD, _signal.SIGXFSZ)  # Python ignores this
+_EXEC_FAILURE = struct.Struct("!i?")  # errno, whether it is about the folder
+
+_PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
+_PR_SET_CHILD_SUBREAPER = 36
+_SIGKILL = 9
+_THIS_PROGRAM: str = None  # type: ignore[assignment]  # what dlopen(3) takes for it; typeshed disagrees
+
+
+def spawn(
+    argv: list[bytes],
+    env: Mapping[bytes, bytes],
+    cwd: bytes,
+    descriptors: Mapping[int, int],
+) -> tuple[int, int, bool]:
+    """Start a program as leader of a new session.
+
+    Args:
+        argv: program and arguments.
+        env: its whole environment.
+        cwd: folder to start in; empty for ours.
+        descriptors: our descriptor for each number it shall have in the program.
+
+    Returns:
+        Process id, errno (0 for success), and whether the errno is about ``cwd``.
+    """
+    failed, fails = os.pipe()  # closed by a successful exec
+    try:
+        pid = os.fork()
+    except OSError as error:
+        os.close(failed)
+        os.close(fails)
+        return 0, error.errno or 1, False
+    if pid == 0:
+        _become(argv, env, cwd, descriptors, fails)
+    os.close(fails)
+    report = os.read(failed, _EXEC_FAILURE.size)
+    os.close(failed)
+    if not report:
+        return pid, 0, False
+    os.waitpid(pid, 0)
+    error_number, is_about_cwd = _EXEC_FAILURE.unpack(report)
+    return 0, error_number, is_about_cwd
+
+
+def become_subreaper() -> None:
+    """Make this process the parent of every orphan below it."""
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def _become(
+    argv: list[bytes],
+    env: Mapping[bytes, bytes],
+    cwd: bytes,
+    descriptors: Mapping[int, int],
+    fails: int,
+) -> None:
+    """Turn this forked process into the program; does not return."""
+    is_about_cwd = False
+    try:
+        guardian = os.getppid()
+        os.setsid()
+        _prctl(_PR_SET_PDEATHSIG, _SIGKILL)
+        if os.getppid() != guardian:
+            os._exit(127)  # it died before the kernel was told to take us along
+        is_about_cwd = True
+        if cwd:
+            os.chdir(cwd)
+        is_about_cwd = False
+        fails = _place_descriptors(descriptors, fails)
+        _signal.set_wakeup_fd(-1)
+        for signum in _DEFAULT_IN_WORKER:
+            _signal.signal(signum, _signal.SIG_DFL)
+        _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
+        _execute(argv, env)
+    except OSError as error:
+        os.write(fails, _EXEC_FAILURE.pack(error.errno or 1, is_about_cwd))
+    finally:
+        os._exit(127)
+
+
+def _place_descriptors(descriptors: Mapping[int, int], fails: int) -> int:
+    """Give descriptors their numbers; return the new number of ``fails``."""
+    floor = max(descriptors, default=0) + 1
+    # Above all targets first, so that no source is overwritten before it is used.
+    fails = fcntl.fcntl(fails, fcntl.F_DUPFD_CLOEXEC, floor)
+    sources = {
+        target: fcntl.fcntl(source, fcntl.F_DUPFD_CLOEXEC, floor)
+        for target, source in descriptors.items()
+    }
+    for target, source in sources.items():
+        os.dup2(source, target)
+    return fails
+
+
+def _execute(argv: list[bytes], env: Mapping[bytes, bytes]) -> None:
+    """Replace this process, looking the program up in the environment's own PATH.
+
+    Raises:
+        OSError: no candidate could be executed; the most telling error of all.
+    """
+    program = argv[0]
+    if b"/" in program or not program:
+        os.execve(program, argv, env)  # noqa: S606 -- no shell wanted
+    telling: OSError = FileNotFoundError(2, "not in PATH")
+    for folder in env.get(b"PATH", os.defpath.encode()).split(b":"):
+        try:
+            os.execve(folder + b"/" + program if folder else program, argv, env)  # noqa: S606
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError as error:
+            telling = error
+    raise telling
+
+
+def _prctl(option: int, value: int) -> None:
+    """Call prctl(2), which Python does not offer; without it orphans are left to init."""
+    try:
+        address = _ctypes.dlsym(_ctypes.dlopen(_THIS_PROGRAM, 0), "prctl")
+    except OSError:  # not Linux
+        return
+    _ctypes.call_function(address, (option, value, 0, 0, 0))
