@@ -1,0 +1,108 @@
+"""What changed in a store: the history of events and the watches that hear of new ones.
+
+Pure: no clock, no I/O; `table.Table` is the only caller.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import deque
+from collections.abc import Hashable, Iterator
+from typing import Literal
+
+from asyncrpc.errors import StoreError
+from asyncrpc.store.commands import StoreEvent
+
+__all__ = ("History", "Watcher", "Watchers")
+
+
+class History:
+    """The last events, so that a watch can resume after a version it has seen.
+
+    Args:
+        max_events: how many are kept, at least 1.
+        max_bytes: how many bytes of values they may hold together.
+    """
+
+    __slots__ = ("_bytes", "_events", "_max_bytes", "_max_events", "version")
+
+    def __init__(self, max_events: int, max_bytes: int) -> None:
+        self._events: deque[tuple[Literal["put", "delete", "expire"], str, bytes]] = deque()
+        self._bytes = 0
+        self._max_events = max_events
+        self._max_bytes = max_bytes
+        self.version = 0  # invariant: the version of the last event; each adds exactly 1
+
+    def record(self, kind: Literal["put", "delete", "expire"], key: str, value: bytes) -> None:
+        """Enter one change, dropping the oldest beyond the limits."""
+        self.version += 1
+        events = self._events
+        events.append((kind, key, value))
+        self._bytes += len(value)
+        if len(events) > self._max_events or self._bytes > self._max_bytes:
+            self._bytes -= len(events.popleft()[2])
+            while self._bytes > self._max_bytes:
+                self._bytes -= len(events.popleft()[2])
+
+    def since(self, version: int, prefix: str) -> Iterator[StoreEvent]:
+        """Return the events after ``version`` whose key starts with ``prefix``.
+
+        Raises:
+            StoreError: events after it were dropped, or the store has not come to it.
+        """
+        oldest = self.version - len(self._events)
+        if version < oldest:
+            raise StoreError(
+                f"version {version} is too old to resume a watch: "
+                f"the store keeps events after version {oldest}"
+            )
+        if version > self.version:
+            raise StoreError(
+                f"version {version} is not of this store, which is at version {self.version}"
+            )
+        tail = itertools.islice(self._events, version - oldest, None)
+        return (
+            StoreEvent(kind, key, value, number)
+            for number, (kind, key, value) in enumerate(tail, version + 1)
+            if key.startswith(prefix)
+        )
+
+
+class Watcher:
+    """One watch: whose it is and under which prefix it stands."""
+
+    __slots__ = ("prefix", "request", "session")
+
+    def __init__(self, session: Hashable, request: int, prefix: str) -> None:
+        self.session = session
+        self.request = request
+        self.prefix = prefix
+
+
+class Watchers:
+    """The watches by prefix: many watch the same few prefixes, so an event tests each once."""
+
+    __slots__ = ("_by_prefix",)
+
+    def __init__(self) -> None:
+        self._by_prefix: dict[str, dict[Watcher, None]] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._by_prefix)
+
+    def add(self, watcher: Watcher) -> None:
+        """Enter a watch."""
+        self._by_prefix.setdefault(watcher.prefix, {})[watcher] = None
+
+    def remove(self, watcher: Watcher) -> None:
+        """Take a watch out."""
+        watchers = self._by_prefix[watcher.prefix]
+        del watchers[watcher]
+        if not watchers:
+            del self._by_prefix[watcher.prefix]
+
+    def of(self, key: str) -> Iterator[Watcher]:
+        """Yield the watches a key belongs to."""
+        for prefix, watchers in self._by_prefix.items():
+            if key.startswith(prefix):
+                yield from watchers

@@ -1,0 +1,300 @@
+"""The store's own dialect: commands and replies to and from bytes.
+
+Sans-IO. Used by `server` and `client`; knows neither sockets nor the table.
+
+A frame is a big-endian u32 length and a body of that many bytes: one msgpack array with everything
+that was ready at one time, so that a burst costs one call of the packer, not one each.
+
+* Client to server: ``[request, opcode, [arguments…]]``; the opcode and its arguments are those of
+  `asyncrpc.store.commands`.
+* Server to client: ``[request, result]``, a failure ``[request, kind, message, [keys…]]``, or an
+  event of a watch ``[request, kind, key, value, version]``. Request 0 is the connection itself.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Any, cast
+
+import msgpack
+
+from asyncrpc.errors import (
+    QueueEmptyError,
+    RemoteProtocolError,
+    StoreConnectionError,
+    StoreError,
+    StoreTimeoutError,
+)
+from asyncrpc.store.commands import (
+    COMMANDS,
+    OPCODES,
+    Add,
+    Append,
+    Barrier,
+    Cancel,
+    Check,
+    Command,
+    CompareSet,
+    DeleteKey,
+    Get,
+    GrantLease,
+    ListKeys,
+    MultiGet,
+    MultiSet,
+    NumKeys,
+    Ping,
+    QueueLen,
+    QueuePop,
+    QueuePush,
+    QueueReturn,
+    RenewLease,
+    RevokeLease,
+    Set,
+    Snapshot,
+    StoreEvent,
+    Wait,
+    Watch,
+)
+
+__all__ = (
+    "CONNECTION",
+    "FrameReader",
+    "Packer",
+    "Reply",
+    "decode_replies",
+    "decode_requests",
+    "failure",
+    "failure_error",
+)
+
+CONNECTION = 0
+"""The request number of what concerns the connection as a whole."""
+
+Reply = tuple[Any, ...]
+"""``(request, result)``, ``(request, kind, message, keys)`` or ``(request, *StoreEvent)``."""
+
+_LENGTH = struct.Struct(">I")
+_FIRST_ROOM = 1 << 16
+_KEPT_ROOM = 1 << 20  # a larger buffer is given back when the frame it was for is done
+_MAX_ITEMS = 1 << 20  # of one array; what an empty nest of arrays can make us allocate
+
+# The types of each command's fields; lists hold the type of their items in `_ITEMS`.
+_SHAPES: dict[type[Command], tuple[type, ...]] = {
+    Set: (str, bytes, int),
+    Get: (str, float),
+    Add: (str, int, int),
+    CompareSet: (str, bytes, bytes, int),
+    Wait: (list, float),
+    Check: (list,),
+    DeleteKey: (str,),
+    NumKeys: (),
+    Append: (str, bytes),
+    MultiGet: (list, float),
+    MultiSet: (list, list),
+    ListKeys: (str,),
+    QueuePush: (str, bytes),
+    QueueReturn: (str, bytes),
+    QueuePop: (str, bool, float),
+    QueueLen: (str,),
+    Barrier: (str, int, float, bytes),
+    Snapshot: (str,),
+    Watch: (str, int),
+    Cancel: (int,),
+    GrantLease: (int, float),
+    RenewLease: (int,),
+    RevokeLease: (int,),
+    Ping: (),
+}
+_ITEMS: dict[type[Command], tuple[type, ...]] = {
+    Wait: (str,),
+    Check: (str,),
+    MultiGet: (str,),
+    MultiSet: (str, bytes),
+}
+_KNOWN = tuple((command, _SHAPES[command], _ITEMS.get(command, ())) for command in COMMANDS)
+
+_FAILURES: tuple[type[StoreError], ...] = (
+    StoreError,
+    StoreTimeoutError,
+    QueueEmptyError,
+    StoreConnectionError,
+)
+
+
+class Packer:
+    """Makes frames; one for each connection or loop, since it owns a buffer."""
+
+    __slots__ = ("_pack",)
+
+    def __init__(self) -> None:
+        self._pack = msgpack.Packer(use_bin_type=True).pack
+
+    def requests(self, batch: list[tuple[int, Command]]) -> bytes:
+        """Return the frame of some numbered commands."""
+        return self._frame([(number, OPCODES[type(item)], item) for number, item in batch])
+
+    def replies(self, batch: list[Reply]) -> bytes:
+        """Return the frame of some replies."""
+        return self._frame(batch)
+
+    def _frame(self, items: list[Any]) -> bytes:
+        body = self._pack(items)
+        return _LENGTH.pack(len(body)) + body
+
+
+class FrameReader:
+    """Cuts a stream of bytes into the bodies of frames, each decoded to a list.
+
+    Args:
+        max_frame: longest body, in bytes.
+
+    A frame's length is believed only as far as its bytes have arrived: the buffer doubles.
+    """
+
+    __slots__ = ("_buffer", "_end", "_max_frame", "_start", "_view")
+
+    def __init__(self, max_frame: int) -> None:
+        self._max_frame = max_frame
+        self._buffer = bytearray(_FIRST_ROOM)
+        self._view = memoryview(self._buffer)
+        self._start = 0  # of what is not decoded yet
+        self._end = 0  # of what has arrived
+
+    def get_buffer(self) -> memoryview:
+        """Return room for the next bytes, never empty."""
+        if self._start == self._end:
+            self._start = self._end = 0
+            if len(self._buffer) > _KEPT_ROOM:
+                self._make_room()
+        elif self._end == len(self._buffer) or self._start > _FIRST_ROOM // 2:
+            self._make_room()
+        return self._view[self._end :]
+
+    def advance(self, count: int) -> list[list[Any]]:
+        """Take in ``count`` bytes at the front of that room; return the frames now complete.
+
+        Raises:
+            RemoteProtocolError: a length or a body is not of this dialect; use it no more.
+        """
+        self._end += count
+        frames = []
+        start, end, view = self._start, self._end, self._view
+        while end - start >= 4:
+            length = _LENGTH.unpack_from(self._buffer, start)[0]
+            if not 0 < length <= self._max_frame:
+                raise RemoteProtocolError(
+                    f"store frame of {length} bytes, expected 1 to {self._max_frame}"
+                )
+            stop = start + 4 + length
+            if stop > end:
+                break
+            frames.append(_unpack(view[start + 4 : stop]))
+            start = stop
+        self._start = start
+        return frames
+
+    def feed(self, data: bytes) -> list[list[Any]]:
+        """Take in bytes wherever they came from; return the frames now complete."""
+        frames = []
+        rest = memoryview(data)
+        while rest:
+            room = self.get_buffer()
+            count = min(len(room), len(rest))
+            room[:count] = rest[:count]
+            frames += self.advance(count)
+            rest = rest[count:]
+        return frames
+
+    def _make_room(self) -> None:
+        kept = self._end - self._start
+        size = _FIRST_ROOM
+        while size < 2 * kept:
+            size *= 2
+        fresh = bytearray(size)
+        fresh[:kept] = self._view[self._start : self._end]
+        self._buffer, self._view = fresh, memoryview(fresh)
+        self._start, self._end = 0, kept
+
+
+def decode_requests(items: list[Any]) -> list[tuple[int, Command]]:
+    """Return the numbered commands of one frame.
+
+    Raises:
+        RemoteProtocolError: an item is no command of ours.
+    """
+    commands = []
+    try:
+        for number, opcode, arguments in items:
+            command, shape, inner = _KNOWN[opcode]
+            if (
+                tuple(map(type, arguments)) != shape
+                or type(number) is not int
+                or number <= CONNECTION
+                or opcode < 0
+            ):
+                raise _not_a_command(number, opcode)
+            for values, kind in zip(arguments, inner, strict=False):
+                if any(type(value) is not kind for value in values):
+                    raise _not_a_command(number, opcode)
+            commands.append((number, cast("Command", command._make(arguments))))
+    except (TypeError, ValueError, IndexError) as error:
+        raise RemoteProtocolError(f"store request is malformed: {error}") from None
+    return commands
+
+
+def decode_replies(items: list[Any]) -> list[Any]:
+    """Check the replies of one frame; they are returned as they came.
+
+    Raises:
+        RemoteProtocolError: an item is no reply.
+    """
+    for item in items:
+        if type(item) is not list or type(item[0] if item else None) is not int:
+            raise RemoteProtocolError("store reply is malformed: no request number")
+        if len(item) == 2:
+            continue
+        if len(item) == 4 and type(item[1]) is int and 0 <= item[1] < len(_FAILURES):
+            if type(item[2]) is str and type(item[3]) is list:
+                continue
+        elif len(item) == 5 and tuple(map(type, item)) == (int, str, str, bytes, int):
+            continue
+        raise RemoteProtocolError(f"store reply to request {item[0]} is malformed")
+    return items
+
+
+def failure(request: int, error: StoreError) -> Reply:
+    """Return the reply that tells a failure."""
+    keys = list(error.keys) if isinstance(error, StoreTimeoutError) else []
+    return (request, _FAILURES.index(type(error)), str(error), keys)
+
+
+def failure_error(reply: Reply) -> StoreError:
+    """Return the error that a failure tells."""
+    _, kind, message, keys = reply
+    error_type = _FAILURES[kind]
+    if error_type is StoreTimeoutError:
+        return StoreTimeoutError(message, keys=tuple(keys))
+    return error_type(message)
+
+
+def event_of(reply: Reply) -> StoreEvent:
+    """Return the event of a watch that a reply carries."""
+    return StoreEvent._make(reply[1:])
+
+
+def _unpack(body: memoryview) -> list[Any]:
+    # A fresh unpacker each time: one that failed has been seen to crash when used again.
+    limit = min(len(body), _MAX_ITEMS)
+    try:
+        items = msgpack.unpackb(body, max_array_len=limit, max_map_len=0, max_ext_len=0)
+    except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as error:
+        raise RemoteProtocolError(f"store frame is no msgpack array: {error!r}"[:300]) from None
+    if type(items) is not list:
+        raise RemoteProtocolError(f"store frame holds {type(items).__name__}, expected an array")
+    return items
+
+
+def _not_a_command(number: object, opcode: int) -> RemoteProtocolError:
+    return RemoteProtocolError(
+        f"store request {number!r:.40} has wrong arguments for {_KNOWN[opcode][0].__name__}"
+    )

@@ -1,0 +1,67 @@
+"""The clock of a table: one timer of the loop that expires what is due.
+
+The shell between the pure `Table` and time; used by `memory` and `server`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Callable
+
+from asyncrpc.store.table import Table
+
+__all__ = ("Expiry",)
+
+_LATE = 0.25  # seconds behind time that mean this process, not a client, stood still
+_MAX_SLEEP = 3600.0  # loops cannot sleep for arbitrarily long
+
+
+class Expiry:
+    """Expires a table in time.
+
+    A process that stood still (stopped, or its loop blocked) finds leases lapsed whose renewals
+    wait unread in its sockets. So a timer that comes late gives the loop some time to read first.
+
+    Args:
+        table: the table.
+        deliver: called after each expiry to carry away its outbox.
+    """
+
+    def __init__(self, table: Table, deliver: Callable[[], None]) -> None:
+        self._table = table
+        self._deliver = deliver
+        self._due = math.inf  # when the timer fires
+        self._timer: asyncio.TimerHandle | None = None
+
+    def update(self) -> None:
+        """Set the timer after the table has changed."""
+        due = self._table.next_expiry()
+        if due < self._due:
+            self._set(due)
+
+    def close(self) -> None:
+        """Stop."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._due = math.inf
+
+    def _set(self, due: float) -> None:
+        loop = asyncio.get_running_loop()
+        if self._timer is not None:
+            self._timer.cancel()
+        self._due = min(due, loop.time() + _MAX_SLEEP)
+        self._timer = loop.call_at(self._due, self._fire)
+
+    def _fire(self) -> None:
+        now = asyncio.get_running_loop().time()
+        lag = now - self._due
+        self._timer = None
+        self._due = math.inf
+        if lag > _LATE:
+            self._set(now + min(lag, 1.0))
+            return
+        self._table.expire(now)
+        self._deliver()
+        self.update()

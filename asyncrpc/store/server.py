@@ -1,0 +1,374 @@
+"""`TCPStoreServer`: serves one store to authenticated clients.
+
+Theory of operation: one handler per connection and no task. What one read brings is decoded,
+applied to the table in order, and answered in one frame. Answers that become due for other
+connections (waiters, watches, barriers) are collected with theirs and leave in the same turn of
+the loop. While a client does not take its replies, its requests are not read; events of its
+watches are kept up to a limit, then its watch ends with an error.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from asyncrpc.errors import (
+    AuthenticationError,
+    RemoteProtocolError,
+    StoreConnectionError,
+    StoreError,
+)
+from asyncrpc.identity import new_incarnation
+from asyncrpc.store.arguments import check_host, check_integer, check_port, check_span
+from asyncrpc.store.codec import CONNECTION, FrameReader, Packer, Reply, decode_requests, failure
+from asyncrpc.store.commands import Command, StoreEvent
+from asyncrpc.store.dialing import Credentials
+from asyncrpc.store.expiry import Expiry
+from asyncrpc.store.table import DEFAULT_GRACE, DEFAULT_MAX_VALUE, PENDING, Table
+from asyncrpc.transport import Address, Greeter, Listener, Network, SocketNetwork, Stream
+
+__all__ = ("TCPStoreServer",)
+
+_FLUSH_AT = 256 << 10  # bytes of values in replies that go out before the batch ends
+_MAX_FRAME = (64 << 20) + (16 << 20)  # bytes; above what a client sends in one operation
+_MAX_REPLY = 1 << 30  # bytes; as the client takes
+_MAX_EVENTS = 1 << 14  # that wait for one client to read
+_MAX_EVENT_BYTES = 16 << 20
+_SEEN_ERRORS = 1.0  # seconds between log lines about peers that were turned away
+_log = logging.getLogger("asyncrpc.store")
+
+
+class TCPStoreServer:
+    """Holds a store and serves it; async context manager.
+
+    Args:
+        host: name or IP address to listen on.
+        port: 0 to 65535; 0 takes a free one.
+        secret: shared with the clients: bytes, or the path of its file; ``None`` for
+            ``$ASYNCRPC_SECRET_FILE``, else the per-user file.
+        run_id: only clients of this run are let in; ``None`` for ``$TORCHELASTIC_RUN_ID``, else
+            empty.
+        network: listens; ``None`` for sockets.
+        max_value: largest value, in bytes.
+        max_frame: largest frame of a client, in bytes; above ``max_value``.
+        max_connections: clients at one time; further ones are closed unread.
+        grace: seconds the leases of a closed connection live on.
+        handshake_timeout: seconds a client has to prove itself.
+
+    Raises:
+        ValueError: an argument breaks its rule.
+    """
+
+    def __init__(
+        self,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        secret: bytes | Path | None = None,
+        *,
+        run_id: str | None = None,
+        network: Network | None = None,
+        max_value: int = DEFAULT_MAX_VALUE,
+        max_frame: int = _MAX_FRAME,
+        max_connections: int = 4096,
+        grace: float = DEFAULT_GRACE,
+        handshake_timeout: float = 5.0,
+    ) -> None:
+        self._address = Address("tcp", check_host(host), check_port(port, 0))
+        self._credentials = Credentials.load(secret, run_id)
+        self._credentials.check_address(self._address)
+        self._network: Network = network or SocketNetwork()
+        self._max_frame = check_integer(max_frame, "max_frame", max_value)
+        self._max_connections = check_integer(max_connections, "max_connections", 1)
+        self._handshake_timeout = check_span(handshake_timeout, "handshake_timeout")
+        self._incarnation = new_incarnation()
+        self._table = Table(
+            max_value=check_integer(max_value, "max_value", 1), grace=check_span(grace, "grace")
+        )
+        self._expiry = Expiry(self._table, self._deliver)
+        self._packer = Packer()
+        self._sessions: set[_Session] = set()
+        self._greetings: set[asyncio.Task[None]] = set()
+        self._listener: Listener | None = None
+        self._is_closed = False
+        self._quiet_until = 0.0
+
+    def __repr__(self) -> str:
+        return f"<TCPStoreServer {self._address}>"
+
+    @property
+    def host(self) -> str:
+        """The host it listens on."""
+        return self._address.host
+
+    @property
+    def port(self) -> int:
+        """The port it listens on: the real one once it was started."""
+        return self._address.port
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def start(self) -> None:
+        """Listen.
+
+        Raises:
+            StoreConnectionError: the address cannot be listened on, in use for instance; names
+                it, and has the ``errno``.
+            RuntimeError: it was started before.
+        """
+        if self._listener is not None or self._is_closed:
+            raise RuntimeError("a store server can be started only once")
+        try:
+            self._listener = await self._network.listen(
+                self._address, self._accept, max_connections=self._max_connections
+            )
+        except OSError as error:
+            raise StoreConnectionError(
+                f"store server {error.strerror or error}", errno=error.errno
+            ) from error
+        self._address = self._listener.address
+
+    async def close(self) -> None:
+        """Stop: clients learn that the store is gone, and its keys with it. Idempotent."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        self._expiry.close()
+        if self._listener is not None:
+            await self._listener.close()
+        for task in self._greetings:
+            task.cancel()
+        sessions = list(self._sessions)
+        farewell = failure(CONNECTION, StoreConnectionError("the server was closed"))
+        for session in sessions:
+            session.stream.write(self._packer.replies([farewell]))
+            session.stream.close()
+        if self._greetings:
+            await asyncio.wait(self._greetings)
+        await self._wait_closed(sessions)
+
+    async def _wait_closed(self, sessions: list[_Session]) -> None:
+        try:
+            async with asyncio.timeout(1.0):  # for a client that does not read what is left
+                for session in sessions:
+                    await session.stream.wait_closed()
+        except TimeoutError:
+            for session in sessions:
+                session.stream.abort()
+                await session.stream.wait_closed()
+
+    def debug_info(self) -> dict[str, int]:
+        """Return the sizes of all tables, for leak checks and status pages."""
+        return {"connections": len(self._sessions), **self._table.debug_info()}
+
+    # Connections
+
+    def _accept(self, stream: Stream) -> Greeter:
+        handshake = self._credentials.handshake(is_client=False, incarnation=self._incarnation)
+        greeter = Greeter(handshake, stream)
+        task = asyncio.get_running_loop().create_task(self._greet(greeter, stream))
+        self._greetings.add(task)
+        task.add_done_callback(self._greetings.discard)
+        return greeter
+
+    async def _greet(self, greeter: Greeter, stream: Stream) -> None:
+        try:
+            await greeter.greet(stream, self._handshake_timeout)
+        except (AuthenticationError, RemoteProtocolError, TimeoutError) as error:
+            self._report("turned away %s: %s", stream.peer, error)
+            return
+        session = _Session(self, stream, FrameReader(self._max_frame))
+        self._sessions.add(session)
+        stream.attach(session, greeter.handshake.leftover)
+
+    def _report(self, message: str, *arguments: object) -> None:
+        """Log at most one line per second: strangers must not fill the disk."""
+        now = asyncio.get_running_loop().time()
+        if now >= self._quiet_until:
+            self._quiet_until = now + _SEEN_ERRORS
+            _log.warning(message, *arguments)
+
+    # Requests: called by sessions
+
+    def serve(self, session: _Session) -> None:
+        """Apply a session's requests while it takes the replies, and send these."""
+        requests, replies, table = session.requests, session.replies, self._table
+        now = asyncio.get_running_loop().time()
+        while requests:
+            if session.reply_size >= _FLUSH_AT:
+                session.flush()
+                replies = session.replies
+                if not session.stream.is_writable:
+                    break
+            number, command = requests.popleft()
+            try:
+                result = table.apply(session, number, command, now)
+            except StoreError as error:
+                replies.append(failure(number, error))
+            else:
+                if result is not PENDING:
+                    replies.append((number, result))
+                    if result.__class__ is bytes or result.__class__ is list:
+                        session.reply_size += _size(result)
+            if table.outbox:
+                self._deliver()
+                replies = session.replies
+        session.flush()
+        self._expiry.update()
+
+    def pack(self, replies: list[Reply]) -> bytes:
+        """Return the frame of some replies."""
+        return self._packer.replies(replies)
+
+    def drop_watch(self, session: _Session, request: int) -> None:
+        """End a watch whose client does not keep up."""
+        self._table.drop_watch(session, request)
+
+    def break_off(self, session: _Session, error: RemoteProtocolError) -> None:
+        """Turn a client away that broke the protocol."""
+        self._report("closed the connection of %s: %s", session.stream.peer, error)
+        session.stream.abort()
+
+    def forget(self, session: _Session) -> None:
+        """Withdraw what a session waits for, now that its connection is gone."""
+        self._sessions.discard(session)
+        if not self._is_closed:
+            self._table.close_session(session, asyncio.get_running_loop().time())
+            self._expiry.update()
+
+    def _deliver(self) -> None:
+        outbox, self._table.outbox = self._table.outbox, []
+        for session, number, outcome in outbox:
+            session.deliver(number, outcome)
+
+
+class _Session:
+    """One authenticated client: a `StreamHandler`."""
+
+    __slots__ = (
+        "_event_size",
+        "_events",
+        "_is_paused",
+        "_is_scheduled",
+        "_reader",
+        "_server",
+        "replies",
+        "reply_size",
+        "requests",
+        "stream",
+    )
+
+    def __init__(self, server: TCPStoreServer, stream: Stream, reader: FrameReader) -> None:
+        self.stream = stream
+        self.requests: deque[tuple[int, Command]] = deque()  # read, not applied yet
+        self.replies: list[Reply] = []  # not packed yet
+        self.reply_size = 0  # bytes of the values in them
+        self._events = 0  # of watches among them
+        self._event_size = 0
+        self._server = server
+        self._reader = reader
+        self._is_paused = False
+        self._is_scheduled = False
+
+    def get_buffer(self, size_hint: int) -> memoryview:  # noqa: ARG002 -- the reader knows better
+        """Return room for the next bytes."""
+        return self._reader.get_buffer()
+
+    def buffer_updated(self, count: int) -> None:
+        """Take in requests, and serve them unless earlier ones still wait for room."""
+        try:
+            for items in self._reader.advance(count):
+                self.requests += decode_requests(items)
+        except RemoteProtocolError as error:
+            self._server.break_off(self, error)
+            return
+        if not self.stream.is_writable:
+            self._pause()
+        elif self.requests:
+            self._server.serve(self)
+            if self.requests:
+                self._pause()
+
+    def write_ready(self) -> None:
+        """Send what had to wait, then serve what had to wait."""
+        self.flush()
+        if self.requests and self.stream.is_writable:
+            self._server.serve(self)
+        if self._is_paused and not self.requests and self.stream.is_writable:
+            self._is_paused = False
+            self.stream.resume_reading()
+
+    def stream_closed(self, error: Exception | None) -> None:  # noqa: ARG002 -- all are the same
+        """Withdraw what this client waits for."""
+        self.requests.clear()
+        self.replies.clear()
+        self._server.forget(self)
+
+    def deliver(self, number: int, outcome: object) -> None:
+        """Take in an answer or event that became due by another's request or by time."""
+        if isinstance(outcome, StoreEvent):
+            if not self._has_room(number, outcome):
+                return
+            self.replies.append((number, *outcome))
+        elif isinstance(outcome, StoreError):
+            self.replies.append(failure(number, outcome))
+        else:
+            self.replies.append((number, outcome))
+        if not self._is_scheduled:
+            self._is_scheduled = True
+            asyncio.get_running_loop().call_soon(self._flush_turn)
+
+    def flush(self) -> None:
+        """Pack and send what is there, if the client takes it."""
+        if self.replies and self.stream.is_writable:
+            replies, self.replies = self.replies, []
+            self.reply_size = self._events = self._event_size = 0
+            self.stream.write(self._server.pack(replies))
+            self.stream.flush()
+
+    def _flush_turn(self) -> None:
+        self._is_scheduled = False
+        self.flush()
+
+    def _pause(self) -> None:
+        if not self._is_paused:
+            self._is_paused = True
+            self.stream.pause_reading()
+
+    def _has_room(self, number: int, event: StoreEvent) -> bool:
+        """Count an event; end its watch if too many wait for this client to read."""
+        self._events += 1
+        self._event_size += len(event.value)
+        if self._events <= _MAX_EVENTS and self._event_size <= _MAX_EVENT_BYTES:
+            return True
+        self._server.drop_watch(self, number)
+        kept = [reply for reply in self.replies if reply[0] != number or len(reply) != 5]
+        self._events = sum(len(reply) == 5 for reply in kept)
+        self._event_size = sum(len(reply[3]) for reply in kept if len(reply) == 5)
+        error = StoreError(
+            "the watch fell behind: its client does not read, events were dropped from version "
+            f"{event.version} on or before"
+        )
+        self.replies = [*kept, failure(number, error)]
+        return False
+
+
+def _size(result: object) -> int:
+    if isinstance(result, bytes):
+        return len(result)
+    if isinstance(result, list):
+        return sum(len(item) for item in result if isinstance(item, bytes | str))
+    return 0
