@@ -1,0 +1,287 @@
+"""Values to bytes and back: msgpack, extension items, and large buffers out of band.
+
+Sans-IO: no asyncio, socket, ssl, logging or clock. Called by whoever makes or reads messages.
+
+Theory of operation: a body is either plain msgpack, in which only whole-value extension items
+may occur (a Decimal, say), or byte 0xC1, which msgpack never uses, and then the msgpack array
+``[names, root]``, in which arrays may start with a mark. Plain bodies are unpacked and done;
+marked ones are walked once more. Arguments that are all scalars are packed without a walk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any, TypeVar
+
+from msgpack import Packer, unpackb
+
+from asyncrpc.errors import EncodingError, MessageTooLargeError, RemoteProtocolError, RpcError
+
+from .budget import Budget
+from .decoder import decode_leaf, decode_marked_item, is_deeper, rebuild
+from .encoder import Walk, make_encoders
+from .extensions import encode_big_int
+from .registry import TypeRegistry
+from .state import (
+    LARGE,
+    SCALARS,
+    BytesLike,
+    DecodeState,
+    Extension,
+    MalformedError,
+    Policy,
+)
+
+__all__ = ("Codec",)
+
+MAX_NESTING = 1000  # what API.md allows; the interpreter's own recursion limit is of that order
+_MARKED = 0xC1
+_MARKED_PREFIX = bytes((_MARKED,))
+_CALL_LEVELS = 2  # the list [args, kwargs] and the list args, around every argument
+_KEPT_PACKER = 1 << 20  # a Packer never gives back memory: one that packed more is dropped
+_CONTAINER_HEADERS = bytes((*range(0x80, 0xA0), *range(0xDC, 0xE0)))
+
+_unpack_plain = partial(
+    unpackb, strict_map_key=False, unicode_errors="surrogatepass", ext_hook=decode_leaf
+)
+_unpack_marked = partial(
+    unpackb, strict_map_key=False, unicode_errors="surrogatepass", ext_hook=decode_marked_item
+)
+_T = TypeVar("_T")
+
+
+class Codec:
+    """Encodes and decodes the payloads of messages; one per agent, any thread may use it.
+
+    Args:
+        allow_pickle: whether values of types not known here travel as pickles, and whether
+            pickles are loaded; without it they raise.
+        registry: user types; ``None`` is an empty one.
+        max_nesting: levels of containers, 1 to 1000, on either side.
+        max_object_bytes: estimate of the memory a decoded body may take, from 1.
+        hooks: (class, code, encode, decode) of classes that a layer above makes travel; codes
+            are unique, 0 to 65535; ``encode`` may have side effects and is called in the order
+            of the walk.
+
+    Raises:
+        ValueError: a number is out of its range, or two hooks have one class or code.
+    """
+
+    __slots__ = (
+        "_encoders",
+        "_max_nesting",
+        "_max_object_bytes",
+        "_packers",
+        "_policy",
+        "_registry_version",
+    )
+
+    def __init__(
+        self,
+        allow_pickle: bool = True,
+        registry: TypeRegistry | None = None,
+        max_nesting: int = 64,
+        max_object_bytes: int = 256 << 20,
+        hooks: Iterable[tuple[type, int, Callable[[Any], object], Callable[[Any], object]]] = (),
+    ) -> None:
+        if not 1 <= max_nesting <= MAX_NESTING:
+            raise ValueError(f"max_nesting must be from 1 to {MAX_NESTING}, got {max_nesting}")
+        if max_object_bytes < 1:
+            raise ValueError(f"max_object_bytes must be at least 1, got {max_object_bytes}")
+        self._max_nesting = max_nesting
+        self._max_object_bytes = max_object_bytes
+        self._policy = _make_policy(
+            allow_pickle, TypeRegistry() if registry is None else registry, hooks
+        )
+        self._encoders = make_encoders(self._policy)
+        self._registry_version = self._policy.registry.version
+        self._packers = [Packer(default=encode_big_int)]
+        """The one Packer, absent while in use: what runs meanwhile (a collected object's
+        ``__del__``, another thread) gets a new one."""
+
+    def encode(self, value: object, path: str = "args") -> tuple[bytes, list[BytesLike]]:
+        """Encode one value.
+
+        Args:
+            value: anything that travels.
+            path: what errors call the value.
+
+        Returns:
+            The body, and the buffers out of band: C-contiguous, of bytes, not copied; they must
+            stay unchanged until sent.
+
+        Raises:
+            EncodingError: an item cannot travel; ``path`` says where it sits. Encoding stopped
+                there; hooks called before were called.
+        """
+        if type(value) in SCALARS:
+            return self._pack(value), []
+        walk = self._start_walk()
+        holder = [value]
+        walk.add(holder, 0, value, path)
+        walk.run()
+        return self._finish(walk, holder[0])
+
+    def decode(self, body: BytesLike, buffers: Sequence[BytesLike] = ()) -> Any:
+        """Decode what `encode` made.
+
+        Args:
+            body: not kept.
+            buffers: in the order of `encode`; arrays become views of writable ones.
+
+        Raises:
+            RemoteProtocolError: the input was not made by `encode`, or holds a pickle where
+                pickle is off.
+            MessageTooLargeError: the value would take more than ``max_object_bytes``.
+            EncodingError: a class or zone is not known in this process, or user code that
+                rebuilds a value failed.
+        """
+        return self._guard(self._decode, body, buffers, 0)
+
+    def encode_call(
+        self, args: tuple[object, ...], kwargs: Mapping[str, object] | None
+    ) -> tuple[bytes, list[BytesLike]]:
+        """Encode the arguments of a call; paths are ``args[1]`` and ``kwargs['name']``.
+
+        Raises:
+            EncodingError: as for `encode`.
+        """
+        if _are_simple(args):
+            if not kwargs:
+                return self._pack((args, {})), []
+            if {str}.issuperset(map(type, kwargs)) and _are_simple(kwargs.values()):
+                return self._pack((args, kwargs)), []
+        walk = self._start_walk()
+        new_args = list(args)
+        new_kwargs = {_exact_name(name): value for name, value in (kwargs or {}).items()}
+        for name in reversed(new_kwargs):
+            walk.add(new_kwargs, name, new_kwargs[name], f"kwargs[{name!r}]")
+        for index in range(len(new_args) - 1, -1, -1):
+            walk.add(new_args, index, new_args[index], f"args[{index}]")
+        walk.run()
+        return self._finish(walk, [new_args, new_kwargs])
+
+    def decode_call(
+        self, body: BytesLike, buffers: Sequence[BytesLike] = ()
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Decode what `encode_call` made, into positional and keyword arguments.
+
+        Raises:
+            RemoteProtocolError, MessageTooLargeError, EncodingError: as for `decode`.
+        """
+        call = self._guard(self._decode, body, buffers, _CALL_LEVELS)
+        if type(call) is list and len(call) == len(("args", "kwargs")):
+            args, kwargs = call
+            if type(args) is list and type(kwargs) is dict:
+                if not kwargs or {str}.issuperset(map(type, kwargs)):
+                    return tuple(args), kwargs
+        raise RemoteProtocolError("the body of a call must be [args, kwargs]")
+
+    def _start_walk(self) -> Walk:
+        version = self._policy.registry.version
+        if version != self._registry_version:
+            self._encoders = make_encoders(self._policy)
+            self._registry_version = version
+        return Walk(self._policy, self._encoders, self._max_nesting, self._pack)
+
+    def _finish(self, walk: Walk, root: object) -> tuple[bytes, list[BytesLike]]:
+        if not walk.is_marked:
+            return self._pack(root), []
+        state = walk.state
+        return _MARKED_PREFIX + self._pack((state.references, root)), state.buffers
+
+    def _pack(self, tree: object) -> bytes:
+        try:
+            packer = self._packers.pop()
+        except IndexError:
+            packer = Packer(default=encode_big_int)
+        try:
+            body: bytes = packer.pack(tree)
+        except UnicodeEncodeError:
+            # Lone surrogates, as in file names that are not UTF-8. Slower, so not the default.
+            body = Packer(default=encode_big_int, unicode_errors="surrogatepass").pack(tree)
+        except ValueError as error:
+            raise EncodingError(f"the value is too large for one message: {error}") from error
+        if len(body) <= _KEPT_PACKER and not self._packers:
+            self._packers.append(packer)
+        return body
+
+    def _guard(self, decode: Callable[..., _T], *args: object) -> _T:
+        """Let nothing out of ``decode`` but RpcErrors: the bytes are a peer's."""
+        try:
+            return decode(*args)
+        except RpcError:
+            raise
+        except MalformedError as error:
+            raise RemoteProtocolError(f"a message cannot be decoded: {error}") from error
+        except MemoryError as error:
+            raise MessageTooLargeError("there is no memory for a message") from error
+        except Exception as error:  # noqa: BLE001 -- whatever msgpack makes of hostile bytes
+            raise RemoteProtocolError(f"a message cannot be decoded: {error!r}") from error
+
+    def _decode(self, body: BytesLike, buffers: Sequence[BytesLike], outer_levels: int) -> Any:
+        size = len(body)
+        budget = Budget(self._max_object_bytes)
+        budget.check(body)
+        if size and body[0] == _MARKED:
+            return self._decode_marked(memoryview(body)[1:], buffers, outer_levels, budget)
+        value = _unpack_plain(body)
+        max_levels = self._max_nesting + outer_levels
+        if size > max_levels and _count_containers(body) > max_levels:
+            if is_deeper(value, max_levels):
+                raise MalformedError(f"nested deeper than max_nesting={self._max_nesting}")
+        if buffers:
+            raise MalformedError(f"{len(buffers)} buffers came with a body that refers to none")
+        return value
+
+    def _decode_marked(
+        self,
+        body: memoryview,
+        buffers: Sequence[BytesLike],
+        outer_levels: int,
+        budget: Budget,
+    ) -> Any:
+        def unpack(part: bytes) -> object:
+            budget.spend(part)
+            return _unpack_marked(part)
+
+        state = DecodeState(self._policy, buffers)
+        state.references, root = _unpack_marked(body)
+        levels = (1 - outer_levels, self._max_nesting)
+        value = rebuild(state, root, levels, unpack)
+        state.check_all_taken()
+        return value
+
+
+def _make_policy(
+    allow_pickle: bool,
+    registry: TypeRegistry,
+    hooks: Iterable[tuple[type, int, Callable[[Any], object], Callable[[Any], object]]],
+) -> Policy:
+    extensions = [Extension(*hook) for hook in hooks]
+    by_class = {extension.cls: extension for extension in extensions}
+    by_code = {extension.code: extension for extension in extensions}
+    if not len(by_class) == len(by_code) == len(extensions):
+        raise ValueError("hooks must have different classes and different codes")
+    return Policy(allow_pickle, registry, by_class, by_code)
+
+
+def _are_simple(values: Iterable[object]) -> bool:
+    for value in values:
+        cls = type(value)
+        if cls not in SCALARS and not (cls is bytes and len(value) < LARGE):  # type: ignore[arg-type]  # bytes
+            return False
+    return True
+
+
+def _exact_name(name: object) -> str:
+    """Return a keyword as an exact str: Python takes instances of subclasses, too."""
+    if not isinstance(name, str):
+        raise EncodingError(f"kwargs must have str keys, got {name!r}", path="kwargs")
+    return str.__str__(name)
+
+
+def _count_containers(body: BytesLike) -> int:
+    """Return an upper bound of the lists and dicts in ``body``: payload bytes count as well."""
+    return len(body) - len(bytes(body).translate(None, _CONTAINER_HEADERS))

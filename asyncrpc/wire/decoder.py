@@ -1,0 +1,211 @@
+"""The walk that rebuilds values from unpacked msgpack data with marks in it.
+
+Sans-IO; called by the codec for bodies that hold marks. Nothing a peer sends may raise anything
+but RpcErrors: builders' own failures become `MalformedError` here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+from asyncrpc.errors import EncodingError, RpcError
+
+from .arrays import ARRAY_BUILDERS
+from .buffers import BUFFER_BUILDERS
+from .classes import CLASS_BUILDERS
+from .extensions import LEAF_DECODERS
+from .pickling import PICKLE_BUILDERS
+from .state import (
+    CODE_MARK,
+    CODE_NESTED,
+    LEVELS_PER_BODY,
+    Builder,
+    DecodeState,
+    Kind,
+    MalformedError,
+    Mark,
+)
+from .structures import STRUCTURE_BUILDERS
+
+__all__ = ("decode_leaf", "decode_marked_item", "is_deeper", "rebuild")
+
+
+class _Nested:
+    """A container that was packed by itself."""
+
+    __slots__ = ("body",)
+
+    def __init__(self, body: bytes) -> None:
+        self.body = body
+
+
+_MARKS = {bytes((kind,)): Mark(kind) for kind in Kind}
+_CONTAINERS = frozenset((list, dict, _Nested, Mark))
+_Node: TypeAlias = tuple[Any, Any, Any, int]
+"""Container, key in it, the item there, levels from the root."""
+
+
+def decode_leaf(code: int, data: bytes) -> object:
+    """Decode an extension item of a body without marks.
+
+    Raises:
+        MalformedError: no such extension, or its data are wrong.
+    """
+    decode = LEAF_DECODERS.get(code)
+    if decode is None:
+        raise MalformedError(f"extension code {code} is not known here")
+    return decode(data)
+
+
+def decode_marked_item(code: int, data: bytes) -> object:
+    """Decode an extension item of a body with marks.
+
+    Raises:
+        MalformedError: no such extension, or its data are wrong.
+    """
+    if code == CODE_MARK:
+        found = _MARKS.get(data)
+        if found is None:
+            raise MalformedError(f"mark {data[:4].hex()} is not known")
+        return found
+    if code == CODE_NESTED:
+        return _Nested(data)
+    return decode_leaf(code, data)
+
+
+def is_deeper(value: object, levels: int) -> bool:
+    """Tell whether ``value``, of scalars, lists and dicts, has more than ``levels`` of the latter.
+
+    Goes level by level, so that an item costs what C code costs.
+    """
+    level: list[Any] = [value] if type(value) in _CONTAINERS else []
+    for _ in range(levels):
+        below: list[Any] = []
+        for container in level:
+            items = container.values() if type(container) is dict else container
+            if not _CONTAINERS.isdisjoint(map(type, items)):
+                below += [item for item in items if type(item) in _CONTAINERS]
+        if not below:
+            return False
+        level = below
+    return bool(level)
+
+
+def rebuild(
+    state: DecodeState,
+    root: object,
+    levels: tuple[int, int],
+    unpack: Callable[[bytes], object],
+) -> object:
+    """Replace every array that starts with a mark by the value it stands for.
+
+    Args:
+        state: of the message; its buffers are taken.
+        root: fresh from msgpack; its lists and dicts are changed in place.
+        levels: level of ``root`` and the highest level allowed.
+        unpack: unpacks a container that was packed by itself.
+
+    Raises:
+        MalformedError: a mark, its items or the nesting are wrong.
+        EncodingError: a value cannot be rebuilt in this process.
+        MessageTooLargeError: there is no memory for it.
+    """
+    holder = [root]
+    marked = _find_marked(holder, levels, unpack)
+    # Last found first: children before parents, and in the order of the sender's walk.
+    for target, key, node in reversed(marked):
+        target[key] = _build(state, node)
+    return holder[0]
+
+
+def _find_marked(
+    holder: list[Any], levels: tuple[int, int], unpack: Callable[[bytes], object]
+) -> list[tuple[Any, Any, list[Any]]]:
+    first_level, max_level = levels
+    marked: list[tuple[Any, Any, list[Any]]] = []
+    stack: list[_Node] = [(holder, 0, holder[0], first_level)]
+    while stack:
+        target, key, node, level = stack.pop()
+        if type(node) is _Nested:
+            node = target[key] = _unpack_nested(node, level, unpack)
+        if level > max_level and type(node) in _CONTAINERS:
+            raise MalformedError(f"nested deeper than max_nesting={max_level}")
+        if type(node) is list:
+            items = node
+            if node and type(node[0]) is Mark:
+                marked.append((target, key, node))
+                items = node[1:]
+            if not _CONTAINERS.isdisjoint(map(type, items)):
+                start = len(node) - len(items)
+                stack.extend(
+                    (node, index, item, level + 1)
+                    for index, item in enumerate(items, start)
+                    if type(item) in _CONTAINERS
+                )
+        elif type(node) is dict:
+            if not _CONTAINERS.isdisjoint(map(type, node)):
+                raise MalformedError("the key of a map is no scalar")
+            stack.extend(
+                (node, name, item, level + 1)
+                for name, item in node.items()
+                if type(item) in _CONTAINERS
+            )
+        elif type(node) is Mark:
+            raise MalformedError(f"mark {node.kind.name} is not the first item of an array")
+    return marked
+
+
+def _unpack_nested(nested: _Nested, level: int, unpack: Callable[[bytes], object]) -> Any:
+    if level % LEVELS_PER_BODY:
+        raise MalformedError(f"a container at level {level} must not be packed by itself")
+    node = unpack(nested.body)
+    if type(node) is not list and type(node) is not dict:
+        raise MalformedError("only a container may be packed by itself")
+    return node
+
+
+def _build(state: DecodeState, node: list[Any]) -> object:
+    kind = node[0].kind
+    try:
+        return _BUILDERS[kind](state, node)
+    except (RpcError, MalformedError, MemoryError):
+        raise
+    except Exception as error:  # whatever a peer's bytes make constructors say
+        raise MalformedError(f"{kind.name} is wrong: {error}") from error
+
+
+def _build_registered(state: DecodeState, node: list[Any]) -> object:
+    _, name, value = node
+    entry = state.policy.registry.by_name(name) if type(name) is str else None
+    if entry is None:
+        raise EncodingError(f"type {name!r} is not registered here")
+    return _decode_by_user(entry.decode, name, value)
+
+
+def _build_extension(state: DecodeState, node: list[Any]) -> object:
+    _, code, value = node
+    extension = state.policy.by_code.get(code) if type(code) is int else None
+    if extension is None:
+        raise MalformedError(f"extension {code!r} is not known here")
+    return _decode_by_user(extension.decode, extension.cls.__qualname__, value)
+
+
+def _decode_by_user(decode: Callable[[Any], object], name: str, value: object) -> object:
+    try:
+        return decode(value)
+    except RpcError:
+        raise
+    except Exception as error:  # the user's code runs here
+        raise EncodingError(f"a value of type {name!r} cannot be decoded: {error!r}") from error
+
+
+_BUILDERS: dict[Kind, Builder] = {
+    **STRUCTURE_BUILDERS,
+    **BUFFER_BUILDERS,
+    **CLASS_BUILDERS,
+    **ARRAY_BUILDERS,
+    **PICKLE_BUILDERS,
+    Kind.REGISTERED: _build_registered,
+    Kind.EXTENSION: _build_extension,
+}

@@ -1,0 +1,256 @@
+"""The walk that turns any value into plain msgpack data, extension items and marked arrays.
+
+Sans-IO; called by the codec for whatever is more than a few scalars.
+
+Theory of operation: msgpack keeps None, bool, int, float, str, small bytes, list and dict. All
+else becomes an extension item (see extensions) or an array whose first item is a mark. The walk
+goes depth first, in order, over copies of exactly those containers that hold something else,
+without recursion; each container knows its parent, from which the path of an error is made.
+Every `LEVELS_PER_BODY` levels a container is packed by itself, since msgpack's own stack is
+limited.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from functools import partial
+from itertools import chain, islice
+from typing import Any, TypeAlias
+
+from msgpack import ExtType
+
+from asyncrpc.errors import EncodingError, RpcError
+
+from .arrays import find_array_encoder
+from .buffers import BUFFER_ENCODERS
+from .classes import find_class_encoder
+from .extensions import LEAF_ENCODERS
+from .paths import Link, LinkOrRoot, holds_itself, path_of
+from .pickling import encode_by_pickle
+from .registry import Registration
+from .state import (
+    CODE_NESTED,
+    LARGE,
+    LEVELS_PER_BODY,
+    SCALARS,
+    Encoder,
+    EncodeState,
+    Extension,
+    Kind,
+    Policy,
+    UnencodableError,
+    mark,
+)
+from .structures import STANDARD_ENCODERS, STRUCTURE_ENCODERS
+
+__all__ = ("Walk", "make_encoders")
+
+_TUPLE = mark(Kind.TUPLE)
+_DICT = mark(Kind.DICT)
+_REGISTERED = mark(Kind.REGISTERED)
+_EXTENSION = mark(Kind.EXTENSION)
+
+_Item: TypeAlias = tuple[Any, Any, object, LinkOrRoot]
+"""Encoded container, key in it, the value there, link of that container."""
+
+
+def make_encoders(policy: Policy) -> dict[type, Encoder]:
+    """Return a codec's table of encoders, to which its walks add the classes they meet."""
+    encoders: dict[type, Encoder] = {
+        tuple: _encode_tuple,
+        **STRUCTURE_ENCODERS,
+        **BUFFER_ENCODERS,
+    }
+    for cls, extension in policy.by_class.items():
+        encoders[cls] = partial(_encode_extension, extension)
+    return encoders
+
+
+class Walk:
+    """One walk over one message.
+
+    Args:
+        policy: of the codec.
+        encoders: of the codec, see `make_encoders`; grows.
+        max_nesting: levels of containers a value may have.
+        pack: packs plain data into bytes.
+    """
+
+    __slots__ = ("_encoders", "_max_nesting", "_pack", "_stack", "is_marked", "state")
+
+    def __init__(
+        self,
+        policy: Policy,
+        encoders: dict[type, Encoder],
+        max_nesting: int,
+        pack: Callable[[object], bytes],
+    ) -> None:
+        self.state = EncodeState(policy)
+        self.is_marked = False
+        """Whether the outcome holds marks, so that it must be walked again to decode it."""
+        self._encoders = encoders
+        self._max_nesting = max_nesting
+        self._pack = pack
+        self._stack: list[_Item] = []
+
+    def add(self, target: Any, key: Any, value: object, path: str) -> None:
+        """Put ``value`` on the walk; last added, first walked.
+
+        Args:
+            target: list or dict that gets what stands for ``value``.
+            key: where in ``target``; ``value`` itself must be there already.
+            value: what to encode.
+            path: what errors call it.
+        """
+        self._stack.append((target, key, value, path))
+
+    def run(self) -> None:
+        """Encode all that was added.
+
+        Raises:
+            EncodingError: an item cannot travel, or sits too deep; ``path`` says where.
+        """
+        stack = self._stack
+        watched_depth = min(self._max_nesting + 1, LEVELS_PER_BODY)
+        nested: list[tuple[Any, Any]] = []
+        while stack:
+            target, key, value, parent = stack.pop()
+            new = self._convert(value, parent, key)
+            if new is not value:
+                target[key] = new
+            if type(new) is not list and type(new) is not dict:
+                continue
+            depth = 1 if isinstance(parent, str) else parent.depth + 1
+            if depth >= watched_depth:
+                self._check_depth(depth, value, parent, key)
+            if new is value:
+                continue  # nothing in it but scalars: packed as it is
+            if depth % LEVELS_PER_BODY == 0:
+                nested.append((target, key))
+            self._add_items(new, Link(parent, key, value, new, depth))
+        self._pack_nested(nested)
+
+    def _convert(self, value: Any, parent: LinkOrRoot, key: Any) -> Any:
+        """Return what stands for ``value``: itself if it can be packed as it is."""
+        cls = type(value)
+        if cls is list:
+            return value if SCALARS.issuperset(map(type, value)) else value[:]
+        if cls is dict:
+            return _convert_dict(value)
+        if cls in SCALARS:
+            return value
+        try:
+            encode = self._encoders.get(cls) or self._find_encoder(cls)
+            return encode(self.state, value)
+        except UnencodableError as error:
+            raise self._error(str(error), value, parent, key) from error.__cause__
+        except RpcError:
+            raise
+        except Exception as error:  # properties and methods of the user's class run here
+            raise self._error(f"{type(error).__name__}: {error}", value, parent, key) from error
+
+    def _add_items(self, encoded: Any, link: Link) -> None:
+        """Put the items of a container that are more than scalars on the walk, last one first."""
+        stack = self._stack
+        if type(encoded) is dict:
+            for key in reversed(encoded):
+                item = encoded[key]
+                if type(item) not in SCALARS:
+                    stack.append((encoded, key, item, link))
+            return
+        first = 0
+        if type(link.original) is not list:
+            self.is_marked = True
+            first = 1
+            if SCALARS.issuperset(map(type, islice(encoded, first, None))):
+                return
+        for index in range(len(encoded) - 1, first - 1, -1):
+            item = encoded[index]
+            cls = type(item)
+            if cls not in SCALARS and not (cls is bytes and len(item) < LARGE):
+                stack.append((encoded, index, item, link))
+
+    def _pack_nested(self, nested: list[tuple[Any, Any]]) -> None:
+        """Replace the containers found too deep for one body, the deepest first."""
+        for target, key in reversed(nested):
+            target[key] = ExtType(CODE_NESTED, self._pack(target[key]))
+            self.is_marked = True
+
+    def _check_depth(self, depth: int, item: object, parent: LinkOrRoot, key: Any) -> None:
+        if depth <= self._max_nesting:
+            return
+        if holds_itself(parent, item):
+            raise self._error("it contains itself", item, parent, key)
+        raise self._error(
+            f"it is nested deeper than max_nesting={self._max_nesting}", item, parent, key
+        )
+
+    def _error(self, reason: str, item: object, parent: LinkOrRoot, key: Any) -> EncodingError:
+        path = path_of(self.state, parent, key, item)
+        return EncodingError(f"{path} cannot be encoded: {reason}", path=path)
+
+    def _find_encoder(self, cls: type) -> Encoder:
+        """Find out how instances of ``cls`` travel, and remember it.
+
+        Raises:
+            UnencodableError: they do not.
+        """
+        encode = _find_encoder(self.state.policy, cls)
+        self._encoders[cls] = encode
+        return encode
+
+
+def _convert_dict(value: dict[Any, Any]) -> Any:
+    if not SCALARS.issuperset(map(type, value)):
+        return [_DICT, *chain.from_iterable(value.items())]
+    return value if SCALARS.issuperset(map(type, value.values())) else value.copy()
+
+
+def _encode_tuple(_: EncodeState, value: tuple[Any, ...]) -> object:
+    return [_TUPLE, *value]
+
+
+def _find_encoder(policy: Policy, cls: type) -> Encoder:
+    entry = policy.registry.by_class(cls)
+    if entry is not None:
+        return partial(_encode_registered, entry)
+    for module, name, encode_leaf in LEAF_ENCODERS:
+        if _is_standard(cls, module, name):
+            return partial(_encode_leaf, encode_leaf)
+    for module, name, encode in STANDARD_ENCODERS:
+        if _is_standard(cls, module, name):
+            return encode
+    found = find_array_encoder(cls) or find_class_encoder(policy, cls)
+    if found is not None:
+        return partial(_encode_or_pickle, found) if policy.allow_pickle else found
+    if policy.allow_pickle:
+        return encode_by_pickle
+    raise UnencodableError(
+        f"values of type {cls.__module__}.{cls.__qualname__} do not travel while pickle is off; "
+        "register_type adds a type"
+    )
+
+
+def _is_standard(cls: type, module: str, name: str) -> bool:
+    return cls.__name__ == name and getattr(sys.modules.get(module), name, None) is cls
+
+
+def _encode_leaf(encode: Callable[[Any], ExtType], _: EncodeState, value: object) -> object:
+    return encode(value)
+
+
+def _encode_or_pickle(encode: Encoder, state: EncodeState, value: object) -> object:
+    """Encode by ``encode``, and what it refuses (an array of objects, say) by pickle."""
+    try:
+        return encode(state, value)
+    except UnencodableError:
+        return encode_by_pickle(state, value)
+
+
+def _encode_registered(entry: Registration, _: EncodeState, value: object) -> object:
+    return [_REGISTERED, entry.name, entry.encode(value)]
+
+
+def _encode_extension(extension: Extension, _: EncodeState, value: object) -> object:
+    return [_EXTENSION, extension.code, extension.encode(value)]
