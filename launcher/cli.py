@@ -1,0 +1,296 @@
+"""The command line: `parse` turns it into a launch, `main` carries the launch out.
+
+`parse` is pure. `main` turns outcomes into exit statuses: 0; the root-cause worker's own, 128+N if
+signal N ended it; 2 for a usage error; 128+N when the launcher itself was told to stop by signal
+N. Nothing slow is imported before it is known that there is something to launch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from launcher.config import (
+    OPTIONS,
+    LaunchConfig,
+    Option,
+    resolve_shutdown_timeout,
+)
+from launcher.errors import ChildFailedError, LauncherError, ProcessFailure, UsageError
+from launcher.target import Target
+
+if TYPE_CHECKING:
+    from launcher.agent import RunResult
+    from launcher.process import Guardian
+
+__all__ = ("Launch", "main", "parse")
+
+_FAILURE_STATUS = 1
+_USAGE_STATUS = 2
+_HELP_HINT = "python -m launcher --help lists the options"
+_DESCRIPTION = """\
+Start workers on this machine, watch over them, and start them all again when one fails.
+
+Every worker learns who it is from its environment (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, ...):
+scripts written for torchrun run unchanged, and asyncrpc.init_rpc() needs no arguments.
+"""
+_EPILOG = """\
+Options may be written with underscores for dashes. The variable in brackets sets an option that is
+not given. What follows the script is handed to it unchanged.
+
+exit status:
+  0 when every worker succeeded; else that of the worker that failed first, 128+N if signal N ended
+  it; 2 for a usage error; 128+N when the launcher itself was told to stop by signal N
+
+examples:
+  python -m launcher --nproc-per-node 4 train.py --epochs 3
+  python -m launcher --nproc-per-node auto -t 3 --log-dir logs -m package.train
+  python -m launcher --nproc-per-node 2 --no-python bash -c 'echo rank $RANK of $WORLD_SIZE'
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Launch:
+    """What a command line asks for."""
+
+    config: LaunchConfig
+    target: Target
+
+
+def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Launch:
+    """Turn a command line into a launch, without looking at files or starting anything.
+
+    Args:
+        argv: the arguments, without the program's own name.
+        environ: the variables that stand in for options not given.
+
+    Returns:
+        The launch.
+
+    Raises:
+        UsageError: an option or variable breaks its rule.
+        SystemExit: help was asked for, and has been printed.
+    """
+    arguments = vars(_parser().parse_args(list(argv)))
+    values = {option.field: _value(option, arguments, environ) for option in OPTIONS}
+    command: list[str] = arguments["command"]
+    if command[:1] == ["--"]:
+        command = command[1:]
+    if not command:
+        raise UsageError("script: expected the path of a script, none given", _HELP_HINT)
+    if values["module"] and values["no_python"]:
+        raise UsageError("--module, --no-python: expected one of them, both given")
+    return Launch(
+        config=_config(values, environ),
+        target=Target(
+            name=command[0],
+            args=tuple(command[1:]),
+            is_module=values["module"],
+            is_python=not values["no_python"],
+        ),
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Launch what the command line asks for, and wait until it is over.
+
+    Args:
+        argv: the arguments without the program's name; ``None``: those of this process.
+
+    Returns:
+        The exit status.
+    """
+    _end_on_signals()
+    try:
+        launch = parse(sys.argv[1:] if argv is None else argv, os.environ)
+        launch.target.check(os.environ)
+        return _run(launch)
+    except UsageError as error:
+        _print(f"launcher: {_line(error)}")
+        if error.hint:
+            _print(f"hint: {error.hint}")
+        return _USAGE_STATUS
+    except (LauncherError, OSError) as error:
+        _print(f"launcher: {_line(error)}")
+        return _FAILURE_STATUS
+    except KeyboardInterrupt:  # between the end of the run and our own
+        return 128 + signal.SIGINT
+
+
+class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Shows one spelling of each option; the other differs by underscores only."""
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        shown = [flag for flag in action.option_strings if "_" not in flag]
+        if not shown:
+            return super()._format_action_invocation(action)
+        value = f" {action.metavar}" if action.nargs != 0 else ""
+        return ", ".join(shown) + value
+
+
+class _Parser(argparse.ArgumentParser):
+    """Reports errors as ours do: one line, without the usage block."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message.removeprefix("argument "), _HELP_HINT)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="python -m launcher",
+        usage="python -m launcher [options] script [args ...]",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=_HelpFormatter,
+        allow_abbrev=False,  # an abbreviation breaks when an option is added
+    )
+    for option in OPTIONS:
+        shown = f" (default: {option.default})" if option.default else ""
+        text = f"{option.help}{shown} [{option.variable}]"
+        extra: dict[str, Any] = {"metavar": option.metavar}
+        if option.parse is None:
+            extra = {"action": "store_const", "const": "1"}
+        parser.add_argument(
+            *option.flags, dest=option.field, default=None, help=text.replace("%", "%%"), **extra
+        )
+    parser.add_argument(
+        "command",
+        nargs=argparse.PARSER,  # one word, then everything after it, options and -- included
+        metavar="script",
+        help="what every worker runs: a Python script, or a module or program by -m, --no-python",
+    )
+    return parser
+
+
+def _value(option: Option, arguments: Mapping[str, Any], environ: Mapping[str, str]) -> Any:
+    source, text = f"--{option.name}", arguments[option.field]
+    if text is None:
+        source, text = option.variable, environ.get(option.variable, option.default)
+    if text is None:
+        return False if option.parse is None else None
+    return _read(source, text, option.read)
+
+
+def _read(source: str, text: str, read: Any) -> Any:
+    try:
+        return read(text)
+    except ValueError as error:
+        raise UsageError(f"{source}={text}: {error}") from None
+
+
+def _config(values: Mapping[str, Any], environ: Mapping[str, str]) -> LaunchConfig:
+    from launcher.logs import DefaultLogsSpecs, Std  # noqa: PLC0415 -- not needed for --help
+
+    min_nodes, max_nodes = values["nnodes"]
+    try:
+        shutdown_timeout = resolve_shutdown_timeout(values["shutdown_timeout"], environ)
+        logs_specs = DefaultLogsSpecs(
+            log_dir=values["log_dir"],
+            redirects=_read("--redirects", values["redirects"], Std.from_str),
+            tee=_read("--tee", values["tee"], Std.from_str),
+            local_ranks_filter=values["local_ranks_filter"],
+        )
+    except NotADirectoryError:
+        raise UsageError(
+            f"--log-dir={values['log_dir']}: expected a folder, it is a file"
+        ) from None
+    except UsageError:
+        raise
+    except ValueError as error:  # of the variable: the option has been read
+        raise UsageError(str(error)) from None
+    return LaunchConfig(
+        min_nodes,
+        max_nodes,
+        values["nproc_per_node"],
+        logs_specs=logs_specs,
+        run_id=values["rdzv_id"],
+        role=values["role"],
+        rdzv_backend=values["rdzv_backend"],
+        rdzv_endpoint=values["rdzv_endpoint"],
+        max_restarts=values["max_restarts"],
+        signals_to_handle=values["signals_to_handle"],
+        shutdown_timeout=shutdown_timeout,
+    )
+
+
+def _run(launch: Launch) -> int:
+    from launcher.process import Guardian  # noqa: PLC0415 -- slow: not for --help and mistakes
+
+    guardian = Guardian.start()  # it boots while we import the rest
+    import asyncio  # noqa: PLC0415
+
+    from launcher.api import new_event_loop  # noqa: PLC0415
+
+    _show_warnings()
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        return runner.run(_supervise(launch, guardian))
+
+
+async def _supervise(launch: Launch, guardian: Guardian) -> int:
+    from launcher.api import run_agent  # noqa: PLC0415
+
+    program, args = launch.target.command(os.environ)
+    result = await run_agent(launch.config, program, args, guardian=guardian)
+    # A signal that was also sent to the workers is no failure of theirs.
+    failures = {
+        rank: failure
+        for rank, failure in result.failures.items()
+        if result.signal is None
+        or not (failure.stopped_by_us or failure.exitcode == -result.signal)
+    }
+    if failures:
+        _print(_report(launch, result, failures))
+    if result.signal is not None:
+        return 128 + result.signal
+    if not failures:
+        return 0
+    _, root = ChildFailedError(launch.target.name, failures).get_first_failure()
+    return root.exitcode if root.exitcode > 0 else 128 - root.exitcode
+
+
+def _report(launch: Launch, result: RunResult, failures: Mapping[int, ProcessFailure]) -> str:
+    from launcher.report import failure_report  # noqa: PLC0415 -- most runs do not fail
+
+    return failure_report(
+        launch.target.name,
+        failures,
+        host=os.uname().nodename,
+        restarts=result.restarts,
+        max_restarts=launch.config.max_restarts,
+        log_dir=result.log_dir,
+        log_paths=result.log_paths,
+    )
+
+
+def _end_on_signals() -> None:
+    """End without a traceback, and with the right status, until the loop handles signals."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
+        if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
+            # Nothing is to be put in order: no worker runs, and the guardian follows us.
+            signal.signal(number, lambda received, _: os._exit(128 + received))
+
+
+def _show_warnings() -> None:
+    import logging  # noqa: PLC0415 -- comes with asyncio
+
+    levels = logging.getLevelNamesMapping()
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("launcher: %(message)s"))
+    logger = logging.getLogger("launcher")
+    logger.addHandler(handler)
+    logger.setLevel(levels.get(os.environ.get("LOGLEVEL", "").upper(), logging.WARNING))
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def _print(text: str) -> None:
+    with suppress(OSError):  # nobody reads it any more
+        print(text, file=sys.stderr, flush=True)  # noqa: T201 -- a command line talks

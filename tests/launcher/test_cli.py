@@ -1,0 +1,225 @@
+"""`launcher.cli`: what a command line means, and the one line that says why it means nothing."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from launcher.cli import main, parse
+from launcher.config import OPTIONS
+from launcher.errors import UsageError
+from launcher.target import Target
+
+
+def refusal(argv: list[str], environ: dict[str, str] | None = None) -> str:
+    """Return the text of the usage error of a command line."""
+    with pytest.raises(UsageError) as caught:
+        parse(argv, environ or {})
+    return str(caught.value)
+
+
+def test_the_script_ends_the_options() -> None:
+    """What follows the script is the script's, options of ours and -- included."""
+    launch = parse(["--nproc-per-node", "2", "a.py", "--nproc-per-node", "9", "--", "-m"], {})
+
+    assert launch.config.nproc_per_node == 2
+    assert launch.target == Target(name="a.py", args=("--nproc-per-node", "9", "--", "-m"))
+
+
+def test_a_leading_double_dash_ends_the_options_too() -> None:
+    """A script may have a name that looks like an option."""
+    launch = parse(["--", "-m", "x"], {})
+
+    assert launch.target == Target(name="-m", args=("x",))
+
+
+def test_both_spellings_are_the_same_option() -> None:
+    """Users of torchrun write either."""
+    dashes = parse(["--max-restarts=4", "a.py"], {}).config.max_restarts
+    underscores = parse(["--max_restarts", "4", "a.py"], {}).config.max_restarts
+
+    assert (dashes, underscores) == (4, 4)
+
+
+def test_defaults_are_torchruns_command_line_ones() -> None:
+    """One worker, no restart, role default, a random run id later."""
+    config = parse(["a.py"], {}).config
+
+    assert (config.nproc_per_node, config.max_restarts, config.role, config.run_id) == (
+        1,
+        0,
+        "default",
+        "",
+    )
+
+
+def test_variables_stand_in_for_options_not_given() -> None:
+    """PET_* is looked at for every option; the option wins."""
+    environ = {"PET_NPROC_PER_NODE": "3", "PET_MAX_RESTARTS": "2", "PET_RDZV_ID": "run"}
+    config = parse(["--nproc-per-node=4", "a.py"], environ).config
+
+    assert (config.nproc_per_node, config.max_restarts, config.run_id) == (4, 2, "run")
+
+
+def test_switches_are_set_by_their_variables() -> None:
+    """A switch's variable takes words as well as digits."""
+    launch = parse(["pkg.mod", "x"], {"PET_MODULE": "true", "PET_NO_PYTHON": "0"})
+
+    assert launch.target == Target(name="pkg.mod", args=("x",), is_module=True)
+
+
+def test_the_shutdown_timeout_is_option_else_variable_else_30() -> None:
+    """Order: flag, PET_*, TORCH_ELASTIC_*, 30."""
+    torch = {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "7"}
+    pet = {**torch, "PET_SHUTDOWN_TIMEOUT": "6"}
+
+    timeouts = [
+        parse(["--shutdown-timeout=5", "a.py"], pet).config.shutdown_timeout,
+        parse(["a.py"], pet).config.shutdown_timeout,
+        parse(["a.py"], torch).config.shutdown_timeout,
+        parse(["a.py"], {}).config.shutdown_timeout,
+    ]
+
+    assert timeouts == [5.0, 6.0, 7.0, 30.0]
+
+
+@pytest.mark.parametrize(
+    ("argv", "environ", "texts"),
+    [
+        ([], {}, ["script"]),
+        (["--"], {}, ["script"]),
+        (["--nproc-per-node", "0", "a.py"], {}, ["--nproc-per-node=0", "at least 1"]),
+        (["--nproc_per_node", "x", "a.py"], {}, ["--nproc-per-node=x", "at least 1"]),
+        (["--nproc-per-node"], {}, ["--nproc-per-node", "argument"]),
+        (["--nnodes", "1:2", "a.py"], {}, ["--nnodes=1:2", "1 or 1:1"]),
+        (["--bogus", "a.py"], {}, ["--bogus"]),
+        (["--nproc", "2", "a.py"], {}, ["--nproc"]),
+        (["-t", "4", "a.py"], {}, ["--tee=4"]),
+        (["-r", "0:9", "a.py"], {}, ["--redirects=0:9"]),
+        (["--module", "--no-python", "a"], {}, ["--module", "--no-python"]),
+        (["a.py"], {"PET_MAX_RESTARTS": "-1"}, ["PET_MAX_RESTARTS=-1", "at least 0"]),
+        (["a.py"], {"PET_STANDALONE": "maybe"}, ["PET_STANDALONE=maybe", "1 or 0"]),
+        (
+            ["a.py"],
+            {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "-3"},
+            ["TORCH_ELASTIC_SHUTDOWN_TIMEOUT=-3", "at least 0"],
+        ),
+    ],
+)
+def test_a_usage_error_names_option_value_and_rule(
+    argv: list[str], environ: dict[str, str], texts: list[str]
+) -> None:
+    """Whoever reads it knows what to change."""
+    message = refusal(argv, environ)
+
+    assert [text for text in texts if text not in message] == []
+
+
+def test_a_log_dir_that_is_a_file_is_refused(tmp_path: Path) -> None:
+    """Nothing is started that could not log."""
+    path = tmp_path / "file"
+    path.touch()
+
+    assert refusal(["--log-dir", str(path), "a.py"]) == (
+        f"--log-dir={path}: expected a folder, it is a file"
+    )
+
+
+@pytest.mark.parametrize(
+    ("argv", "line"),
+    [
+        (["missing.py"], "launcher: script=missing.py: expected a file, there is none"),
+        (
+            ["-m", "no.such.module"],
+            "launcher: module=no.such.module: expected a module that Python finds and can run",
+        ),
+        (
+            ["--no-python", "no-such-program"],
+            "launcher: program=no-such-program: expected a program that can be executed",
+        ),
+        (
+            ["--max-restarts", "a\nb", "x.py"],
+            "launcher: --max-restarts=a b: expected an integer, at least 0",
+        ),
+    ],
+)
+def test_main_prints_one_line_and_returns_2(
+    argv: list[str], line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A usage error is one line on stderr, nothing on stdout."""
+    status = main(argv)
+
+    assert (status, *capsys.readouterr()) == (2, "", f"{line}\n")
+
+
+def test_a_hint_is_a_second_line(capsys: pytest.CaptureFixture[str]) -> None:
+    """Somebody who does not know the options is told where they are listed."""
+    main(["--bogus", "x.py"])
+
+    assert capsys.readouterr().err.splitlines() == [
+        "launcher: unrecognized arguments: --bogus",
+        "hint: python -m launcher --help lists the options",
+    ]
+
+
+def test_help_lists_every_option_and_variable(capsys: pytest.CaptureFixture[str]) -> None:
+    """The help is made of the same declarations as the parser."""
+    with pytest.raises(SystemExit) as caught:
+        main(["--help"])
+    shown = capsys.readouterr().out
+
+    assert caught.value.code == 0
+    assert [o.name for o in OPTIONS if f"--{o.name}" not in shown] == []
+    assert [o.name for o in OPTIONS if f"[{o.variable}]" not in shown] == []
+
+
+def test_python_runs_scripts_and_modules_unbuffered() -> None:
+    """The command is torchrun's: $PYTHON_EXEC or this Python, -u, -m, name, arguments."""
+    commands = [
+        Target(name="a.py", args=("x",)).command({}),
+        Target(name="pkg.mod", is_module=True).command({"PYTHON_EXEC": "python9"}),
+        Target(name="ls", args=("-l",), is_python=False).command({"PYTHON_EXEC": "python9"}),
+    ]
+
+    assert commands == [
+        (sys.executable, ("-u", "a.py", "x")),
+        ("python9", ("-u", "-m", "pkg.mod")),
+        ("ls", ("-l",)),
+    ]
+
+
+def test_modules_are_found_without_running_their_packages(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A package that cannot even be imported here may still be what the workers can run."""
+    package = tmp_path / "pkg"
+    package.mkdir()
+    (package / "__init__.py").write_text("raise RuntimeError('not here')")
+    (package / "tool.py").touch()
+    (tmp_path / "plain.py").touch()
+    monkeypatch.chdir(tmp_path)
+
+    Target(name="pkg.tool", is_module=True).check({})
+    Target(name="plain", is_module=True).check({})
+    for name in ("pkg", "pkg.other", "plain.sub", "pkg.tool.sub", "", "a b", ".x"):
+        with pytest.raises(UsageError, match="expected a module"):
+            Target(name=name, is_module=True).check({})
+
+
+def test_scripts_may_be_folders_with_a_main(tmp_path: Path) -> None:
+    """Python runs such folders, and so do we; others are refused by name."""
+    (tmp_path / "__main__.py").touch()
+    empty = tmp_path / "empty"
+    empty.mkdir()
+
+    Target(name=str(tmp_path)).check({})
+    with pytest.raises(UsageError, match="folder without a __main__"):
+        Target(name=str(empty)).check({})
+
+
+def test_a_python_that_is_missing_is_named() -> None:
+    """PYTHON_EXEC is checked like everything else."""
+    with pytest.raises(UsageError, match="PYTHON_EXEC=/no/python: expected a program"):
+        Target(name=__file__).check({"PYTHON_EXEC": "/no/python"})
