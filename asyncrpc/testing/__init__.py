@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from asyncrpc.testing.chaos import ChaosProxy
-
     from asyncrpc.testing.clock import VirtualClock
 
 __all__ = ("ChaosProxy", "VirtualClock")
