@@ -1,0 +1,118 @@
+"""Where a rendezvous takes place: `host[:port]` as users write it, and ports nobody uses.
+
+Called by the backends. `parse_endpoint` is pure; `free_port` asks the kernel.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+import socket
+from collections.abc import Container
+from contextlib import suppress
+from pathlib import Path
+
+__all__ = ("free_port", "parse_endpoint")
+
+_LABEL = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)\Z", re.ASCII)
+_EPHEMERAL_RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
+_RANGE_BELOW = 8192  # ports tried below the ephemeral range; 24576 to 32767 on a usual Linux
+_FIRST_USED = 10_000  # below it sit the ports that services are configured to
+_ATTEMPTS = 64
+
+
+def parse_endpoint(endpoint: str, default_port: int) -> tuple[str, int]:
+    """Split an endpoint into host and port.
+
+    Args:
+        endpoint: ``host``, ``host:port``, ``[v6]:port``; empty: localhost.
+        default_port: taken when the endpoint names none.
+
+    Returns:
+        Host, without brackets, and port from 0 to 65535; 0 means any free one.
+
+    Raises:
+        ValueError: host or port break their rule; the texts are torchrun's.
+    """
+    endpoint = endpoint.strip()
+    if not endpoint:
+        return "localhost", default_port
+    if endpoint.startswith("["):
+        host, bracket, rest = endpoint[1:].partition("]")
+        is_host = bracket == "]" and _is_address(host) and (not rest or rest[0] == ":")
+        port = rest[1:] if rest else None
+    else:
+        host, colon, text = endpoint.rpartition(":")
+        host, port = (host, text) if colon else (endpoint, None)
+        is_host = _is_address(host) or all(_LABEL.match(label) for label in host.split("."))
+    if not is_host:
+        raise ValueError(
+            f"The hostname of the rendezvous endpoint '{endpoint}' must be a dot-separated list "
+            "of labels, an IPv4 address, or an IPv6 address."
+        )
+    if port is None:
+        return host, default_port
+    if not (port.isascii() and port.isdigit() and int(port[:6]) <= 65535):
+        raise ValueError(
+            f"The port number of the rendezvous endpoint '{endpoint}' must be an integer between "
+            "0 and 65535."
+        )
+    return host, int(port)
+
+
+def free_port(host: str, taken: Container[int] = ()) -> int:
+    """Find a port of this host that nobody uses and the kernel gives to nobody else.
+
+    The port is not held: whoever is told of it may listen on it, with or without SO_REUSEADDR.
+    Ports below the kernel's ephemeral range are tried first, because one inside it may become the
+    source port of any connection before it is used.
+
+    Args:
+        host: address of this host to try the port on.
+        taken: ports not to give again.
+
+    Returns:
+        The port.
+
+    Raises:
+        OSError: the host is not this one, or has no free port.
+    """
+    above = _first_ephemeral_port()
+    below = max(above - _RANGE_BELOW, _FIRST_USED)
+    for _ in range(_ATTEMPTS if above > below else 0):
+        port = below + secrets.randbelow(above - below)
+        if port not in taken:
+            with suppress(OSError):
+                return _bind(host, port)
+    while (port := _bind(host, 0)) in taken:
+        pass
+    return port
+
+
+def _bind(host: str, port: int) -> int:
+    family, kind, protocol, _, address = socket.getaddrinfo(
+        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )[0]
+    # Where it matters, torch's rank 0 listens on every address, so every one must be free: the
+    # wildcard is tried as well, and without SO_REUSEADDR, which would hide ports in TIME_WAIT.
+    with socket.socket(family, kind, protocol) as own, socket.socket(family, kind) as wildcard:
+        own.bind(address)
+        chosen: int = own.getsockname()[1]
+        own.close()
+        wildcard.bind(("", chosen))
+    return chosen
+
+
+def _first_ephemeral_port() -> int:
+    try:
+        return int(_EPHEMERAL_RANGE.read_text(encoding="ascii").split()[0])
+    except (OSError, ValueError):  # another system: only the kernel's choice is left
+        return 0
+
+
+def _is_address(host: str) -> bool:
+    for family in (socket.AF_INET, socket.AF_INET6):
+        with suppress(OSError):
+            socket.inet_pton(family, host)
+            return True
+    return False

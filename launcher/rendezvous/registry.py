@@ -1,0 +1,69 @@
+"""Names of rendezvous backends, and the handlers made by name.
+
+The registry is the package's one mutable table: backends of the package are known to it from the
+start and imported when asked for, others come by `register`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+from typing import cast
+
+from launcher.rendezvous.base import RendezvousHandler, RendezvousParameters
+
+__all__ = ("HandlerFactory", "get_rendezvous_handler", "register", "unregister")
+
+HandlerFactory = Callable[[RendezvousParameters], RendezvousHandler]
+"""Makes a handler; plain, and nothing is opened before its first coroutine."""
+
+# c10d is what torchrun calls its own store; scripts and habits know it by that name.
+_BUILT_IN = {"tcp": "launcher.rendezvous.tcp", "c10d": "launcher.rendezvous.tcp"}
+_registered: dict[str, HandlerFactory] = {}
+
+
+def register(backend: str, factory: HandlerFactory) -> None:
+    """Make a backend known.
+
+    Args:
+        backend: its name, as given to ``--rdzv-backend``.
+        factory: makes its handlers.
+
+    Raises:
+        ValueError: the name is empty or belongs to another factory.
+    """
+    if not backend:
+        raise ValueError("backend='': expected a name")
+    if backend in _BUILT_IN or _registered.get(backend, factory) is not factory:
+        raise ValueError(f"backend={backend!r}: expected a name that is not taken")
+    _registered[backend] = factory
+
+
+def unregister(backend: str) -> None:
+    """Forget a backend that came by `register`; unknown names are ignored."""
+    _registered.pop(backend, None)
+
+
+def get_rendezvous_handler(parameters: RendezvousParameters) -> RendezvousHandler:
+    """Make the handler of the backend that the parameters name.
+
+    Args:
+        parameters: what the handler is for.
+
+    Returns:
+        A handler that has opened nothing yet.
+
+    Raises:
+        ValueError: no such backend, or the backend refuses the parameters.
+    """
+    return _factory(parameters.backend)(parameters)
+
+
+def _factory(backend: str) -> HandlerFactory:
+    if backend in _BUILT_IN:
+        return cast("HandlerFactory", import_module(_BUILT_IN[backend]).create_handler)
+    try:
+        return _registered[backend]
+    except KeyError:
+        known = ", ".join(sorted({*_BUILT_IN, *_registered}))
+        raise ValueError(f"rdzv_backend={backend!r}: expected one of {known}") from None
