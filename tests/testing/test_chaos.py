@@ -152,6 +152,26 @@ async def test_reset_passes() -> None:
             await reader.readexactly(1)
 
 
+async def test_receiver_that_is_gone_ends_the_sender() -> None:
+    """A client that vanishes while the server sends breaks the server's connection."""
+    broken = asyncio.Event()
+
+    async def send_for_ever(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while True:
+                writer.write(bytes(65536))
+                await writer.drain()
+        except ConnectionError:
+            broken.set()
+
+    async with proxied(send_for_ever) as proxy:
+        async with connected(proxy) as (reader, writer):
+            await reader.readexactly(1)
+            abort(writer)
+            await broken.wait()
+        await until(lambda: proxy.connections == 0)
+
+
 async def test_dead_target_resets_the_client() -> None:
     """Where nobody listens, the client's connection is reset."""
     async with Target(echo, None) as target:
@@ -372,6 +392,20 @@ async def test_blackhole_swallows() -> None:
             assert proxy.forwarded("up") == 6
 
 
+async def test_hole_opens_inside_a_chunk() -> None:
+    """A hole swallows the rest of what is being sent."""
+    clock = VirtualClock()
+    async with proxied(clock=clock) as proxy, connected(proxy) as (_, writer):
+        proxy.set(bandwidth=1000.0, direction="up")
+        writer.write(b"x" * 1000)
+        await until(lambda: len(clock._timers) == 1)
+        before = proxy.forwarded("up")
+        proxy.set(blackhole=True)
+        await clock.advance(2.0)
+
+        assert 0 < proxy.forwarded("up") == before
+
+
 async def test_one_way_cut() -> None:
     """A hole in one direction leaves the other one whole: a half-open link."""
 
@@ -538,6 +572,21 @@ async def test_exit_ends_everything() -> None:
         for _, writer in streams:
             await hang_up(writer)
     gc.collect()  # an unclosed socket would warn here
+
+
+async def test_port_in_use() -> None:
+    """A port that somebody listens on is an error, and no socket is left."""
+    async with Target(echo, None) as target:
+        with pytest.raises(OSError, match="in use"):
+            await ChaosProxy("127.0.0.1", 1, port=target.port).__aenter__()
+
+
+async def test_accept_without_a_client() -> None:
+    """A client that has left before it was accepted is none."""
+    async with proxied() as proxy:
+        proxy._take_client()
+
+        assert proxy.accepted == 0
 
 
 async def test_exit_after_refuse() -> None:

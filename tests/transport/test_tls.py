@@ -127,7 +127,7 @@ def test_file_that_is_not_there(options: TlsOptions, field: str, value: object) 
 
 
 @pytest.mark.parametrize(
-    "field, value",
+    ("field", "value"),
     [("server_hostname", ""), ("server_hostname", 1), ("check_hostname", None)],
 )
 def test_other_fields(options: TlsOptions, field: str, value: object) -> None:

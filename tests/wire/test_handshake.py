@@ -252,7 +252,7 @@ def test_another_version(speaker: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "data, text",
+    ("data", "text"),
     [
         (b"GET / HTTP/1.1\r\n", "HTTP"),
         (b"\x16\x03\x01\x02\x00\x01", "TLS"),
@@ -448,7 +448,7 @@ def test_refused_error_survives_pickling() -> None:
     assert pickle.loads(pickle.dumps(error)).reason == "full"
 
 
-@pytest.mark.parametrize("code, kind", [(1, RemoteProtocolError), (2, AuthenticationError)])
+@pytest.mark.parametrize(("code", "kind"), [(1, RemoteProtocolError), (2, AuthenticationError)])
 def test_alert_chooses_only_the_text(code: int, kind: type[Exception]) -> None:
     """An alert ends the exchange, whatever its code, and is not answered."""
     client = make_client()
@@ -492,7 +492,7 @@ def test_malformed_hello(body: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "field, value",
+    ("field", "value"),
     [
         ("run_id", b"short"),
         ("incarnation", b""),
