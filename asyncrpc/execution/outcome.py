@@ -41,7 +41,7 @@ from asyncrpc.execution.naming import public_module
 from asyncrpc.execution.rebuilding import find_class, rebuild, rebuild_group, take_apart
 from asyncrpc.execution.remote_traceback import MAX_CHAIN, cut, format_remote, safe_str
 
-__all__ = ("ValueCodec", "decode_failure", "encode_failure")
+__all__ = ("RegisteredTypes", "ValueCodec", "decode_failure", "encode_failure")
 
 # Bytes of encoded args and attributes that one failure carries; what is beyond travels as text.
 _MAX_VALUES = 1 << 20
@@ -68,11 +68,6 @@ _CODES = {code.value: code for code in StatusCode}
 class ValueCodec(Protocol):
     """What is needed of `asyncrpc.wire.Codec`."""
 
-    @property
-    def registry(self) -> Any:
-        """Registered types, looked up by ``by_class``."""
-        ...
-
     def encode(self, value: object, path: str = ...) -> tuple[bytes, list[Any]]:
         """Return body and buffers of ``value``."""
         ...
@@ -82,8 +77,22 @@ class ValueCodec(Protocol):
         ...
 
 
+class RegisteredTypes(Protocol):
+    """What is needed of `asyncrpc.wire.TypeRegistry`."""
+
+    def by_class(self, cls: type) -> object | None:
+        """Return something if exactly ``cls`` is registered, else ``None``."""
+        ...
+
+
 def encode_failure(
-    error: BaseException, *, worker: str, function: str, codec: ValueCodec, is_ours: bool = False
+    error: BaseException,
+    *,
+    worker: str,
+    function: str,
+    codec: ValueCodec,
+    registry: RegisteredTypes | None = None,
+    is_ours: bool = False,
 ) -> dict[str, object]:
     """Turn what a served call failed with into plain values.
 
@@ -92,6 +101,7 @@ def encode_failure(
         worker: name of the worker that served the call.
         function: name of the function, ``module:qualname``.
         codec: encodes args and attributes.
+        registry: exceptions of these classes are encoded as what they are registered with.
         is_ours: whether the framework raised it, not the function: then an `RpcError` arrives as
             itself.
 
@@ -100,13 +110,19 @@ def encode_failure(
     """
     graph = _collect(error)
     index = {id(member): number for number, member in enumerate(graph)}
-    pack = _Packer(codec).pack
+    packer = _Packer(codec)
+    entries = []
+    for member in graph:
+        entry = _encode_error(member, index, packer.pack)
+        if registry is not None and registry.by_class(type(member)) is not None:
+            entry["whole"] = packer.pack(member)
+        entries.append(entry)
     return {
         "worker": worker,
         "function": function,
         "ours": is_ours,
         "traceback": format_remote(error, worker, function),
-        "errors": [_encode_error(member, index, pack, codec) for member in graph],
+        "errors": entries,
     }
 
 
@@ -148,7 +164,6 @@ def _encode_error(
     error: BaseException,
     index: dict[int, int],
     pack: Callable[[object], list[object]],
-    codec: ValueCodec,
 ) -> dict[str, object]:
     args, fields, state = take_apart(error)
     kind = type(error)
@@ -166,8 +181,6 @@ def _encode_error(
         state.pop("delivery", None)
         entry["code"] = error.code.value
         entry["delivery"] = error.delivery.value
-    if codec.registry is not None and codec.registry.by_class(kind) is not None:
-        entry["whole"] = pack(error)
     if isinstance(error, BaseExceptionGroup):
         members = (index.get(id(member)) for member in error.exceptions)
         entry["group"] = [number for number in members if number is not None]

@@ -85,14 +85,13 @@ def rebuild(
     Raises:
         TypeError: ``cls`` cannot be constructed this way.
     """
-    base = _layout(cls)
-    constructor: Any = base
-    error: BaseException = constructor.__new__(cls, *args)
+    error: BaseException = _layout(cls).__new__(cls, *args)
     if type(error) is not cls:
         raise TypeError(f"constructing {cls.__qualname__} gave {type(error).__qualname__}")
+    initializer: Any = next(base for base in cls.__mro__ if _is_builtin(base))
     # Some builtins insist on arguments that a subclass never gave them; `args` is kept anyway.
     with contextlib.suppress(Exception):
-        constructor.__init__(error, *args)
+        initializer.__init__(error, *args)
     error.args = tuple(args)
     _restore(error, fields, state)
     return error
@@ -157,9 +156,9 @@ def _is_builtin(cls: type) -> bool:
     return vars(builtins).get(cls.__name__) is cls
 
 
-def _layout(cls: type) -> type[BaseException]:
+def _layout(cls: type) -> Any:
     """Return the builtin class whose memory layout ``cls`` has; only its ``__new__`` is safe."""
     base: Any = cls
     while not _is_builtin(base):
         base = base.__base__
-    return base  # type: ignore[no-any-return]  # __base__ of an exception class is one
+    return base

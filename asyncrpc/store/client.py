@@ -156,6 +156,8 @@ class TCPStore(Operations):
         self._batch: list[tuple[int, Command]] = []
         self._batch_size = 0
         self._is_scheduled = False
+        # Whether replies come one by one: then nothing is gained by waiting for more requests.
+        self._is_sequential = True
         self._calls: dict[int, tuple[asyncio.Future[Any], Command, float]] = {}
         # What to do with results that no future waits for; dropped when the connection breaks.
         self._callbacks: dict[int, Callable[[Any], None]] = {}
@@ -229,7 +231,7 @@ class TCPStore(Operations):
         deadline = self._loop.time() + (self._timeout if timeout is None else timeout) + _SLACK
         if deadline < self._wake_at:
             self._set_timer(deadline)
-        is_alone = not self._calls
+        is_alone = self._is_sequential and not self._calls
         self._calls[number] = (future, command, deadline)
         self._post(number, command, size, is_alone)
         try:
@@ -264,8 +266,11 @@ class TCPStore(Operations):
             return
         self._batch = []
         self._batch_size = 0
-        stream.write(self._packer.requests(batch))
-        stream.flush()
+        data = self._packer.requests(batch)
+        if stream.is_writable:
+            stream.write_parts((data,))  # now: `write` would also ask for another turn of the loop
+        else:
+            stream.write(data)
 
     def _withdraw(self, number: int, future: asyncio.Future[Any], command: Command) -> None:
         """Stop waiting: the request was cancelled, or its time is up."""
@@ -350,6 +355,7 @@ class TCPStore(Operations):
 
     def _take_replies(self, replies: list[Any]) -> None:
         calls = self._calls
+        self._is_sequential = len(replies) == 1
         for reply in replies:
             if len(reply) == 2:
                 number, result = reply

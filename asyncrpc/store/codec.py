@@ -14,7 +14,8 @@ that was ready at one time, so that a burst costs one call of the packer, not on
 from __future__ import annotations
 
 import struct
-from typing import Any, cast
+from collections.abc import Callable
+from typing import Any
 
 import msgpack
 
@@ -111,7 +112,13 @@ _ITEMS: dict[type[Command], tuple[type, ...]] = {
     MultiGet: (str,),
     MultiSet: (str, bytes),
 }
-_KNOWN = tuple((command, _SHAPES[command], _ITEMS.get(command, ())) for command in COMMANDS)
+# By opcode; all in one look-up, since this is run for every request.
+_KNOWN = {
+    number: (command, list(_SHAPES[command]), _ITEMS.get(command, ()))
+    for number, command in enumerate(COMMANDS)
+}
+# Not `Command._make`, which is written in Python and checks the length once more.
+_make: Callable[[type[Command], list[Any]], Command] = tuple.__new__
 
 _FAILURES: tuple[type[StoreError], ...] = (
     StoreError,
@@ -226,19 +233,13 @@ def decode_requests(items: list[Any]) -> list[tuple[int, Command]]:
     try:
         for number, opcode, arguments in items:
             command, shape, inner = _KNOWN[opcode]
-            if (
-                tuple(map(type, arguments)) != shape
-                or type(number) is not int
-                or number <= CONNECTION
-                or opcode < 0
-            ):
+            if [*map(type, arguments)] != shape or type(number) is not int or number <= CONNECTION:
                 raise _not_a_command(number, opcode)
-            for values, kind in zip(arguments, inner, strict=False):
-                if any(type(value) is not kind for value in values):
-                    raise _not_a_command(number, opcode)
-            commands.append((number, cast("Command", command._make(arguments))))
-    except (TypeError, ValueError, IndexError) as error:
-        raise RemoteProtocolError(f"store request is malformed: {error}") from None
+            if inner and not _are_lists_of(arguments, inner):
+                raise _not_a_command(number, opcode)
+            commands.append((number, _make(command, arguments)))
+    except (TypeError, ValueError, KeyError) as error:
+        raise RemoteProtocolError(f"store request is malformed: {error!r:.200}") from None
     return commands
 
 
@@ -292,6 +293,14 @@ def _unpack(body: memoryview) -> list[Any]:
     if type(items) is not list:
         raise RemoteProtocolError(f"store frame holds {type(items).__name__}, expected an array")
     return items
+
+
+def _are_lists_of(arguments: list[Any], kinds: tuple[type, ...]) -> bool:
+    return all(
+        type(value) is kind
+        for values, kind in zip(arguments, kinds, strict=False)
+        for value in values
+    )
 
 
 def _not_a_command(number: object, opcode: int) -> RemoteProtocolError:

@@ -336,8 +336,8 @@ class _Session:
         if self.replies and self.stream.is_writable:
             replies, self.replies = self.replies, []
             self.reply_size = self._events = self._event_size = 0
-            self.stream.write(self._server.pack(replies))
-            self.stream.flush()
+            # At once: `write` would also ask for another turn of the loop.
+            self.stream.write_parts((self._server.pack(replies),))
 
     def _flush_turn(self) -> None:
         self._is_scheduled = False

@@ -203,7 +203,7 @@ class Table:
 
     def _set(self, _session: object, _request: int, command: Set, _now: float) -> None:
         key, value, lease_id = command
-        self._put(key, value, self._leases.find(lease_id))
+        self._put(key, value, self._leases.find(lease_id) if lease_id else None)
 
     def _get(self, session: Hashable, request: int, command: Get, now: float) -> object:
         value = self._values.get(command[0])
@@ -217,7 +217,7 @@ class Table:
         total = amount if old is None else _integer(key, old) + amount
         if not -_INT64 <= total < _INT64:
             raise StoreError(f"add to key {key!r} leaves the range of 64-bit integers: {total}")
-        lease = self._leases.find(lease_id) or self._leases.of_key.get(key)
+        lease = self._leases.find(lease_id) if lease_id else self._leases.of_key.get(key)
         self._put(key, b"%d" % total, lease)
         return total
 
@@ -391,7 +391,8 @@ class Table:
 
     def _put(self, key: str, value: bytes, lease: LeaseRecord | None) -> None:
         is_new = key not in self._values
-        self._check_size(key, value)
+        if is_new or len(value) > self._max_value:
+            self._check_size(key, value)
         if lease is not None or self._leases.of_key:
             self._leases.attach(key, lease)
         self._values[key] = value
@@ -539,6 +540,6 @@ class Table:
 
 def _integer(key: str, value: bytes) -> int:
     # int() also takes spaces and underscores, which no counter of ours or torch's has.
-    if not value.lstrip(b"-").isdigit() or len(value) > 20:
+    if not (value.isdigit() or (value[1:].isdigit() and value[:1] == b"-")) or len(value) > 20:
         raise StoreError(f"value of key {key!r} is no integer, so nothing can be added to it")
     return int(value)

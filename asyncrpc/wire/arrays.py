@@ -20,6 +20,7 @@ from .state import (
     DecodeState,
     Encoder,
     EncodeState,
+    ForbiddenError,
     Kind,
     MalformedError,
     UnencodableError,
@@ -38,15 +39,16 @@ _TENSOR_CLASSES = ("Tensor", "Parameter")
 def find_array_encoder(cls: type) -> Encoder | None:
     """Return the encoder of a numpy or torch class, or ``None`` for any other class."""
     numpy = sys.modules.get("numpy")
-    if numpy is not None and getattr(numpy, "ndarray", None) is not None:
-        if cls is numpy.ndarray:
-            return _encode_ndarray
-        if issubclass(cls, numpy.generic) and cls.__module__ == "numpy":
-            return _encode_numpy_scalar
+    if cls is getattr(numpy, "ndarray", None):
+        return _encode_ndarray
+    if cls.__module__ == "numpy" and issubclass(cls, getattr(numpy, "generic", ())):
+        return _encode_numpy_scalar
     torch = sys.modules.get("torch")
-    if torch is not None and getattr(torch, "Tensor", None) is not None:
-        if cls is torch.Tensor or cls is torch.nn.Parameter:
-            return _encode_tensor
+    # getattr: the library may be half way through its own import.
+    if cls is getattr(torch, "Tensor", None):
+        return _encode_tensor
+    if cls.__name__ == "Parameter" and cls is getattr(getattr(torch, "nn", None), cls.__name__, None):
+        return _encode_tensor
     return None
 
 
@@ -125,9 +127,9 @@ def _build_ndarray(state: DecodeState, node: list[Any]) -> object:
 
 
 def _encode_numpy_scalar(_: EncodeState, value: Any) -> object:
-    numpy = sys.modules["numpy"]
-    if isinstance(value, str | bytes):  # a dtype of fixed width would drop trailing NULs
-        return [_NUMPY_SCALAR, value.dtype.char, value[:]]
+    numpy: Any = sys.modules["numpy"]
+    if value.dtype.kind in "US":  # a dtype of fixed width would drop trailing NULs
+        return [_NUMPY_SCALAR, value.dtype.kind, value[:]]
     description = _describe_dtype(numpy, value.dtype)
     if type(description) is str and numpy.dtype(description).type is not type(value):
         description = value.dtype.char  # longlong beside int64: same bytes, another class
@@ -154,7 +156,7 @@ def _build_numpy_scalar(_: DecodeState, node: list[Any]) -> object:
 def _encode_tensor(state: EncodeState, value: Any) -> object:
     torch = sys.modules["torch"]
     if value.device.type != "cpu":
-        raise UnencodableError(
+        raise ForbiddenError(
             f"a tensor on {value.device} travels only where device_maps names its device"
         )
     if value.layout is not torch.strided or value.is_quantized:
@@ -170,7 +172,7 @@ def _tensor_memory(tensor: Any) -> memoryview:
     """Return the bytes of a contiguous tensor; torch offers no buffer of its own."""
     size = tensor.numel() * tensor.element_size()
     block = (ctypes.c_ubyte * size).from_address(tensor.data_ptr())
-    block.owner = tensor  # type: ignore[attr-defined]  # keeps the memory while the view lives
+    block.owner = tensor  # keeps the memory while the view lives
     return memoryview(block).cast("B")
 
 

@@ -74,10 +74,10 @@ def _build_bytearray(state: DecodeState, node: list[Any]) -> bytearray:
 
 def _encode_memoryview(state: EncodeState, value: memoryview) -> object:
     try:
-        format_ = value.format.removeprefix("@")
-        shape = value.shape
+        shape = value.shape or ()
         is_flat = value.ndim == 1
-        data = _flatten(value)
+        format_ = value.format.removeprefix("@")
+        data = _flatten(value, shape)
     except (ValueError, BufferError) as error:
         raise UnencodableError(f"its memory cannot be read: {error}") from error
     if format_ not in _FORMATS or (not is_flat and 0 in shape):
@@ -88,8 +88,9 @@ def _encode_memoryview(state: EncodeState, value: memoryview) -> object:
     return [_MEMORYVIEW, put_data(state, data), value.readonly, *details]
 
 
-def _flatten(view: memoryview) -> memoryview:
-    if not view.c_contiguous or 0 in view.shape:
+def _flatten(view: memoryview, shape: tuple[int, ...]) -> memoryview:
+    """Return the items as one row of bytes, without a copy where they lie in order."""
+    if not view.c_contiguous or 0 in shape:
         return memoryview(view.tobytes())
     return view if view.format == "B" and view.ndim == 1 else view.cast("B")
 

@@ -86,7 +86,7 @@ def find_class_encoder(policy: Policy, cls: type) -> Encoder | None:
     if _is_namedtuple(cls):
         return functools.partial(_encode_namedtuple, name_of_class(cls))
     if _is_plain_dataclass(cls) and not (policy.allow_pickle and _defines_pickling(cls)):
-        names = tuple(field.name for field in dataclasses.fields(cls))
+        names = tuple(field.name for field in dataclasses.fields(cls))  # type: ignore[arg-type]  # checked
         return functools.partial(_encode_dataclass, name_of_class(cls), names)
     return None
 
@@ -125,7 +125,7 @@ def _look_up(name: str, may_import: bool) -> object:
     if module is None and may_import:
         try:
             module = importlib.import_module(module_name)
-        except Exception as error:  # noqa: BLE001 -- the module's own code runs here
+        except Exception as error:
             raise EncodingError(
                 f"module {module_name} of class {name} cannot be imported: {error}"
             ) from error
@@ -241,6 +241,9 @@ def _as_attributes(item: object) -> dict[str, Any]:
 
 def _encode_exception(name: str, state: EncodeState, value: BaseException) -> object:
     parts = split_exception(value)
+    # The object that lacks an attribute may be anything, and is no part of what went wrong.
+    if "obj" in parts.fields and not state.policy.travels_lightly(parts.fields["obj"]):
+        del parts.fields["obj"]
     return [
         _EXCEPTION,
         state.refer(name),

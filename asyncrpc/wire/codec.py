@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from msgpack import Packer, unpackb
 
@@ -49,6 +49,8 @@ _unpack_marked = partial(
     unpackb, strict_map_key=False, unicode_errors="surrogatepass", ext_hook=decode_marked_item
 )
 _T = TypeVar("_T")
+Hook: TypeAlias = tuple[type, int, Callable[[Any], object], Callable[[Any], object]]
+"""Class, code, encode, decode: see `Codec`."""
 
 
 class Codec:
@@ -83,7 +85,7 @@ class Codec:
         registry: TypeRegistry | None = None,
         max_nesting: int = 64,
         max_object_bytes: int = 256 << 20,
-        hooks: Iterable[tuple[type, int, Callable[[Any], object], Callable[[Any], object]]] = (),
+        hooks: Iterable[Hook] = (),
     ) -> None:
         if not 1 <= max_nesting <= MAX_NESTING:
             raise ValueError(f"max_nesting must be from 1 to {MAX_NESTING}, got {max_nesting}")
@@ -91,9 +93,8 @@ class Codec:
             raise ValueError(f"max_object_bytes must be at least 1, got {max_object_bytes}")
         self._max_nesting = max_nesting
         self._max_object_bytes = max_object_bytes
-        self._policy = _make_policy(
-            allow_pickle, TypeRegistry() if registry is None else registry, hooks
-        )
+        registry = TypeRegistry() if registry is None else registry
+        self._policy = _make_policy(allow_pickle, registry, hooks, self._travels_lightly)
         self._encoders = make_encoders(self._policy)
         self._registry_version = self._policy.registry.version
         self._packers = [Packer(default=encode_big_int)]
@@ -173,9 +174,9 @@ class Codec:
         call = self._guard(self._decode, body, buffers, _CALL_LEVELS)
         if type(call) is list and len(call) == len(("args", "kwargs")):
             args, kwargs = call
-            if type(args) is list and type(kwargs) is dict:
-                if not kwargs or {str}.issuperset(map(type, kwargs)):
-                    return tuple(args), kwargs
+            are_containers = type(args) is list and type(kwargs) is dict
+            if are_containers and (not kwargs or {str}.issuperset(map(type, kwargs))):
+                return tuple(args), kwargs
         raise RemoteProtocolError("the body of a call must be [args, kwargs]")
 
     def _start_walk(self) -> Walk:
@@ -190,6 +191,21 @@ class Codec:
             return self._pack(root), []
         state = walk.state
         return _MARKED_PREFIX + self._pack((state.references, root)), state.buffers
+
+    def _travels_lightly(self, value: object) -> bool:
+        """Try to encode ``value`` without pickle, hooks or another trial inside it."""
+        policy = self._policy._replace(
+            allow_pickle=False, by_class={}, travels_lightly=lambda _: False
+        )
+        walk = Walk(policy, make_encoders(policy), self._max_nesting, self._pack)
+        holder = [value]
+        walk.add(holder, 0, value, "")
+        try:
+            walk.run()
+            body, buffers = self._finish(walk, holder[0])
+        except RpcError:
+            return False
+        return not buffers and len(body) < LARGE
 
     def _pack(self, tree: object) -> bytes:
         try:
@@ -217,7 +233,7 @@ class Codec:
             raise RemoteProtocolError(f"a message cannot be decoded: {error}") from error
         except MemoryError as error:
             raise MessageTooLargeError("there is no memory for a message") from error
-        except Exception as error:  # noqa: BLE001 -- whatever msgpack makes of hostile bytes
+        except Exception as error:
             raise RemoteProtocolError(f"a message cannot be decoded: {error!r}") from error
 
     def _decode(self, body: BytesLike, buffers: Sequence[BytesLike], outer_levels: int) -> Any:
@@ -228,9 +244,9 @@ class Codec:
             return self._decode_marked(memoryview(body)[1:], buffers, outer_levels, budget)
         value = _unpack_plain(body)
         max_levels = self._max_nesting + outer_levels
-        if size > max_levels and _count_containers(body) > max_levels:
-            if is_deeper(value, max_levels):
-                raise MalformedError(f"nested deeper than max_nesting={self._max_nesting}")
+        may_be_deeper = size > max_levels and _count_containers(body) > max_levels
+        if may_be_deeper and is_deeper(value, max_levels):
+            raise MalformedError(f"nested deeper than max_nesting={self._max_nesting}")
         if buffers:
             raise MalformedError(f"{len(buffers)} buffers came with a body that refers to none")
         return value
@@ -257,14 +273,15 @@ class Codec:
 def _make_policy(
     allow_pickle: bool,
     registry: TypeRegistry,
-    hooks: Iterable[tuple[type, int, Callable[[Any], object], Callable[[Any], object]]],
+    hooks: Iterable[Hook],
+    travels_lightly: Callable[[object], bool],
 ) -> Policy:
     extensions = [Extension(*hook) for hook in hooks]
     by_class = {extension.cls: extension for extension in extensions}
     by_code = {extension.code: extension for extension in extensions}
     if not len(by_class) == len(by_code) == len(extensions):
         raise ValueError("hooks must have different classes and different codes")
-    return Policy(allow_pickle, registry, by_class, by_code)
+    return Policy(allow_pickle, registry, by_class, by_code, travels_lightly)
 
 
 def _are_simple(values: Iterable[object]) -> bool:

@@ -37,6 +37,7 @@ from .state import (
     Encoder,
     EncodeState,
     Extension,
+    ForbiddenError,
     Kind,
     Policy,
     UnencodableError,
@@ -221,15 +222,23 @@ def _find_encoder(policy: Policy, cls: type) -> Encoder:
     for module, name, encode in STANDARD_ENCODERS:
         if _is_standard(cls, module, name):
             return encode
+    if policy.allow_pickle:
+        return _find_encoder_or_pickle(policy, cls)
     found = find_array_encoder(cls) or find_class_encoder(policy, cls)
     if found is not None:
-        return partial(_encode_or_pickle, found) if policy.allow_pickle else found
-    if policy.allow_pickle:
-        return encode_by_pickle
+        return found
     raise UnencodableError(
         f"values of type {cls.__module__}.{cls.__qualname__} do not travel while pickle is off; "
         "register_type adds a type"
     )
+
+
+def _find_encoder_or_pickle(policy: Policy, cls: type) -> Encoder:
+    try:
+        found = find_array_encoder(cls) or find_class_encoder(policy, cls)
+    except UnencodableError:
+        return encode_by_pickle  # a class without a name may say itself how it pickles
+    return encode_by_pickle if found is None else partial(_encode_or_pickle, found)
 
 
 def _is_standard(cls: type, module: str, name: str) -> bool:
@@ -244,6 +253,8 @@ def _encode_or_pickle(encode: Encoder, state: EncodeState, value: object) -> obj
     """Encode by ``encode``, and what it refuses (an array of objects, say) by pickle."""
     try:
         return encode(state, value)
+    except ForbiddenError:
+        raise
     except UnencodableError:
         return encode_by_pickle(state, value)
 

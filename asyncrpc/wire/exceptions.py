@@ -5,6 +5,7 @@ Sans-IO. Used for exceptions that travel as values, and by whoever sends the fai
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple, TypeVar
 
@@ -54,8 +55,8 @@ def split_exception(error: BaseException) -> ExceptionParts:
     """Return what `rebuild_exception` needs besides the class."""
     fields = {
         name: value
-        for name in _field_names(type(error))
-        if (value := getattr(error, name, None)) is not None
+        for name, descriptor in _fields(type(error)).items()
+        if (value := descriptor.__get__(error)) is not None
     }
     return ExceptionParts(BaseException.args.__get__(error), fields, dict(vars(error)))  # type: ignore[attr-defined]  # a getset
 
@@ -76,20 +77,20 @@ def rebuild_exception(
     """
     base: Any = next(base for base in cls.__mro__ if not base.__flags__ & _HEAP_TYPE)
     error: _E = base.__new__(cls, *args)
-    try:
+    # The sender may have replaced args; the fields then say what they said at first.
+    with contextlib.suppress(TypeError, ValueError):
         base.__init__(error, *args)
-    except (TypeError, ValueError):
-        pass  # args were replaced since the sender's instance was made; the fields say the rest
     BaseException.args.__set__(error, args)  # type: ignore[attr-defined]  # a getset
-    for name in _field_names(cls):
+    for name, descriptor in _fields(cls).items():
         if name in fields:
-            getattr(base, name).__set__(error, fields[name])
+            descriptor.__set__(error, fields[name])
     vars(error).update(attributes)
     return error
 
 
-def _field_names(cls: type) -> tuple[str, ...]:
+def _fields(cls: type) -> dict[str, Any]:
+    """Return the descriptors of the builtin base's state, out of reach of the class's own names."""
     for base, names in _FIELDS:
         if issubclass(cls, base):
-            return tuple(name for name in names if hasattr(base, name))
-    return ()
+            return {name: getattr(base, name) for name in names if hasattr(base, name)}
+    return {}

@@ -77,9 +77,11 @@ def encode_by_pickle(state: EncodeState, value: object) -> object:
 
 def _explain(value: object, error: Exception) -> str:
     reason = str(error) or type(error).__name__
+    is_name_missing = isinstance(error, pickle.PicklingError | AttributeError)
+    hint = " (functions and classes travel by name, code is not shipped)" * is_name_missing
     return (
         f"a value of type {type(value).__module__}.{type(value).__qualname__} "
-        f"cannot be pickled: {reason}"
+        f"cannot be pickled: {reason}{hint}"
     )
 
 

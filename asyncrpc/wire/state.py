@@ -25,6 +25,7 @@ __all__ = (
     "EncodeState",
     "Encoder",
     "Extension",
+    "ForbiddenError",
     "Kind",
     "MalformedError",
     "Mark",
@@ -103,6 +104,8 @@ class Policy(NamedTuple):
     registry: TypeRegistry
     by_class: dict[type, Extension]
     by_code: dict[int, Extension]
+    travels_lightly: Callable[[object], bool]
+    """Whether a value that may be left out is small and of types that travel without pickle."""
 
 
 Encoder: TypeAlias = Callable[["EncodeState", Any], object]
@@ -114,6 +117,10 @@ Builder: TypeAlias = Callable[["DecodeState", list[Any]], object]
 
 class UnencodableError(Exception):
     """A value cannot travel; the walk adds where it sits and raises `EncodingError`."""
+
+
+class ForbiddenError(UnencodableError):
+    """A value must not travel, not even as a pickle."""
 
 
 class MalformedError(Exception):

@@ -1,0 +1,101 @@
+"""asyncio-native RPC between named workers.
+
+The public names, each loaded when first used: importing a part does not import the rest.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from asyncrpc import functions as functions
+    from asyncrpc.agent import RpcFuture as RpcFuture
+    from asyncrpc.api import all_gather as all_gather
+    from asyncrpc.api import barrier as barrier
+    from asyncrpc.api import current_agent as current_agent
+    from asyncrpc.api import debug_info as debug_info
+    from asyncrpc.api import get_rpc_timeout as get_rpc_timeout
+    from asyncrpc.api import get_worker_info as get_worker_info
+    from asyncrpc.api import get_worker_infos as get_worker_infos
+    from asyncrpc.api import init_rpc as init_rpc
+    from asyncrpc.api import rpc_async as rpc_async
+    from asyncrpc.api import rpc_notify as rpc_notify
+    from asyncrpc.api import rpc_sync as rpc_sync
+    from asyncrpc.api import run as run
+    from asyncrpc.api import set_rpc_timeout as set_rpc_timeout
+    from asyncrpc.api import shutdown as shutdown
+    from asyncrpc.api import wait_all as wait_all
+    from asyncrpc.errors import AlreadyInitializedError as AlreadyInitializedError
+    from asyncrpc.errors import AuthenticationError as AuthenticationError
+    from asyncrpc.errors import Delivery as Delivery
+    from asyncrpc.errors import DuplicateNameError as DuplicateNameError
+    from asyncrpc.errors import EncodingError as EncodingError
+    from asyncrpc.errors import FunctionNotFoundError as FunctionNotFoundError
+    from asyncrpc.errors import MessageTooLargeError as MessageTooLargeError
+    from asyncrpc.errors import NotInitializedError as NotInitializedError
+    from asyncrpc.errors import PeerLostError as PeerLostError
+    from asyncrpc.errors import PermissionDeniedError as PermissionDeniedError
+    from asyncrpc.errors import RemoteError as RemoteError
+    from asyncrpc.errors import RemoteProtocolError as RemoteProtocolError
+    from asyncrpc.errors import RemoteTraceback as RemoteTraceback
+    from asyncrpc.errors import ResourceExhaustedError as ResourceExhaustedError
+    from asyncrpc.errors import RpcError as RpcError
+    from asyncrpc.errors import RpcTimeoutError as RpcTimeoutError
+    from asyncrpc.errors import ShutdownTimeoutError as ShutdownTimeoutError
+    from asyncrpc.errors import StatusCode as StatusCode
+    from asyncrpc.errors import UnknownWorkerError as UnknownWorkerError
+    from asyncrpc.execution import caller as caller
+    from asyncrpc.execution import detached as detached
+    from asyncrpc.execution import remaining as remaining
+    from asyncrpc.functions import inline as inline
+    from asyncrpc.identity import WorkerInfo as WorkerInfo
+    from asyncrpc.options import Limits as Limits
+    from asyncrpc.options import RpcOptions as RpcOptions
+    from asyncrpc.options import TlsOptions as TlsOptions
+    from asyncrpc.runtime import UNSET as UNSET
+    from asyncrpc.runtime import RpcAgent as RpcAgent
+    from asyncrpc.wire import MessageType as MessageType
+
+_HOMES = {
+    "agent": "RpcFuture",
+    "api": (
+        "all_gather barrier current_agent debug_info get_rpc_timeout get_worker_info "
+        "get_worker_infos init_rpc rpc_async rpc_notify rpc_sync run set_rpc_timeout shutdown "
+        "wait_all"
+    ),
+    "errors": (
+        "AlreadyInitializedError AuthenticationError Delivery DuplicateNameError EncodingError "
+        "FunctionNotFoundError MessageTooLargeError NotInitializedError PeerLostError "
+        "PermissionDeniedError RemoteError RemoteProtocolError RemoteTraceback "
+        "ResourceExhaustedError RpcError RpcTimeoutError ShutdownTimeoutError StatusCode "
+        "UnknownWorkerError"
+    ),
+    "execution": "caller detached remaining",
+    "functions": "inline",
+    "identity": "WorkerInfo",
+    "options": "Limits RpcOptions TlsOptions",
+    "runtime": "UNSET RpcAgent",
+    "wire": "MessageType",
+}
+_MODULES = ("functions", "store", "testing")
+_MODULE_OF = {name: module for module, names in _HOMES.items() for name in names.split()}
+
+__all__ = (*sorted(_MODULE_OF), *_MODULES)  # noqa: PLE0604 -- strings, taken from the table above
+
+
+def __getattr__(name: str) -> Any:
+    """Import the module of a public name and keep the name here."""
+    from importlib import import_module  # noqa: PLC0415 -- nothing is imported before it is used
+
+    if name in _MODULES:
+        return import_module(f"asyncrpc.{name}")
+    module = _MODULE_OF.get(name)
+    if module is None:
+        raise AttributeError(f"module 'asyncrpc' has no attribute {name!r}")
+    value = getattr(import_module(f"asyncrpc.{module}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

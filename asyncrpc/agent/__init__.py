@@ -1,0 +1,21 @@
+"""One worker among its peers: links, calls, membership and the end of the group."""
+
+from __future__ import annotations
+
+from asyncrpc.agent.agent import Agent, ControlHandler
+from asyncrpc.agent.collectives import Collectives
+from asyncrpc.agent.drain import Drain
+from asyncrpc.agent.liveness import LivenessThread
+from asyncrpc.agent.peers import Peer, PeerState
+from asyncrpc.agent.pending import RpcFuture
+
+__all__ = (
+    "Agent",
+    "Collectives",
+    "ControlHandler",
+    "Drain",
+    "LivenessThread",
+    "Peer",
+    "PeerState",
+    "RpcFuture",
+)

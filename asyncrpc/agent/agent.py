@@ -1,0 +1,287 @@
+"""The agent: one worker's end of all its calls.
+
+Puts the parts together: the caller's side, peers and their links, the executor of what comes in,
+membership and the handlers of control messages. It deals in peers, calls and messages, never in
+bytes. `runtime.RpcAgent` is the public face on top of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import logging
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
+
+from asyncrpc.agent.calling import Caller
+from asyncrpc.agent.connection import Connection, FaultHook
+from asyncrpc.agent.failure_detector import FailureDetector
+from asyncrpc.agent.members import Members
+from asyncrpc.agent.peers import Peer
+from asyncrpc.agent.serving import Server
+from asyncrpc.discovery import Record
+from asyncrpc.errors import NotInitializedError, RemoteProtocolError, RpcError
+from asyncrpc.execution import Executor, FunctionTable
+from asyncrpc.identity import WorkerInfo
+from asyncrpc.observe import Clock
+from asyncrpc.options import RpcOptions
+from asyncrpc.transport import Address, Greeter, Listener, Network, Stream, memory_pair
+from asyncrpc.wire import Codec, Frame, Handshake, Hello, Purpose
+
+__all__ = ("Agent", "ControlHandler")
+
+_log = logging.getLogger("asyncrpc.agent")
+_CLOSING = 1.0  # seconds for the system to take the last bytes of a link that is being closed
+
+ControlHandler = Callable[[Peer, Any], "asyncio.Future[Any] | object"]
+"""Handles one kind of control message: takes its sender and payload, returns the reply's payload
+or a future of it."""
+
+
+class Agent:
+    """One worker among its peers.
+
+    Args:
+        info: this worker.
+        incarnation: 16 bytes that name this run of it.
+        host: 16 bytes, equal for workers on one machine.
+        key: 32 bytes, the run's key.
+        run_id: SHA-256 of the run id, 32 bytes.
+        options: settings.
+        network: opens links and the listener.
+        clock: the time, and the timers behind all deadlines.
+        codec: values to and from the wire.
+        executor: runs what peers call.
+        facade: what `current_agent` gives inside a served call.
+    """
+
+    def __init__(
+        self,
+        *,
+        info: WorkerInfo,
+        incarnation: bytes,
+        host: bytes,
+        key: bytes,
+        run_id: bytes,
+        options: RpcOptions,
+        network: Network,
+        clock: Clock,
+        codec: Codec,
+        executor: Executor,
+        facade: object,
+    ) -> None:
+        self.info = info
+        self.incarnation = incarnation
+        self.host = host
+        self.options = options
+        self.network = network
+        self.clock = clock
+        self.codec = codec
+        self.executor = executor
+        self.facade = facade
+        self.loop = asyncio.get_running_loop()
+        self.functions = FunctionTable(options.expose, worker=info.name)
+        self.caller = Caller(self)
+        self.pending = self.caller.pending
+        self.members = Members(self)
+        self.detector = FailureDetector(self)
+        self.servers: set[Server] = set()
+        """The callee's sides of all links."""
+        self.handlers: dict[int, ControlHandler] = {}
+        """Handlers of control messages, by type."""
+        self.fault_hook: FaultHook | None = None
+        self.allocate: Callable[[int], bytearray | memoryview] = bytearray
+        self.is_closed = False
+        self.served = 0
+        """Calls taken in since the start."""
+        self._key = key
+        self._run_id = run_id
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._listener: Listener | None = None
+        self._idle_waiters: list[asyncio.Future[None]] = []
+
+    # -- life
+
+    async def listen(self, address: Address) -> Address:
+        """Accept links at ``address``; return where that really is."""
+        self._listener = await self.network.listen(
+            address, self._accept, max_connections=self.options.limits.max_connections
+        )
+        return self._listener.address
+
+    def start(self, records: Sequence[Record]) -> None:
+        """Take the group's records, one of them this worker's own, into use."""
+        self.members.add(records)
+        self._connect_to_self()
+        self.detector.start()
+
+    def _connect_to_self(self) -> None:
+        """Give calls to oneself the same path as others, over a link in memory."""
+        me = self.members.route(self.info.name)
+        greeter = Greeter(self.make_handshake(is_client=True))  # stands in until attach() below
+        near, far = memory_pair(greeter, greeter)
+        connection = Connection(self, me, near, None)
+        near.attach(connection)
+        far.attach(Connection(self, Peer(self, me.record), far, None))
+        me.opened(connection)
+
+    def spawn(self, coroutine: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        """Run a task of the agent's own, outside of any call's context."""
+        task = self.loop.create_task(
+            coroutine, name=f"asyncrpc {self.info.name}: {name}", context=contextvars.Context()
+        )
+        self._tasks.add(task)
+        task.add_done_callback(self._task_done)
+        return task
+
+    def _task_done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            _log.error("%s failed", task.get_name(), exc_info=task.exception())
+
+    async def close(self, goodbye: str, reason: str) -> None:
+        """Say goodbye, close links, listener and tasks; calls that are out fail. Idempotent.
+
+        Args:
+            goodbye: ``"left"`` or ``"lost"``, which is how peers record the end.
+            reason: what they give as its reason.
+        """
+        if self.is_closed:
+            return
+        self.is_closed = True
+        self.detector.stop()
+        if self._listener is not None:
+            await self._listener.close()
+        streams = [c.stream for c in self.connections()]
+        for connection in self.connections():
+            connection.goaway(goodbye, reason)
+            connection.server.close()
+            connection.stream.close()
+        self.caller.close(NotInitializedError("the RPC agent was shut down during the call"))
+        for task in tuple(self._tasks):
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(tuple(self._tasks))
+        for stream in streams:
+            await _wait_closed(stream)
+
+    def connections(self) -> list[Connection]:
+        """Return the open links, the one to itself included."""
+        return [p.connection for p in self.members.all() if p.connection is not None]
+
+    # -- links in
+
+    def make_handshake(
+        self, *, is_client: bool, flags: int = 0, purpose: Purpose = Purpose.RPC
+    ) -> Handshake:
+        """Return the machine for one new connection."""
+        hello = Hello(
+            purpose=purpose,
+            run_id=self._run_id,
+            incarnation=self.incarnation,
+            host=self.host,
+            name=self.info.name,
+            worker_id=self.info.id,
+            flags=flags,
+        )
+        # the liveness thread answers anyone who has the key, without looking at shared tables
+        decides = not is_client and purpose is Purpose.RPC
+        authorize = self.members.authorize if decides else None
+        return Handshake(key=self._key, hello=hello, is_client=is_client, authorize=authorize)
+
+    def make_server(self, connection: Connection) -> Server:
+        """Return the callee's side for a new link."""
+        server = Server(self, connection)
+        self.servers.add(server)
+        return server
+
+    def _accept(self, stream: Stream) -> Greeter:
+        greeter = Greeter(self.make_handshake(is_client=False), stream)
+        self.spawn(self._greet(greeter, stream), f"greet {stream.peer}")
+        return greeter
+
+    async def _greet(self, greeter: Greeter, stream: Stream) -> None:
+        """Authenticate who connected, and give the link to that peer."""
+        try:
+            hello = await greeter.greet(stream, self.options.limits.handshake_timeout)
+            peer = await self.members.find(hello)
+        except (RpcError, TimeoutError) as error:
+            _log.warning("refused a connection from %s: %s", stream.peer, error)
+            stream.close()
+            return
+        except BaseException:
+            stream.abort()
+            raise
+        if stream.is_closed:
+            return
+        connection = Connection(self, peer, stream, hello)
+        peer.opened(connection)
+        stream.attach(connection, greeter.handshake.leftover)
+
+    # -- control messages
+
+    def handle_control(self, connection: Connection, frame: Frame) -> None:
+        """Give a control message to its handler; answer with what that returns."""
+        handler = self.handlers.get(frame[0])
+        if handler is None:
+            raise RemoteProtocolError(f"unexpected message type {frame[0]:#x}")
+        call_id = frame[3]
+        result = handler(connection.peer, self.codec.decode(frame[7], frame[8]))
+        if isinstance(result, asyncio.Future):
+            result.add_done_callback(lambda done: _answer_later(connection, call_id, done))
+        else:
+            connection.server.answer(call_id, result)
+
+    # -- being idle, for the end of the group
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no user call is out or served here, and nothing large is on its way out."""
+        return not (
+            self.caller.user_calls()
+            or any(server.calls for server in self.servers)
+            or any(not c.is_idle for c in self.connections())
+            or any(peer.queue for peer in self.members.all())
+        )
+
+    def became_idle(self) -> None:
+        """Learn that a link has nothing more to serve or to send."""
+        waiters, self._idle_waiters = self._idle_waiters, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    async def wait_idle(self) -> None:
+        """Wait until no call is out or served here, and all that was sent has arrived."""
+        while True:
+            while not self.is_idle:
+                waiter: asyncio.Future[Any] = self.loop.create_future()
+                self._idle_waiters.append(waiter)
+                await asyncio.wait(
+                    [waiter, *self.caller.user_calls()], return_when=asyncio.FIRST_COMPLETED
+                )
+            loose = [p for p in self.members.all() if not p.is_fenced]
+            if not loose:
+                return
+            await asyncio.gather(*[p.fence() for p in loose])
+
+
+def _answer_later(connection: Connection, call_id: int, done: asyncio.Future[object]) -> None:
+    if done.cancelled():
+        return
+    error = done.exception()
+    if error is None:
+        connection.server.answer(call_id, done.result())
+    else:
+        connection.server.refuse(call_id, error)
+
+
+async def _wait_closed(stream: Stream) -> None:
+    """Give the system a moment to take the last bytes, then cut the link."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_CLOSING):
+            await stream.wait_closed()
+            return
+    stream.abort()
+    await stream.wait_closed()

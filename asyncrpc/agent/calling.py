@@ -1,0 +1,336 @@
+"""The caller's side: naming, encoding and sending calls, settling and timing them out.
+
+The hot path is `Caller.call`: name the function, encode, make the future, push the deadline, and
+append the frame to the link's batch. There is no coroutine, task, timer or closure per call.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Mapping, Sequence
+from types import BuiltinFunctionType, FunctionType
+from typing import TYPE_CHECKING, Any
+
+from asyncrpc.agent.pending import Deadlines, RpcFuture
+from asyncrpc.agent.request import Request
+from asyncrpc.errors import (
+    Delivery,
+    EncodingError,
+    MessageTooLargeError,
+    NotInitializedError,
+    RemoteProtocolError,
+    ResourceExhaustedError,
+    RpcError,
+    RpcTimeoutError,
+)
+from asyncrpc.execution import ServedCall, current_call, decode_failure, describe
+from asyncrpc.wire import CHUNK_SIZE, HEADER, MessageType
+
+if TYPE_CHECKING:
+    from asyncrpc.agent.agent import Agent
+    from asyncrpc.agent.peers import Peer
+
+__all__ = ("Caller",)
+
+_PYTHON_CALL = int(MessageType.PYTHON_CALL)
+_NOTIFY = int(MessageType.NOTIFY)
+_MAX_DEPTH = 255  # one byte of the header
+_PLAIN_TYPES = (FunctionType, BuiltinFunctionType, type)
+_LEAST = 1e-6  # seconds; 0 would mean no deadline
+
+NOT_INITIALIZED = "RPC has not been initialized. Call asyncrpc.init_rpc first."
+
+
+class Caller:
+    """Sends one agent's calls and settles them.
+
+    Args:
+        agent: whose calls.
+    """
+
+    def __init__(self, agent: Agent) -> None:
+        self._agent = agent
+        self._loop = agent.loop
+        self._thread = threading.get_ident()
+        self._now = agent.clock.time
+        self._encode_call = agent.codec.encode_call
+        self._max_inflight = agent.options.limits.max_inflight
+        self._new_id = itertools.count(1).__next__
+        self.pending: dict[int, RpcFuture[Any]] = {}
+        """Calls that are out, by id."""
+        self._deadlines = Deadlines(agent.clock, self.pending.__contains__, self._expire)
+        self._ids: dict[str, int] = {}
+        self._names: list[str] = [""]
+        self._plain: dict[object, int] = {}  # ids of functions that carry no arguments of their own
+
+    def call(
+        self,
+        to: object,
+        func: object,
+        args: Sequence[object] | None,
+        kwargs: Mapping[str, object] | None,
+        timeout: float,
+        *,
+        idempotent: bool = False,
+        site: Any = None,
+    ) -> RpcFuture[Any]:
+        """Start a call; see `asyncrpc.rpc_async`.
+
+        Args:
+            to: destination.
+            func: what to call.
+            args: positional arguments.
+            kwargs: keyword arguments.
+            timeout: seconds, 0 for none; already checked.
+            idempotent: whether it may be sent again when a link breaks.
+            site: where the user called, for reports.
+        """
+        peer = self._destination(to)
+        function, args, kwargs = self._name(func, args, kwargs)
+        body, buffers = self._encode_call(args, kwargs)
+        now = self._now()
+        deadline = now + timeout if timeout else 0.0
+        depth = 0
+        served = current_call.get()
+        if served is not None:
+            depth = min(served.depth, _MAX_DEPTH)
+            deadline = self._capped(deadline, served, now)
+        future = self._future(peer, self._names[function], timeout, deadline)
+        future.site = site
+        future.is_user = True
+        call_id = future.call_id
+        connection = peer.connection
+        if (
+            connection is not None
+            and not buffers
+            and len(body) < CHUNK_SIZE
+            and not idempotent
+            and (peer.inflight < self._max_inflight or depth)
+            and not peer.queue
+        ):
+            # the short path: nothing waits, nothing is kept, one frame goes to the batch
+            connection.announce(function, future.function)
+            remaining = max(deadline - now, _LEAST) if deadline else 0.0
+            future.is_sent = future.counts = True
+            peer.inflight += 1
+            self.pending[call_id] = future
+            connection.send(
+                HEADER.pack(len(body), _PYTHON_CALL, 0, depth, call_id, function, 0, remaining)
+                + body
+            )
+        else:
+            request = Request(
+                _PYTHON_CALL, call_id, body, buffers, function=function, depth=depth,
+                deadline=deadline,
+            )  # fmt: skip
+            self._check(peer, request)
+            if idempotent:
+                future.request = request
+            self.pending[call_id] = future
+            peer.submit(request, future, counts=True)
+        if served is not None and served.task is None:
+            self._tie(served, future)
+        if deadline:
+            self._deadlines.add(deadline, call_id)
+        return future
+
+    def notify(
+        self,
+        to: object,
+        func: object,
+        args: Sequence[object] | None,
+        kwargs: Mapping[str, object] | None,
+    ) -> None:
+        """Send a one-way call; see `asyncrpc.rpc_notify`."""
+        peer = self._destination(to)
+        function, args, kwargs = self._name(func, args, kwargs)
+        body, buffers = self._encode_call(args, kwargs)
+        served = current_call.get()
+        depth = min(served.depth, _MAX_DEPTH) if served is not None else 0
+        request = Request(_NOTIFY, self._new_id(), body, buffers, function=function, depth=depth)
+        self._check(peer, request)
+        peer.is_fenced = False
+        peer.submit(request, None, counts=False)
+
+    def request(
+        self, peer: Peer, kind: MessageType, payload: object, timeout: float = 0.0
+    ) -> RpcFuture[Any]:
+        """Send a control message; the future is its reply's payload.
+
+        Args:
+            peer: destination.
+            kind: type of the message, for which the peer has a handler.
+            payload: anything the codec takes.
+            timeout: seconds, 0 for none.
+        """
+        body, buffers = self._agent.codec.encode(payload, kind.name)
+        deadline = self._now() + timeout if timeout else 0.0
+        future = self._future(peer, kind.name, timeout, deadline)
+        request = Request(int(kind), future.call_id, body, buffers, deadline=deadline)
+        self._check(peer, request)
+        self.pending[future.call_id] = future
+        peer.submit(request, future, counts=False)
+        if deadline:
+            self._deadlines.add(deadline, future.call_id)
+        return future
+
+    def name_of(self, function: int) -> str:
+        """Return the name behind one of this agent's function ids."""
+        return self._names[function]
+
+    def user_calls(self) -> list[RpcFuture[Any]]:
+        """Return the calls of users that are out."""
+        return [future for future in self.pending.values() if future.is_user]
+
+    def close(self, error: RpcError) -> None:
+        """Fail every call that is out with a copy of ``error``; time nothing any more."""
+        self._deadlines.close()
+        futures = tuple(self.pending.values())
+        self.pending.clear()
+        for future in futures:
+            if not future.done():
+                future.set_exception(type(error)(str(error), delivery=_delivery(future)))
+
+    # -- replies and deadlines
+
+    def settle(
+        self, future: RpcFuture[Any], is_error: int, body: memoryview, buffers: Sequence[memoryview]
+    ) -> None:
+        """Give a reply to the call that waits for it."""
+        if future.done():
+            return
+        try:
+            value = self._agent.codec.decode(body, buffers)
+            if is_error:
+                future.set_exception(decode_failure(value, codec=self._agent.codec))
+            else:
+                future.set_result(value)
+        except RemoteProtocolError as error:
+            future.set_exception(error)
+            raise
+        except (EncodingError, MessageTooLargeError) as error:
+            error.delivery = Delivery.EXECUTED
+            future.set_exception(error)
+
+    def _expire(self, call_id: int) -> None:
+        """Fail a call whose time is over, and stop it where it runs."""
+        future = self.pending[call_id]
+        peer: Any = future.owner
+        phase = "execute" if future.is_sent else ("connect" if peer.connection is None else "send")
+        delivery = _delivery(future)
+        peer.withdraw(future)
+        if future.done():
+            return
+        given = f"{future.timeout:g} s" if future.timeout else "the deadline of the call it serves"
+        future.set_exception(
+            RpcTimeoutError(
+                f"RPC ran for more than set timeout ({given}) and will now be marked with an "
+                f"error: {future.function} on {peer}, in phase {phase}",
+                delivery=delivery,
+                phase=phase,
+            )
+        )
+
+    # -- parts of a call
+
+    def _destination(self, to: object) -> Peer:
+        if threading.get_ident() != self._thread:
+            raise RuntimeError(
+                "this must be called on the thread of the loop that ran init_rpc; "
+                "from other threads use rpc_sync"
+            )
+        if self._agent.is_closed:
+            raise NotInitializedError(NOT_INITIALIZED)
+        return self._agent.members.route(to)
+
+    def _future(
+        self, peer: Peer, function: str, timeout: float, deadline: float
+    ) -> RpcFuture[Any]:
+        future: RpcFuture[Any] = RpcFuture(loop=self._loop)
+        future.call_id = self._new_id()
+        future.owner = peer
+        future.function = function
+        future.timeout = timeout
+        future.deadline = deadline
+        future.site = future.request = None
+        future.is_sent = future.counts = future.is_user = False
+        return future
+
+    def _name(
+        self,
+        func: object,
+        args: Sequence[object] | None,
+        kwargs: Mapping[str, object] | None,
+    ) -> tuple[int, tuple[object, ...], dict[str, object]]:
+        """Return the id of a function, and the call's arguments with those bound to it."""
+        if type(args) is not tuple:
+            args = _as_tuple(args)
+        kwargs = _as_dict(kwargs) if kwargs else {}
+        if type(func) in _PLAIN_TYPES:
+            ident = self._plain.get(func)
+            if ident is not None:
+                return ident, args, kwargs
+        reference = describe(func)
+        ident = self._ids.get(reference.name)
+        if ident is None:
+            ident = self._ids[reference.name] = len(self._names)
+            self._names.append(reference.name)
+        if not reference.args and not reference.kwargs:
+            if type(func) in _PLAIN_TYPES:
+                self._plain[func] = ident
+            return ident, args, kwargs
+        return ident, (*reference.args, *args), {**reference.kwargs, **kwargs}
+
+    def _capped(self, deadline: float, served: ServedCall, now: float) -> float:
+        """Return the earlier of a deadline and that of the call being served."""
+        if served.is_cancelled:
+            return now + _LEAST
+        if served.deadline and (not deadline or served.deadline < deadline):
+            return served.deadline
+        return deadline
+
+    def _tie(self, served: ServedCall, future: RpcFuture[Any]) -> None:
+        """End a nested call when the ``def`` that made it is cancelled: no task does it."""
+        if served.nested is None:
+            served.nested = set()
+        served.nested.add(future)
+        future.add_done_callback(served.nested.discard)
+
+    def _check(self, peer: Peer, request: Request) -> None:
+        """Refuse what is too large, or would wait where nothing may wait."""
+        limits = self._agent.options.limits
+        if request.size > limits.max_message_size:
+            name = self._names[request.function] or MessageType(request.kind).name
+            raise MessageTooLargeError(
+                f"the arguments of {name} have {request.size} bytes, above max_message_size "
+                f"{limits.max_message_size}"
+            )
+        is_full = peer.inflight >= limits.max_inflight and not request.depth
+        if is_full and limits.on_full == "error" and request.kind == _PYTHON_CALL:
+            raise ResourceExhaustedError(
+                f"{peer.inflight} calls to {peer} are in flight, max_inflight is "
+                f"{limits.max_inflight}"
+            )
+        if len(peer.queue) >= limits.max_queued and (is_full or peer.connection is None):
+            raise ResourceExhaustedError(
+                f"{len(peer.queue)} calls wait for {peer}, max_queued is {limits.max_queued}"
+            )
+
+
+def _delivery(future: RpcFuture[Any]) -> Delivery:
+    return Delivery.UNKNOWN if future.is_sent else Delivery.NOT_SENT
+
+
+def _as_tuple(args: object) -> tuple[object, ...]:
+    if args is None:
+        return ()
+    if isinstance(args, (list, tuple)):
+        return tuple(args)
+    raise TypeError(f"args must be a tuple of arguments, got {type(args).__name__}")
+
+
+def _as_dict(kwargs: object) -> dict[str, object]:
+    if isinstance(kwargs, Mapping) and all(isinstance(name, str) for name in kwargs):
+        return dict(kwargs)
+    raise TypeError(f"kwargs must be a dict with str keys, got {kwargs!r:.100}")

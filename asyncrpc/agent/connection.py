@@ -1,0 +1,318 @@
+"""One link to one peer: frames in and out, interned names, bulk transfers, signs of life.
+
+Owned by its `Peer`. Sits on an authenticated stream, finds frames, gives replies to the pending
+table, requests to its `Server` and control messages to the agent's handlers. It never decides what
+a lost link means: it reports it, once, to its peer.
+
+The hot path is `buffer_updated`: one loop over the frames of a read, replies and calls first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from typing import TYPE_CHECKING, Protocol
+
+from asyncrpc.errors import RemoteProtocolError, RpcError
+from asyncrpc.transport import Stream
+from asyncrpc.wire import (
+    ERROR,
+    HEADER,
+    Frame,
+    FrameReader,
+    Hello,
+    MessageType,
+    Transfer,
+    encode_frame,
+)
+
+if TYPE_CHECKING:
+    from asyncrpc.agent.agent import Agent
+    from asyncrpc.agent.peers import Peer
+
+__all__ = ("Connection", "FaultHook")
+
+_log = logging.getLogger("asyncrpc.connection")
+
+_PYTHON_CALL = int(MessageType.PYTHON_CALL)
+_PYTHON_RET = int(MessageType.PYTHON_RET)
+_NOTIFY = int(MessageType.NOTIFY)
+_CANCEL = int(MessageType.CANCEL)
+_PING = int(MessageType.PING)
+_PONG = int(MessageType.PONG)
+_GOAWAY = int(MessageType.GOAWAY)
+_INTERN = int(MessageType.INTERN)
+
+_MAX_FUNCTIONS = 65_536  # names one peer may intern
+_RECENT = 256  # newest unsent frames looked through when a call is cancelled
+
+
+class FaultHook(Protocol):
+    """The message-level fault injector: innermost, so layers above take its faults for real."""
+
+    def outgoing(self, connection: Connection, message: bytes | Transfer) -> None:
+        """Pass a message on with `Connection.transmit`: now, later, more than once or never."""
+        ...
+
+    def incoming(self, connection: Connection, frames: list[Frame]) -> list[Frame]:
+        """Return the frames to handle in place of those received."""
+        ...
+
+
+class Connection:
+    """A link that was authenticated.
+
+    Args:
+        agent: whose link it is.
+        peer: who is at the other end.
+        stream: attach this object to it after construction.
+        hello: what the other side said of itself.
+    """
+
+    __slots__ = (
+        "_agent",
+        "_announced",
+        "_bulk",
+        "_fences",
+        "_handlers",
+        "_is_closed",
+        "_next_fence",
+        "_next_transfer",
+        "_pending",
+        "_reader",
+        "functions",
+        "hello",
+        "hook",
+        "is_heard",
+        "misses",
+        "peer",
+        "received",
+        "rtt",
+        "server",
+        "stream",
+    )
+
+    def __init__(self, agent: Agent, peer: Peer, stream: Stream, hello: Hello | None) -> None:
+        self._agent = agent
+        self.peer = peer
+        self.stream = stream
+        self.hello = hello
+        self.hook: FaultHook | None = agent.fault_hook
+        self.is_heard = True
+        """Whether bytes came since the last look of the failure detector."""
+        self.misses = 0
+        self.rtt = 0.0
+        self.received = 0
+        self.functions: dict[int, str] = {}
+        """The peer's interned names; they die with the link."""
+        self._announced: set[int] = set()
+        self._bulk: deque[Transfer] = deque()
+        self._next_transfer = 1
+        self._is_closed = False
+        self._fences: dict[int, asyncio.Future[None]] = {}
+        self._next_fence = 0
+        self._pending = agent.pending
+        self._reader = FrameReader(
+            max_message_size=agent.options.limits.max_message_size, allocate=agent.allocate
+        )
+        self.server = agent.make_server(self)
+        self._handlers = {
+            _NOTIFY: self.server.request,
+            _CANCEL: self._on_cancel,
+            _PING: self._on_ping,
+            _PONG: self._on_pong,
+            _GOAWAY: self._on_goaway,
+            _INTERN: self._on_intern,
+        }
+
+    # -- out
+
+    def announce(self, function: int, name: str) -> None:
+        """Tell the peer once which name ``function`` stands for, before it is first used."""
+        if function not in self._announced:
+            self._announced.add(function)
+            self.stream.write(encode_frame(_INTERN, 0, name.encode(), function=function))
+
+    def send(self, message: bytes | Transfer) -> None:
+        """Send a frame, or queue a transfer behind other bulk."""
+        if self.hook is None:
+            self.transmit(message)
+        else:
+            self.hook.outgoing(self, message)
+
+    def transmit(self, message: bytes | Transfer) -> None:
+        """Put a message on the stream, past the fault hook."""
+        if isinstance(message, Transfer):
+            message.ident = self._next_transfer
+            self._next_transfer += 1
+            self._bulk.append(message)
+            self._pump()
+        else:
+            self.stream.write(message)
+
+    def cancel(self, call_id: int) -> bool:
+        """Withdraw a request: from the batch or the bulk queue, else by a CANCEL frame.
+
+        Returns:
+            Whether it never reached the socket, so that it cannot have run.
+        """
+        if self._drop_transfer(call_id) or self._unwrite(call_id):
+            return True
+        self.send(encode_frame(_CANCEL, call_id))
+        return False
+
+    def ping(self) -> None:
+        """Ask for a sign of life."""
+        self.stream.write(encode_frame(_PING, 0, remaining=self._agent.clock.time()))
+
+    def fence(self) -> asyncio.Future[None]:
+        """Return a future that is done once all that was sent before has arrived, or the link ended."""
+        done = self._agent.loop.create_future()
+        self._next_fence += 1
+        ident = self._next_fence
+        self._fences[ident] = done
+        self.stream.write(encode_frame(_PING, ident))
+        return done
+
+    def goaway(self, kind: str, reason: str) -> None:
+        """Say that this side leaves the group, how and why."""
+        self.stream.write(encode_frame(_GOAWAY, 0, f"{kind}\n{reason}".encode()))
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing large is on its way out."""
+        return not self._bulk
+
+    def _pump(self) -> None:
+        """Write chunks, one of each transfer in turn, while the stream takes them."""
+        bulk = self._bulk
+        stream = self.stream
+        while bulk and stream.is_writable and not stream.is_closed:
+            transfer = bulk.popleft()
+            parts = transfer.next_chunk()
+            if parts is None:
+                continue
+            bulk.append(transfer)
+            stream.write_parts(parts)
+        if not bulk:
+            self._agent.became_idle()
+
+    def _drop_transfer(self, call_id: int) -> bool:
+        """Take a request out of the bulk queue; true if none of it was sent."""
+        for transfer in self._bulk:
+            if transfer.call == call_id and transfer.kind in (_PYTHON_CALL, _NOTIFY):
+                self._bulk.remove(transfer)
+                if transfer.is_started:
+                    self.stream.write(transfer.abort_frame())
+                return True  # an incomplete request is never run
+        return False
+
+    def _unwrite(self, call_id: int) -> bool:
+        """Take a request out of the batch that has not left yet."""
+        batch = self.stream.batch
+        for index in range(len(batch) - 1, max(-1, len(batch) - 1 - _RECENT), -1):
+            frame = batch[index]
+            if frame:
+                _, kind, _, _, call, _, _, _ = HEADER.unpack_from(frame)
+                if call == call_id and kind in (_PYTHON_CALL, _NOTIFY):
+                    batch[index] = b""
+                    return True
+        return False
+
+    # -- in: StreamHandler
+
+    def get_buffer(self, size_hint: int) -> memoryview:  # noqa: ARG002 -- StreamHandler
+        """Return the memory for the next bytes."""
+        return self._reader.get_buffer()
+
+    def buffer_updated(self, count: int) -> None:
+        """Handle the frames that end in ``count`` new bytes."""
+        self.is_heard = True
+        self.received += count
+        try:
+            frames = self._reader.received(count)
+            if self.hook is not None:
+                frames = self.hook.incoming(self, frames)
+            self.handle(frames)
+        except RpcError as error:
+            self.fail(error)
+        # replies and calls written by the tasks that these frames woke leave with this flush
+        self.stream.flush_soon()
+
+    def handle(self, frames: list[Frame]) -> None:
+        """Dispatch frames by type; replies and calls come first since they are most."""
+        pending = self._pending
+        peer = self.peer
+        for frame in frames:
+            kind = frame[0]
+            if kind == _PYTHON_RET:
+                future = pending.pop(frame[3], None)
+                if future is None:
+                    continue  # cancelled or timed out meanwhile
+                if future.owner is not peer:
+                    pending[frame[3]] = future
+                    raise RemoteProtocolError("reply to a call of another worker")
+                if future.counts:
+                    peer.inflight -= 1
+                self._agent.caller.settle(future, frame[1] & ERROR, frame[7], frame[8])
+            elif kind == _PYTHON_CALL:
+                self.server.request(frame)
+            else:
+                handler = self._handlers.get(kind)
+                if handler is None:
+                    self._agent.handle_control(self, frame)
+                else:
+                    handler(frame)
+        if peer.queue:
+            peer.admit()
+
+    def write_ready(self) -> None:
+        """Go on with bulk."""
+        self._pump()
+
+    def stream_closed(self, error: Exception | None) -> None:
+        """Report the end of the link to the peer, once."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        self._bulk.clear()
+        for fence in self._fences.values():
+            self._pass_fence(fence)
+        self.server.close()
+        self.peer.link_lost(self, error)
+
+    def fail(self, error: RpcError) -> None:
+        """Close the link because of what the peer sent."""
+        _log.warning("closing the connection to %s: %s", self.peer, error)
+        self.stream.abort()
+        self.stream_closed(error)
+
+    def _on_cancel(self, frame: Frame) -> None:
+        self.server.cancel(frame[3])
+
+    def _on_ping(self, frame: Frame) -> None:
+        self.stream.write(encode_frame(_PONG, frame[3], remaining=frame[5]))
+
+    def _on_pong(self, frame: Frame) -> None:
+        self.misses = 0
+        if frame[3]:
+            self._pass_fence(self._fences.pop(frame[3], None))
+        else:
+            self.rtt = max(0.0, self._agent.clock.time() - frame[5])
+
+    def _pass_fence(self, fence: asyncio.Future[None] | None) -> None:
+        if fence is not None and not fence.done():
+            fence.set_result(None)
+
+    def _on_goaway(self, frame: Frame) -> None:
+        kind, _, reason = bytes(frame[7]).decode(errors="replace").partition("\n")
+        self.peer.said_goodbye(kind, reason)
+
+    def _on_intern(self, frame: Frame) -> None:
+        if len(self.functions) >= _MAX_FUNCTIONS:
+            raise RemoteProtocolError(f"more than {_MAX_FUNCTIONS} function names interned")
+        try:
+            self.functions[frame[4]] = bytes(frame[7]).decode()
+        except UnicodeDecodeError as error:
+            raise RemoteProtocolError("interned name is not UTF-8") from error

@@ -1,0 +1,155 @@
+"""Opens the link to a peer: tries its addresses, backs off, and says when the peer is gone.
+
+One `Dialer` per peer, started on first use and after every broken link. Simultaneous opens are
+resolved by name: the worker whose name sorts first keeps its attempt, the other one's is refused
+as a duplicate and waits for the link to come in.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from typing import TYPE_CHECKING
+
+from asyncrpc.agent.connection import Connection
+from asyncrpc.errors import AuthenticationError, RpcError
+from asyncrpc.retry import full_jitter
+from asyncrpc.transport import Greeter, Stream
+from asyncrpc.wire import HandshakeRefused
+
+if TYPE_CHECKING:
+    from asyncrpc.agent.agent import Agent
+    from asyncrpc.agent.peers import Peer
+
+__all__ = ("DUPLICATE", "REPLACE", "Dialer")
+
+REPLACE = 0x01
+"""Hello flag: this side has no link, so one that the other still has is dead."""
+DUPLICATE = "duplicate connection"
+"""Reason to refuse a link whose other direction is being opened."""
+
+_FIRST_DELAY = 0.02
+_MAX_DELAY = 1.0
+_INCOMING = 1.0  # seconds to wait for the link that the other side is opening
+
+
+class Dialer:
+    """Opens links to one peer.
+
+    Args:
+        agent: whose links.
+        peer: to whom.
+    """
+
+    __slots__ = ("_agent", "_arrived", "_peer", "_task", "is_dialing")
+
+    def __init__(self, agent: Agent, peer: Peer) -> None:
+        self._agent = agent
+        self._peer = peer
+        self._task: asyncio.Task[None] | None = None
+        self._arrived: asyncio.Event | None = None
+        self.is_dialing = False
+        """Whether an attempt of this side is under way, which decides a simultaneous open."""
+
+    def start(self) -> None:
+        """Start opening a link unless that is under way."""
+        if self._task is None and not self._agent.is_closed:
+            self._arrived = asyncio.Event()
+            self._task = self._agent.spawn(self._run(), f"connect to {self._peer}")
+
+    def stop(self) -> None:
+        """Give up."""
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+
+    def opened(self) -> None:
+        """Learn that the peer has a link now, from whichever side."""
+        if self._arrived is not None:
+            self._arrived.set()
+
+    async def _run(self) -> None:
+        try:
+            await self._dial()
+        except asyncio.CancelledError:
+            raise
+        except RpcError as error:
+            self._peer.fail_waiting(error)
+        finally:
+            self.is_dialing = False
+            self._task = None
+
+    async def _dial(self) -> None:
+        """Try until there is a link, the peer is gone, or this side may not talk to it."""
+        clock = self._agent.clock
+        budget = self._agent.options.heartbeat_interval * self._agent.options.heartbeat_misses
+        give_up = clock.time() + budget
+        flags = attempt = 0
+        while self._peer.connection is None:
+            try:
+                await self._attempt(flags)
+            except HandshakeRefused as refusal:
+                if refusal.reason != DUPLICATE:
+                    raise
+                if not await self._arrives():
+                    flags = REPLACE
+            except AuthenticationError:
+                raise
+            except (ConnectionError, TimeoutError) as error:
+                if self._is_dead(error) or clock.time() >= give_up:
+                    self._agent.members.lose(self._peer, str(error))
+                    return
+                await clock.sleep(full_jitter(attempt, _FIRST_DELAY, 2.0, _MAX_DELAY, random.random))
+                attempt += 1
+
+    async def _attempt(self, flags: int) -> None:
+        """Open one link over the first address that answers."""
+        peer, agent = self._peer, self._agent
+        self.is_dialing = True
+        try:
+            greeter, stream = await self._connect(flags)
+            hello = await greeter.greet(stream, agent.options.limits.handshake_timeout)
+        finally:
+            self.is_dialing = False
+        if hello.incarnation != peer.record.incarnation:
+            stream.abort()
+            agent.members.lose(peer, "another worker answers at its address")
+            return
+        if peer.connection is not None:
+            stream.abort()  # the other side's link came in meanwhile
+            return
+        connection = Connection(agent, peer, stream, hello)
+        stream.attach(connection, greeter.handshake.leftover)
+        if not stream.is_closed:
+            peer.opened(connection)
+
+    async def _connect(self, flags: int) -> tuple[Greeter, Stream]:
+        errors: list[Exception] = []
+        for address in self._peer.record.addresses:
+            greeter = Greeter(self._agent.make_handshake(is_client=True, flags=flags))
+            try:
+                stream = await self._agent.network.connect(
+                    address, greeter, timeout=self._agent.options.limits.handshake_timeout
+                )
+            except (ConnectionError, TimeoutError) as error:
+                errors.append(error)
+            else:
+                return greeter, stream
+        raise errors[0]
+
+    async def _arrives(self) -> bool:
+        """Wait for the link that the other side is opening; true if it came."""
+        assert self._arrived is not None  # set by start()
+        try:
+            async with asyncio.timeout(_INCOMING):
+                await self._arrived.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    def _is_dead(self, error: Exception) -> bool:
+        """Whether an error proves that the process is gone: its own host refuses the address."""
+        return (
+            isinstance(error.__cause__, (ConnectionRefusedError, FileNotFoundError))
+            and self._peer.record.host == self._agent.host
+        )

@@ -1,0 +1,183 @@
+"""A thread that answers "are you alive" while the loop is blocked, and the question to it.
+
+One small authenticated listener per agent, made only with real sockets and the real clock. The
+thread shares nothing with the loop: a stopped process does not answer, a busy one does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import selectors
+import socket
+import threading
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from asyncrpc.errors import RpcError
+from asyncrpc.transport import Address, Greeter
+from asyncrpc.wire import Handshake, Purpose
+
+if TYPE_CHECKING:
+    from asyncrpc.agent.agent import Agent
+    from asyncrpc.discovery import Record
+
+__all__ = ("LivenessThread", "ask_alive")
+
+_MAX_GUESTS = 64
+_PATIENCE = 5.0  # seconds a connection may take for its handshake and its question
+_ASK = b"?"
+_ALIVE = b"!"
+
+
+class LivenessThread:
+    """Answers questions on a socket of its own.
+
+    Args:
+        host: address to listen at, the same as the agent's.
+        make_handshake: gives the server's machine for a new connection; called in the thread.
+    """
+
+    def __init__(self, host: str, make_handshake: Callable[[], Handshake]) -> None:
+        self._make_handshake = make_handshake
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        self._listener = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            self._listener.bind((host, 0))
+            self._listener.listen(_MAX_GUESTS)
+            self._listener.setblocking(False)
+        except OSError:
+            self._listener.close()
+            raise
+        self.address = Address("tcp", host, self._listener.getsockname()[1])
+        self._wake_out, self._wake_in = socket.socketpair()
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._listener, selectors.EVENT_READ)
+        self._selector.register(self._wake_in, selectors.EVENT_READ)
+        self._guests: dict[socket.socket, _Guest] = {}
+        self._thread = threading.Thread(target=self._run, name="asyncrpc-liveness", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop answering and free the socket. Idempotent."""
+        if self._thread.is_alive():
+            with contextlib.suppress(OSError):
+                self._wake_out.send(b"x")
+            self._thread.join(_PATIENCE)
+
+    def _run(self) -> None:
+        try:
+            while self._turn():
+                pass
+        finally:
+            for sock in (*self._guests, self._listener, self._wake_in, self._wake_out):
+                sock.close()
+            self._selector.close()
+
+    def _turn(self) -> bool:
+        """Handle what is ready; false when told to stop."""
+        ready = self._selector.select(timeout=_PATIENCE if self._guests else None)
+        for key, _ in ready:
+            if key.fileobj is self._wake_in:
+                return False
+            if key.fileobj is self._listener:
+                self._welcome()
+            else:
+                self._answer(key.fileobj)  # type: ignore[arg-type]  # all others are guests' sockets
+        now = time.monotonic()
+        for sock in [s for s, guest in self._guests.items() if guest.give_up < now]:
+            self._dismiss(sock)
+        return True
+
+    def _welcome(self) -> None:
+        with contextlib.suppress(OSError):
+            sock, _ = self._listener.accept()
+            sock.setblocking(False)
+            if len(self._guests) >= _MAX_GUESTS:
+                sock.close()
+                return
+            self._guests[sock] = _Guest(self._make_handshake(), time.monotonic() + _PATIENCE)
+            self._selector.register(sock, selectors.EVENT_READ)
+
+    def _answer(self, sock: socket.socket) -> None:
+        guest = self._guests[sock]
+        try:
+            data = sock.recv(1024)
+            if not data:
+                raise ConnectionResetError
+            sock.sendall(guest.reply(data))
+        except (RpcError, OSError):
+            self._dismiss(sock)
+
+    def _dismiss(self, sock: socket.socket) -> None:
+        self._selector.unregister(sock)
+        del self._guests[sock]
+        sock.close()
+
+
+class _Guest:
+    """One connection to the thread."""
+
+    __slots__ = ("give_up", "handshake")
+
+    def __init__(self, handshake: Handshake, give_up: float) -> None:
+        self.handshake = handshake
+        self.give_up = give_up
+
+    def reply(self, data: bytes) -> bytes:
+        """Return what to send for received bytes: the handshake first, then one byte per question."""
+        if self.handshake.is_done:
+            return _ALIVE * data.count(_ASK)
+        out = self.handshake.feed(data)
+        if self.handshake.is_done:
+            out += _ALIVE * self.handshake.leftover.count(_ASK)
+        return out
+
+
+async def ask_alive(agent: Agent, record: Record, timeout: float) -> None:
+    """Return if the process behind a record answers.
+
+    Args:
+        agent: who asks.
+        record: names the liveness address.
+        timeout: seconds for connecting, authenticating and the answer.
+
+    Raises:
+        ConnectionError, RpcError, TimeoutError: it did not.
+    """
+    if record.liveness is None:
+        raise ConnectionError(f"{record.info.name} has no liveness address")
+    greeter = Greeter(agent.make_handshake(is_client=True, purpose=Purpose.HEARTBEAT))
+    async with asyncio.timeout(timeout):
+        stream = await agent.network.connect(record.liveness, greeter, timeout=timeout)
+        try:
+            await greeter.greet(stream, timeout)
+            answer = _Answer()
+            stream.attach(answer)
+            stream.write(_ASK)
+            await answer.came
+        finally:
+            stream.abort()
+
+
+class _Answer:
+    """The handler of a stream on which one byte is awaited."""
+
+    def __init__(self) -> None:
+        self._room = bytearray(16)
+        self.came: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def get_buffer(self, size_hint: int) -> bytearray:  # noqa: ARG002 -- StreamHandler
+        return self._room
+
+    def buffer_updated(self, count: int) -> None:  # noqa: ARG002 -- StreamHandler
+        if not self.came.done():
+            self.came.set_result(None)
+
+    def stream_closed(self, error: Exception | None) -> None:
+        if not self.came.done():
+            self.came.set_exception(ConnectionResetError(f"no answer: {error}"))
+
+    def write_ready(self) -> None:
+        """Have nothing large to write."""

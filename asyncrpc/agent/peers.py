@@ -1,0 +1,254 @@
+"""One other worker as this agent sees it: its link, the calls to it, what became of it.
+
+A peer opens its link on first use, gives it calls up to the limit, queues the rest, and decides
+what a broken link means for the calls that were out. `Dialer` opens links; the verdict that a
+worker is gone comes from here or from the failure detector and is final for the incarnation.
+"""
+
+from __future__ import annotations
+
+import enum
+import logging
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from asyncrpc.agent.dialing import Dialer
+from asyncrpc.agent.pending import RpcFuture
+from asyncrpc.agent.request import Request
+from asyncrpc.errors import Delivery, PeerLostError, RpcError, UnknownWorkerError
+from asyncrpc.wire import HEADER, MessageType
+
+if TYPE_CHECKING:
+    from asyncrpc.agent.agent import Agent
+    from asyncrpc.agent.connection import Connection
+    from asyncrpc.discovery import Record
+
+__all__ = ("Peer", "PeerState")
+
+_log = logging.getLogger("asyncrpc.peer")
+
+_REQUESTS = (int(MessageType.PYTHON_CALL), int(MessageType.NOTIFY))
+
+
+class PeerState(enum.Enum):
+    """What this agent knows of a worker."""
+
+    PRESENT = "present"
+    LEFT = "left"
+    """It said goodbye after an orderly shutdown."""
+    LOST = "lost"
+    """It died, fell silent or went without an orderly shutdown."""
+
+
+class Peer:
+    """Another worker of the group, or this one itself.
+
+    Args:
+        agent: whose view this is.
+        record: what the worker published of itself.
+    """
+
+    __slots__ = (
+        "_agent",
+        "_dialer",
+        "connection",
+        "info",
+        "inflight",
+        "is_fenced",
+        "queue",
+        "reason",
+        "record",
+        "state",
+    )
+
+    def __init__(self, agent: Agent, record: Record) -> None:
+        self._agent = agent
+        self.record = record
+        self.info = record.info
+        self.state = PeerState.PRESENT
+        self.reason = ""
+        self.connection: Connection | None = None
+        self.inflight = 0
+        """Calls out on the link; at most ``limits.max_inflight`` but for nested ones."""
+        self.queue: deque[tuple[Request, RpcFuture[Any] | None]] = deque()
+        """Messages that wait for the link or for a place in flight."""
+        self.is_fenced = True
+        """Whether all that was sent without a reply is known to have arrived."""
+        self._dialer = Dialer(agent, self)
+
+    def __repr__(self) -> str:
+        return self.info.name
+
+    # -- calls out
+
+    def submit(self, request: Request, future: RpcFuture[Any] | None, *, counts: bool) -> None:
+        """Send a message as soon as there is a link and, for calls, a place in flight."""
+        connection = self.connection
+        if connection is not None and not (counts and self._is_full(request)):
+            self._transmit(connection, request, future, counts=counts)
+            return
+        self.queue.append((request, future))
+        if connection is None:
+            self._dialer.start()
+
+    def admit(self) -> None:
+        """Send what waits, as far as there are places in flight."""
+        connection = self.connection
+        queue = self.queue
+        while queue and connection is not None:
+            request, future = queue[0]
+            if future is not None and future.done():
+                queue.popleft()
+                continue
+            counts = request.kind == _REQUESTS[0]
+            if counts and self._is_full(request):
+                return
+            queue.popleft()
+            self._transmit(connection, request, future, counts=counts)
+
+    def _is_full(self, request: Request) -> bool:
+        # a nested call waits for nobody's place: the call it serves may hold the last one
+        return self.inflight >= self._agent.options.limits.max_inflight and not request.depth
+
+    def _transmit(
+        self,
+        connection: Connection,
+        request: Request,
+        future: RpcFuture[Any] | None,
+        *,
+        counts: bool,
+    ) -> None:
+        if request.function:
+            connection.announce(request.function, self._agent.caller.name_of(request.function))
+        if future is not None:
+            future.is_sent = True
+            future.counts = counts
+        if counts:
+            self.inflight += 1
+        connection.send(request.frame(self._agent.clock.time()))
+
+    def withdraw(self, future: RpcFuture[Any]) -> None:
+        """Forget a call that was cancelled or timed out, and stop it where it runs."""
+        self._agent.pending.pop(future.call_id, None)
+        if not future.is_sent:
+            return  # it waits in the queue, which skips it
+        if future.counts:
+            self.inflight -= 1
+            future.counts = False
+        connection = self.connection
+        if connection is not None:
+            if not connection.cancel(future.call_id):
+                self.is_fenced = False
+            if self.queue:
+                self.admit()
+
+    # -- the link
+
+    @property
+    def is_dialing(self) -> bool:
+        """Whether this side is opening a link right now."""
+        return self._dialer.is_dialing
+
+    async def fence(self) -> None:
+        """Make sure that all that was sent has arrived: a link keeps the order."""
+        connection = self.connection
+        self.is_fenced = True
+        if connection is not None:
+            await connection.fence()
+
+    def opened(self, connection: Connection) -> None:
+        """Take an authenticated link into use and send what waits."""
+        old, self.connection = self.connection, connection
+        self._dialer.opened()
+        if old is not None:
+            old.stream.abort()
+            self._break(old, None)
+        self.admit()
+
+    def link_lost(self, connection: Connection, error: Exception | None) -> None:
+        """Sort the calls that were out on a broken link; find out whether the worker lives."""
+        if connection is not self.connection:
+            return
+        self.connection = None
+        self._break(connection, error)
+        if self.state is PeerState.PRESENT and not self._agent.is_closed:
+            self._dialer.start()
+
+    def _break(self, connection: Connection, error: Exception | None) -> None:
+        unsent = self._unsent(connection)
+        self.is_fenced = True  # what was out is lost or was received; nothing more will come
+        again: list[tuple[Request, RpcFuture[Any] | None]] = []
+        for future in [f for f in self._agent.pending.values() if f.owner is self and f.is_sent]:
+            if future.counts:
+                self.inflight -= 1
+            future.is_sent = future.counts = False
+            frame = unsent.get(future.call_id)
+            if frame is not None:
+                again.append((Request.from_frame(frame, future.deadline), future))
+            elif future.request is not None:
+                again.append((future.request, future))
+            else:
+                self._fail(future, self._broken(future, error))
+        self.queue.extendleft(reversed(again))
+
+    def _unsent(self, connection: Connection) -> dict[int, bytes]:
+        """Return the request frames that never reached the socket, by call id."""
+        frames: dict[int, bytes] = {}
+        for frame in connection.stream.batch:
+            if frame:
+                _, kind, _, _, call_id, _, _, _ = HEADER.unpack_from(frame)
+                if kind in _REQUESTS:
+                    frames[call_id] = frame
+        return frames
+
+    def _broken(self, future: RpcFuture[Any], error: Exception | None) -> PeerLostError:
+        reason = f": {error}" if error else ""
+        return PeerLostError(
+            f"the connection to {self.info.name} broke while {future.function} was out{reason}",
+            delivery=Delivery.UNKNOWN,
+        )
+
+    # -- the end
+
+    def said_goodbye(self, kind: str, reason: str) -> None:
+        """Take the worker's own word that it leaves."""
+        state = PeerState.LEFT if kind == "left" else PeerState.LOST
+        self._agent.members.gone(self, state, reason or f"{self.info.name} shut down")
+
+    def end(self, state: PeerState, reason: str) -> None:
+        """Close the link and fail every call; the agent has recorded the verdict."""
+        self.state = state
+        self.reason = reason
+        self._dialer.stop()
+        connection, self.connection = self.connection, None
+        if connection is not None:
+            connection.stream.abort()
+            connection.server.close()
+        for future in [f for f in self._agent.pending.values() if f.owner is self]:
+            delivery = Delivery.UNKNOWN if future.is_sent else Delivery.NOT_SENT
+            self._fail(future, self.gone_error(delivery, future.function))
+        self.queue.clear()
+        self.inflight = 0
+
+    def fail_waiting(self, error: RpcError) -> None:
+        """Fail what waits for a link that cannot be had."""
+        waiting, self.queue = self.queue, deque()
+        for _, future in waiting:
+            if future is not None and not future.done():
+                self._fail(future, error)
+
+    def gone_error(self, delivery: Delivery, function: str = "") -> RpcError:
+        """Return the error of a call to a worker that is no longer there."""
+        what = f"{function} on " if function else ""
+        if self.state is PeerState.LEFT:
+            return UnknownWorkerError(
+                f"{self._agent.info}: could not find destination {self.info.name}: "
+                f"{what}{self.info.name} left the group ({self.reason})",
+                delivery=delivery,
+            )
+        return PeerLostError(f"{what}{self.info.name} was lost: {self.reason}", delivery=delivery)
+
+    def _fail(self, future: RpcFuture[Any], error: RpcError) -> None:
+        self._agent.pending.pop(future.call_id, None)
+        if not future.done():
+            future.set_exception(error)

@@ -1,0 +1,114 @@
+"""One request or control message that may have to wait, or to be sent again.
+
+Made by the agent when a call cannot go straight to its connection: the peer is not connected, has
+too many calls in flight, the message is large, or it may be sent again. Values only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from asyncrpc.wire import BUFFERS, CHUNK_SIZE, HEADER, Transfer, encode_frame
+
+__all__ = ("Request",)
+
+
+class Request:
+    """A message before its connection is known.
+
+    Attributes:
+        kind: a `MessageType` as a plain int.
+        call_id: id of the call, unique for the sender.
+        function: the sender's id of the function, 0 for none.
+        flags: frame flags.
+        depth: how many served calls lie below the sender.
+        deadline: when the call is over on the sender's clock, 0 for never.
+        body: encoded body.
+        buffers: out-of-band buffers, unchanged until sent.
+    """
+
+    __slots__ = ("body", "buffers", "call_id", "deadline", "depth", "flags", "function", "kind")
+
+    def __init__(
+        self,
+        kind: int,
+        call_id: int,
+        body: bytes,
+        buffers: Sequence[memoryview] = (),
+        *,
+        function: int = 0,
+        flags: int = 0,
+        depth: int = 0,
+        deadline: float = 0.0,
+    ) -> None:
+        self.kind = kind
+        self.call_id = call_id
+        self.function = function
+        self.flags = flags
+        self.depth = depth
+        self.deadline = deadline
+        self.body = body
+        self.buffers = buffers
+
+    @classmethod
+    def from_frame(cls, frame: bytes, deadline: float) -> Request:
+        """Take back a small request frame that never reached the socket."""
+        _, kind, flags, depth, call_id, function, meta, _ = HEADER.unpack_from(frame)
+        if meta or flags & BUFFERS:
+            return _Raw(
+                kind,
+                call_id,
+                frame[HEADER.size :],
+                function=function,
+                flags=flags,
+                depth=depth,
+                deadline=deadline,
+            )
+        return cls(
+            kind,
+            call_id,
+            frame[HEADER.size :],
+            function=function,
+            flags=flags,
+            depth=depth,
+            deadline=deadline,
+        )
+
+    @property
+    def size(self) -> int:
+        """Bytes of body and buffers."""
+        return len(self.body) + sum([b.nbytes for b in self.buffers])
+
+    def frame(self, now: float) -> bytes | Transfer:
+        """Return the frame, or the transfer if it is too large for one."""
+        remaining = max(self.deadline - now, 1e-6) if self.deadline else 0.0
+        if self.size < CHUNK_SIZE:
+            return encode_frame(
+                self.kind,
+                self.call_id,
+                self.body,
+                flags=self.flags,
+                depth=self.depth,
+                function=self.function,
+                remaining=remaining,
+                buffers=self.buffers,
+            )
+        header = HEADER.pack(
+            0, self.kind, self.flags, self.depth, self.call_id, self.function, 0, remaining
+        )
+        return Transfer(header, (b"", self.body, *self.buffers), call=self.call_id)
+
+
+class _Raw(Request):
+    """A small frame taken back whole: its map and buffers are still in its body."""
+
+    __slots__ = ()
+
+    def frame(self, now: float) -> bytes:
+        remaining = max(self.deadline - now, 1e-6) if self.deadline else 0.0
+        # such frames have buffers and no map: maps are written only by later features' requests
+        header = HEADER.pack(
+            len(self.body), self.kind, self.flags, self.depth, self.call_id, self.function, 0,
+            remaining,
+        )  # fmt: skip
+        return header + self.body

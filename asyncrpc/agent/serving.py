@@ -1,0 +1,207 @@
+"""The callee's side of one link: requests in, outcomes out, cancels that come first.
+
+Made by a `Connection`; gives decoded calls to the executor and sends their outcomes back. It never
+stops reading: what is above the limit is answered with RESOURCE_EXHAUSTED, NOT_SENT.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from typing import TYPE_CHECKING
+
+from asyncrpc.agent.pending import Deadlines
+from asyncrpc.agent.request import Request
+from asyncrpc.errors import (
+    Delivery,
+    EncodingError,
+    MessageTooLargeError,
+    RemoteProtocolError,
+    ResourceExhaustedError,
+    RpcError,
+)
+from asyncrpc.execution import ServedCall, Target, encode_failure
+from asyncrpc.wire import CHUNK_SIZE, ERROR, HEADER, Frame, MessageType
+
+if TYPE_CHECKING:
+    from asyncrpc.agent.agent import Agent
+    from asyncrpc.agent.connection import Connection
+
+__all__ = ("Server",)
+
+_log = logging.getLogger("asyncrpc.server")
+
+_NOTIFY = int(MessageType.NOTIFY)
+_PYTHON_RET = int(MessageType.PYTHON_RET)
+_EARLY_CANCELS = 4096  # cancels remembered for requests that have not come yet
+MAX_DEPTH = 64
+"""Nested calls are admitted beyond the limit up to this many calls deep, so that a chain of calls
+cannot deadlock on the limit, and a runaway recursion still ends."""
+
+
+class Server:
+    """Serves the calls that come on one connection.
+
+    Args:
+        agent: runs the functions.
+        connection: where requests come from and outcomes go.
+    """
+
+    __slots__ = (
+        "_agent",
+        "_connection",
+        "_deadlines",
+        "_early",
+        "_is_closed",
+        "_max_inflight",
+        "_targets",
+        "calls",
+    )
+
+    def __init__(self, agent: Agent, connection: Connection) -> None:
+        self._agent = agent
+        self._connection = connection
+        self._max_inflight = agent.options.limits.max_inflight
+        self._targets: dict[int, Target] = {}
+        self._early: OrderedDict[int, None] = OrderedDict()
+        self._is_closed = False
+        self.calls: dict[int, ServedCall] = {}
+        """Calls whose function has not ended, by the caller's id."""
+        self._deadlines = Deadlines(agent.clock, self.calls.__contains__, self._expire)
+
+    def request(self, frame: Frame) -> None:
+        """Serve a call or a notification."""
+        kind, _, depth, ident, function, remaining, _, body, buffers = frame
+        agent = self._agent
+        if self._early and ident in self._early:
+            del self._early[ident]
+            return
+        deadline = agent.clock.time() + remaining if remaining else 0.0
+        call = ServedCall(
+            self, agent.facade, self._connection.peer.info, ident, "", deadline, depth + 1,
+            kind != _NOTIFY,
+        )  # fmt: skip
+        if ident in self.calls:
+            raise RemoteProtocolError(f"call {ident} is already being served")
+        try:
+            target = self._targets.get(function) or self._resolve(function)
+            call.function = target.name
+            if len(self.calls) >= self._max_inflight:
+                self._admit(depth)
+            args, kwargs = agent.codec.decode_call(body, buffers)
+        except RemoteProtocolError:
+            raise
+        except RpcError as error:
+            self.fail(call, error)
+            return
+        agent.served += 1
+        self.calls[ident] = call
+        if deadline:
+            self._deadlines.add(deadline, ident)
+        agent.executor.start(call, target, args, kwargs)
+
+    def cancel(self, ident: int) -> None:
+        """Stop serving a call; remember the cancel if its request is still on its way."""
+        call = self.calls.get(ident)
+        if call is not None:
+            call.cancel()
+            return
+        self._early[ident] = None
+        if len(self._early) > _EARLY_CANCELS:
+            self._early.popitem(last=False)
+
+    def close(self) -> None:
+        """Stop serving: the link is gone and nobody waits for the outcomes."""
+        self._is_closed = True
+        if not self.calls:
+            self._agent.servers.discard(self)
+        self._deadlines.close()
+        for call in tuple(self.calls.values()):
+            call.cancel()
+
+    # -- Replier
+
+    def now(self) -> float:
+        """Return the time on the agent's clock."""
+        return self._agent.clock.time()
+
+    def succeed(self, call: ServedCall, value: object) -> None:
+        """Send a function's result."""
+        self._forget(call)
+        if not call.wants_reply or call.is_cancelled or self._is_closed:
+            return
+        try:
+            body, buffers = self._agent.codec.encode(value, "result")
+            if len(body) < CHUNK_SIZE and not buffers:
+                reply = HEADER.pack(len(body), _PYTHON_RET, 0, 0, call.ident, 0, 0, 0.0) + body
+                self._connection.send(reply)
+                return
+            self._send_large(Request(_PYTHON_RET, call.ident, body, buffers))
+        except (EncodingError, MessageTooLargeError) as error:
+            error.delivery = Delivery.EXECUTED
+            self._send_failure(call.ident, error, call.function)
+
+    def fail(self, call: ServedCall, error: BaseException) -> None:
+        """Send the error of a call."""
+        self._forget(call)
+        if not call.wants_reply:
+            _log.error("%s, sent by %s, failed", call.function, call.caller, exc_info=error)
+            return
+        if call.is_cancelled or self._is_closed:
+            return
+        self._send_failure(call.ident, error, call.function)
+
+    # -- control messages
+
+    def answer(self, ident: int, payload: object) -> None:
+        """Send the reply to a control message."""
+        body, buffers = self._agent.codec.encode(payload, "reply")
+        self._send_large(Request(_PYTHON_RET, ident, body, buffers))
+
+    def refuse(self, ident: int, error: BaseException) -> None:
+        """Send the error of a control message."""
+        self._send_failure(ident, error, "")
+
+    def _send_failure(self, ident: int, error: BaseException, function: str) -> None:
+        agent = self._agent
+        payload = encode_failure(
+            error, worker=agent.info.name, function=function, codec=agent.codec
+        )
+        body, buffers = agent.codec.encode(payload, "error")
+        self._send_large(Request(_PYTHON_RET, ident, body, buffers, flags=ERROR))
+
+    def _send_large(self, reply: Request) -> None:
+        limit = self._agent.options.limits.max_message_size
+        if reply.size > limit:
+            raise MessageTooLargeError(
+                f"result has {reply.size} bytes, above max_message_size {limit}"
+            )
+        self._connection.send(reply.frame(0.0))
+
+    def _forget(self, call: ServedCall) -> None:
+        if self.calls.pop(call.ident, None) is not None and not self.calls:
+            self._agent.became_idle()
+            if self._is_closed:
+                self._agent.servers.discard(self)
+
+    def _resolve(self, function: int) -> Target:
+        name = self._connection.functions.get(function)
+        if name is None:
+            raise RemoteProtocolError(f"function id {function} was never interned")
+        target = self._agent.functions.resolve(name)
+        self._targets[function] = target
+        return target
+
+    def _admit(self, depth: int) -> None:
+        """Refuse a call above the limit, unless it is nested in one that is being served."""
+        if 0 < depth < MAX_DEPTH:
+            return
+        raise ResourceExhaustedError(
+            f"{self._agent.info.name} serves {len(self.calls)} calls of "
+            f"{self._connection.peer.info.name} already, max_inflight is {self._max_inflight}"
+        )
+
+    def _expire(self, ident: int) -> None:
+        """End a call whose deadline passed here; its caller's own deadline has passed too."""
+        self.calls[ident].cancel()
+

@@ -1,0 +1,35 @@
+"""The callee's side: from a request to its outcome."""
+
+from __future__ import annotations
+
+from asyncrpc.execution.context import (
+    Replier,
+    ServedCall,
+    caller,
+    current_call,
+    detached,
+    remaining,
+)
+from asyncrpc.execution.executor import Executor
+from asyncrpc.execution.functions import FunctionTable, Target, TargetKind
+from asyncrpc.execution.naming import FunctionRef, describe
+from asyncrpc.execution.outcome import decode_failure, encode_failure
+from asyncrpc.execution.threads import ThreadPool
+
+__all__ = (
+    "Executor",
+    "FunctionRef",
+    "FunctionTable",
+    "Replier",
+    "ServedCall",
+    "Target",
+    "TargetKind",
+    "ThreadPool",
+    "caller",
+    "current_call",
+    "decode_failure",
+    "describe",
+    "detached",
+    "encode_failure",
+    "remaining",
+)

@@ -1,0 +1,187 @@
+"""What can be set on an agent: `RpcOptions` and `Limits`, frozen and validated.
+
+One declaration per option: environment, defaults and documentation all read it here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Literal
+
+from asyncrpc.transport import Address
+from asyncrpc.transport.tls import TlsOptions
+
+__all__ = ("Limits", "RpcOptions", "TlsOptions", "check_timeout")
+
+MAX_NESTING = 1000  # CPython's own recursion limit
+
+
+def check_timeout(field: str, value: object) -> float:
+    """Return a timeout in seconds as a float, 0 for none.
+
+    Args:
+        field: name of the argument, for the message.
+        value: seconds, at least 0; 0 and ``None`` mean none.
+
+    Raises:
+        ValueError: ``value`` is negative, nan or no number.
+    """
+    if value is None:
+        return 0.0
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ValueError(f"{field} must be a number of seconds, at least 0 (0 or None: none), got {value!r}")  # noqa: E501, TRY004 -- the contract says ValueError
+    if math.isnan(value) or value < 0:
+        raise ValueError(f"{field} must be at least 0 seconds (0 or None: none), got {value!r}")
+    return 0.0 if math.isinf(value) else float(value)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Bounds on what one agent takes from and sends to its peers.
+
+    Args:
+        max_message_size: bytes of one message, buffers included.
+        max_object_bytes: bytes of objects that one decoded body may become.
+        max_nesting: levels of nested containers, 1 to 1000.
+        max_inflight: calls out to one peer at once; further ones wait.
+        max_queued: calls that may wait for one peer.
+        max_connections: connections accepted at once.
+        on_full: ``"wait"`` queues a call beyond ``max_inflight``, ``"error"`` fails it with
+            `ResourceExhaustedError`.
+        handshake_timeout: seconds for a new connection to authenticate.
+
+    Raises:
+        ValueError: a value breaks its rule; the message names field, value and rule.
+    """
+
+    max_message_size: int = 1 << 30
+    max_object_bytes: int = 256 << 20
+    max_nesting: int = 64
+    max_inflight: int = 1024
+    max_queued: int = 100_000
+    max_connections: int = 4096
+    on_full: Literal["wait", "error"] = "wait"
+    handshake_timeout: float = 5.0
+
+    def __post_init__(self) -> None:
+        for field in ("max_message_size", "max_object_bytes", "max_inflight", "max_connections"):
+            _check_int(field, getattr(self, field), 1)
+        _check_int("max_queued", self.max_queued, 0)
+        _check_int("max_nesting", self.max_nesting, 1, MAX_NESTING)
+        if self.on_full not in ("wait", "error"):
+            raise ValueError(f"on_full must be 'wait' or 'error', got {self.on_full!r}")
+        _check_positive("handshake_timeout", self.handshake_timeout)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class RpcOptions:
+    """Settings of an agent.
+
+    Args:
+        rpc_timeout: seconds a call may take unless it says otherwise; 0 for no limit.
+        num_worker_threads: threads that run plain ``def`` functions, at least 1.
+        init_method: how workers find the store: ``env://``, ``tcp://host:port`` or ``file:///path``.
+        listen: ``tcp://host:port``, ``tls://host:port`` or ``unix:///path`` to listen at; ``None``
+            takes loopback, or the address of this host that reaches the store.
+        secret: shared secret, at least 16 bytes, or the path of a file that holds it; ``None``
+            takes ``$ASYNCRPC_SECRET_FILE`` or the per-user file; ``b""`` turns authentication off,
+            on loopback and unix sockets and for exposed functions only.
+        tls: certificates; with them every connection is TLS.
+        expose: functions and modules that peers may call; ``None`` allows any importable callable.
+        allow_pickle: whether values without an encoding of their own may travel as pickle; ``None``
+            means yes unless ``expose`` is given.
+        limits: bounds on messages, calls and connections.
+        run_id: name of the run, mixed into the key; ``None`` takes ``$TORCHELASTIC_RUN_ID`` or "".
+        heartbeat_interval: seconds between liveness checks of a silent peer.
+        heartbeat_misses: checks without an answer after which a peer is lost, at least 1.
+        init_timeout: seconds for `init_rpc` to find the whole group.
+
+    Raises:
+        ValueError: a value breaks its rule; the message names field, value and rule.
+    """
+
+    rpc_timeout: float = 60.0
+    num_worker_threads: int = 16
+    init_method: str = "env://"
+    listen: str | None = None
+    secret: bytes | Path | None = None
+    tls: TlsOptions | None = None
+    expose: tuple[Callable[..., object] | ModuleType, ...] | None = None
+    allow_pickle: bool | None = None
+    limits: Limits = dataclasses.field(default_factory=Limits)
+    run_id: str | None = None
+    heartbeat_interval: float = 2.0
+    heartbeat_misses: int = 3
+    init_timeout: float = 300.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "rpc_timeout", check_timeout("rpc_timeout", self.rpc_timeout))
+        _check_int("num_worker_threads", self.num_worker_threads, 1)
+        _check_int("heartbeat_misses", self.heartbeat_misses, 1)
+        _check_positive("heartbeat_interval", self.heartbeat_interval)
+        _check_positive("init_timeout", self.init_timeout)
+        _check_init_method(self.init_method)
+        if not isinstance(self.limits, Limits):
+            raise ValueError(f"limits must be a Limits, got {self.limits!r}")  # noqa: TRY004 -- contract
+        if self.run_id is not None and not isinstance(self.run_id, str):
+            raise ValueError(f"run_id must be a str or None, got {self.run_id!r}")
+        self._check_secret()
+        self._check_expose()
+        self._check_listen()
+
+    def _check_secret(self) -> None:
+        if self.secret is not None and not isinstance(self.secret, (bytes, Path)):
+            raise ValueError(f"secret must be bytes, a Path or None, got {type(self.secret).__name__}")  # noqa: E501
+        if isinstance(self.secret, bytes) and 0 < len(self.secret) < 16:
+            raise ValueError(f"secret must have at least 16 bytes, got {len(self.secret)}")
+        if self.secret == b"" and self.expose is None:
+            raise ValueError('secret b"" turns authentication off and needs expose=[…], got None')
+
+    def _check_expose(self) -> None:
+        if self.allow_pickle not in (None, True, False):
+            raise ValueError(f"allow_pickle must be True, False or None, got {self.allow_pickle!r}")
+        if self.expose is None:
+            return
+        try:
+            items = tuple(self.expose)
+        except TypeError:
+            items = (self.expose,)
+        for item in items:
+            if not callable(item) and not isinstance(item, ModuleType):
+                raise ValueError(f"expose must list functions and modules, got {item!r}")
+        object.__setattr__(self, "expose", items)
+        if self.allow_pickle:
+            raise ValueError("allow_pickle must not be True where expose is given: pickle runs code")
+
+    def _check_listen(self) -> None:
+        if self.listen is None:
+            return
+        if not isinstance(self.listen, str):
+            raise ValueError(f"listen must be an address string or None, got {self.listen!r}")  # noqa: TRY004 -- contract
+        address = Address.parse(self.listen)
+        if self.secret == b"" and not address.is_local:
+            raise ValueError(f'secret b"" needs a loopback or unix address to listen at, got {address}')  # noqa: E501
+
+
+def _check_init_method(value: object) -> None:
+    if not isinstance(value, str) or not value.startswith(("env://", "tcp://", "file:///")):
+        raise ValueError(
+            f"init_method must be env://, tcp://host:port or file:///path, got {value!r}"
+        )
+    if value.startswith("tcp://"):
+        Address.parse(value.split("?", 1)[0])
+
+
+def _check_int(field: str, value: object, least: int, most: int | None = None) -> None:
+    if type(value) is not int or value < least or (most is not None and value > most):
+        rule = f"at least {least}" if most is None else f"from {least} to {most}"
+        raise ValueError(f"{field} must be an int {rule}, got {value!r}")
+
+
+def _check_positive(field: str, value: object) -> None:
+    if check_timeout(field, value) == 0:
+        raise ValueError(f"{field} must be above 0 seconds, got {value!r}")

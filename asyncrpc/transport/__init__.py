@@ -1,0 +1,24 @@
+"""Byte streams: sockets, TLS and memory links behind one `Stream`; knows nothing of messages."""
+
+from __future__ import annotations
+
+from asyncrpc.transport.address import Address
+from asyncrpc.transport.authenticate import Greeter, authenticate
+from asyncrpc.transport.base import Listener, MakeHandler, Network
+from asyncrpc.transport.memory import MemoryNetwork, memory_pair
+from asyncrpc.transport.stream import Stream, StreamHandler
+from asyncrpc.transport.tcp import SocketNetwork
+
+__all__ = (
+    "Address",
+    "Greeter",
+    "Listener",
+    "MakeHandler",
+    "MemoryNetwork",
+    "Network",
+    "SocketNetwork",
+    "Stream",
+    "StreamHandler",
+    "authenticate",
+    "memory_pair",
+)

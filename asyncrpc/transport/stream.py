@@ -1,0 +1,260 @@
+"""The one asyncio protocol of the package: a byte stream with coalesced writes.
+
+Owns its transport: nobody else reads, writes or closes the socket, so cancelling a caller can never
+tear a frame. Knows nothing of messages; a `StreamHandler` sits on it and may be swapped.
+
+Everything written in one turn of the loop leaves in one system call. While the transport's buffer is
+over its limit, writes wait in this stream's own batch. Large parts go past the batch: uvloop keeps
+references to them and writes them as one vector; the stock loop copies what the socket does not
+take at once, which is why its buffer limit is zero and the next chunk waits until it is empty.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable, Sequence
+from typing import Protocol, cast
+
+__all__ = ("Stream", "StreamHandler")
+
+_UVLOOP_HIGH_WATER = 512 * 1024  # two chunks: enough to keep the socket busy for one loop turn
+
+
+class StreamHandler(Protocol):
+    """What sits on a stream and takes its bytes."""
+
+    def get_buffer(self, size_hint: int) -> memoryview | bytearray:
+        """Return writable memory, not empty, for the next bytes."""
+        ...
+
+    def buffer_updated(self, count: int) -> None:
+        """Take in ``count`` bytes at the front of the memory `get_buffer` gave."""
+        ...
+
+    def stream_closed(self, error: Exception | None) -> None:
+        """Learn that the stream is gone; called once, with ``None`` for an orderly end."""
+        ...
+
+    def write_ready(self) -> None:
+        """Learn that there is room again after `Stream.is_writable` was false."""
+        ...
+
+
+class Stream(asyncio.BufferedProtocol):
+    """A connected byte stream.
+
+    Args:
+        handler: takes the bytes; ``None`` when ``accepted`` will give one.
+        accepted: called with the stream once it is connected, returns its handler, or ``None``
+            to refuse the stream unread.
+        closed: called once the stream is gone.
+    """
+
+    __slots__ = (
+        "_accepted",
+        
+        "_call_soon",
+        "_closed",
+        "_is_closing",
+        "_is_lost",
+        "_is_scheduled",
+        "_is_vectored",
+        "_on_closed",
+        "_transport",
+        "batch",
+        "handler",
+        "is_writable",
+        "local",
+        "peer",
+    )
+
+    def __init__(
+        self,
+        handler: StreamHandler | None = None,
+        *,
+        accepted: Callable[[Stream], StreamHandler | None] | None = None,
+        closed: Callable[[Stream], None] | None = None,
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        self.handler = cast("StreamHandler", handler)  # set in connection_made when accepted
+        self.is_writable = True
+        """Whether large parts may be written now; the handler hears of it when it turns true."""
+        self.peer = ""
+        self.local = ""
+        self._accepted = accepted
+        self._on_closed = closed
+        self._call_soon = loop.call_soon
+        self._closed: asyncio.Future[None] = loop.create_future()
+        self._transport: asyncio.Transport | None = None
+        self.batch: list[bytes] = []
+        """What was written and has not been handed to the system; entries may be emptied."""
+        self._is_scheduled = False
+        self._is_closing = False
+        self._is_lost = False
+        self._is_vectored = False
+
+    # -- writing
+
+    def write(self, data: bytes) -> None:
+        """Send ``data`` with everything else of this loop turn; dropped when the stream is gone.
+
+        Args:
+            data: bytes of any length; small ones, since they are joined.
+        """
+        self.batch.append(data)
+        if not self._is_scheduled:
+            self._is_scheduled = True
+            self._call_soon(self.flush)
+
+    def flush_soon(self) -> None:
+        """Flush after the callbacks that are ready now, so that what they write leaves with them."""
+        if not self._is_scheduled:
+            self._is_scheduled = True
+            self._call_soon(self.flush)
+
+    def flush(self) -> None:
+        """Hand the batch to the transport, unless its buffer is over the limit."""
+        self._is_scheduled = False
+        batch = self.batch
+        if not batch or not self.is_writable or self._transport is None or self._is_lost:
+            return
+        self.batch = []
+        self._transport.write(batch[0] if len(batch) == 1 else b"".join(batch))
+
+    def write_parts(self, parts: Sequence[bytes | memoryview]) -> None:
+        """Send large parts without joining them, after everything written before.
+
+        Args:
+            parts: sent in order; each must stay unchanged until sent. Write only while
+                `is_writable`.
+        """
+        self.flush()
+        if self._transport is None or self._is_lost:
+            return
+        if self._is_vectored:
+            self._transport.writelines(parts)
+        else:
+            for part in parts:  # the stock loop's writelines() joins
+                self._transport.write(part)
+
+    @property
+    def unsent(self) -> int:
+        """Bytes written but not yet taken by the system."""
+        size = self._transport.get_write_buffer_size() if self._transport else 0
+        return size + sum(map(len, self.batch))
+
+    @property
+    def socket(self) -> socket.socket | None:
+        """The socket below, for options only; ``None`` where there is none."""
+        if self._transport is None:
+            return None
+        return cast("socket.socket | None", self._transport.get_extra_info("socket"))
+
+    # -- reading
+
+    def pause_reading(self) -> None:
+        """Ask for no more bytes until `resume_reading`; the peer will feel back-pressure."""
+        if self._transport is not None and not self._is_lost:
+            self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Undo `pause_reading`."""
+        if self._transport is not None and not self._is_lost:
+            self._transport.resume_reading()
+
+    def attach(self, handler: StreamHandler, received: bytes = b"") -> None:
+        """Put ``handler`` on the stream, give it bytes already received, and go on reading."""
+        self.handler = handler
+        view = memoryview(received)
+        while view:
+            room = memoryview(handler.get_buffer(len(view)))
+            count = min(len(room), len(view))
+            room[:count] = view[:count]
+            handler.buffer_updated(count)
+            view = view[count:]
+        if self._is_lost:  # it ended before there was a handler to tell
+            handler.stream_closed(None)
+        else:
+            self.resume_reading()
+
+    # -- closing
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether the stream is gone or on its way."""
+        return self._is_closing or self._is_lost
+
+    def close(self) -> None:
+        """Send what was written, then close. Idempotent."""
+        if self._is_closing or self._transport is None:
+            return
+        self._is_closing = True
+        self.is_writable = True  # what is left goes to the transport, which sends before it closes
+        self.flush()
+        self._transport.close()
+
+    def abort(self) -> None:
+        """Close at once; what was not sent is lost. Idempotent."""
+        self._is_closing = True
+        if self._transport is not None:
+            self._transport.abort()
+
+    async def wait_closed(self) -> None:
+        """Wait until the stream is gone."""
+        await asyncio.shield(self._closed)
+
+    # -- asyncio.BufferedProtocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:  # noqa: D102 -- asyncio's
+        self._transport = cast("asyncio.Transport", transport)
+        self._is_vectored = type(transport).__module__.startswith("uvloop")
+        self._transport.set_write_buffer_limits(
+            high=_UVLOOP_HIGH_WATER if self._is_vectored else 0
+        )
+        self.peer = _name(transport.get_extra_info("peername"))
+        self.local = _name(transport.get_extra_info("sockname"))
+        if self._accepted is not None:
+            handler = self._accepted(self)
+            if handler is None:
+                self.abort()
+            else:
+                self.handler = handler
+
+    def get_buffer(self, sizehint: int) -> memoryview | bytearray:  # noqa: D102 -- asyncio's
+        return self.handler.get_buffer(sizehint)
+
+    def buffer_updated(self, nbytes: int) -> None:  # noqa: D102 -- asyncio's
+        self.handler.buffer_updated(nbytes)
+
+    def eof_received(self) -> bool | None:  # noqa: D102 -- asyncio's
+        return None  # the transport closes, which connection_lost reports
+
+    def pause_writing(self) -> None:  # noqa: D102 -- asyncio's
+        self.is_writable = False
+
+    def resume_writing(self) -> None:  # noqa: D102 -- asyncio's
+        self.is_writable = True
+        self.flush()
+        if self.handler is not None and self.is_writable:
+            self.handler.write_ready()
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: D102 -- asyncio's
+        self._is_lost = True
+        if not self._closed.done():
+            self._closed.set_result(None)
+        if self._on_closed is not None:
+            self._on_closed(self)
+        if self.handler is not None:
+            self.handler.stream_closed(exc)  # may look at what was left in the batch
+        self.batch = []
+
+
+def _name(address: object) -> str:
+    """Print a socket's name as people write it."""
+    if isinstance(address, tuple) and len(address) >= 2:
+        host = f"[{address[0]}]" if ":" in str(address[0]) else address[0]
+        return f"{host}:{address[1]}"
+    if isinstance(address, bytes):
+        return address.decode(errors="replace")
+    return str(address or "")

@@ -1,0 +1,68 @@
+"""`wait_all`: a scope that waits for every call started in it.
+
+Used by `RpcAgent`, which tells the open scope of each call it starts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextvars import ContextVar, Token
+from types import TracebackType
+from typing import Any, Self
+
+__all__ = ("WaitAll", "note_call")
+
+_scope: ContextVar[WaitAll | None] = ContextVar("asyncrpc_wait_all", default=None)
+
+
+def note_call(future: asyncio.Future[Any]) -> None:
+    """Add a call to the scope that is open in this task, if any."""
+    scope = _scope.get()
+    if scope is not None:
+        scope.add(future)
+
+
+class WaitAll:
+    """Waits on exit for the calls that this task started inside; raises the first failure.
+
+    A failure ends the wait at once: the other calls go on, and their errors are not reported. An
+    error of the body is raised in place of theirs.
+    """
+
+    def __init__(self) -> None:
+        self._futures: list[asyncio.Future[Any]] = []
+        self._task: asyncio.Task[Any] | None = None
+        self._token: Token[WaitAll | None] | None = None
+
+    def add(self, future: asyncio.Future[Any]) -> None:
+        """Take a call in, if the task that opened the scope started it."""
+        if asyncio.current_task() is self._task:
+            self._futures.append(future)
+
+    async def __aenter__(self) -> Self:
+        self._task = asyncio.current_task()
+        self._token = _scope.set(self)
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._token is not None:
+            _scope.reset(self._token)
+        for future in self._futures:
+            future.add_done_callback(_look_at)
+        if error is not None or not self._futures:
+            return
+        done, _ = await asyncio.wait(self._futures, return_when=asyncio.FIRST_EXCEPTION)
+        for future in self._futures:
+            if future in done:
+                future.result()
+
+
+def _look_at(future: asyncio.Future[Any]) -> None:
+    """Keep a failure that the scope has taken care of from being reported."""
+    if not future.cancelled():
+        future.exception()

@@ -1,0 +1,43 @@
+"""Bytes to messages and back, without I/O: messages, frames, the codec, the handshake."""
+
+from __future__ import annotations
+
+from asyncrpc.wire.codec import Codec
+from asyncrpc.wire.framing import (
+    ABORT,
+    BUFFERS,
+    CHUNK_SIZE,
+    DEDUP,
+    ERROR,
+    FIRST,
+    HEADER,
+    Frame,
+    FrameReader,
+    Transfer,
+    encode_frame,
+)
+from asyncrpc.wire.handshake import Handshake, HandshakeRefused
+from asyncrpc.wire.hello import Hello, Purpose
+from asyncrpc.wire.messages import MessageType
+from asyncrpc.wire.registry import TypeRegistry
+
+__all__ = (
+    "ABORT",
+    "BUFFERS",
+    "CHUNK_SIZE",
+    "DEDUP",
+    "ERROR",
+    "FIRST",
+    "HEADER",
+    "Codec",
+    "Frame",
+    "FrameReader",
+    "Handshake",
+    "HandshakeRefused",
+    "Hello",
+    "MessageType",
+    "Purpose",
+    "Transfer",
+    "TypeRegistry",
+    "encode_frame",
+)

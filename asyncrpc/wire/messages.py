@@ -1,0 +1,77 @@
+"""The kinds of message that travel between workers.
+
+Sans-IO: values only. The names and numbers of the first block are those of the reference system
+(torch.distributed.rpc), so that fault plans and logs read alike; the second block is ours.
+"""
+
+from __future__ import annotations
+
+import enum
+
+__all__ = ("MessageType",)
+
+_REQUEST = 0x100
+_RESPONSE = 0x200
+
+
+class MessageType(enum.IntEnum):
+    """What a frame is; requests carry 0x100, responses 0x200, ours 0x400.
+
+    Source: torch/csrc/distributed/rpc/message.h (names and values of the first block).
+    """
+
+    SCRIPT_CALL = 0x00 | _REQUEST
+    SCRIPT_RET = 0x01 | _RESPONSE
+    PYTHON_CALL = 0x02 | _REQUEST
+    PYTHON_RET = 0x03 | _RESPONSE
+    SCRIPT_REMOTE_CALL = 0x04 | _REQUEST
+    PYTHON_REMOTE_CALL = 0x05 | _REQUEST
+    REMOTE_RET = 0x06 | _RESPONSE
+    SCRIPT_RREF_FETCH_CALL = 0x07 | _REQUEST
+    PYTHON_RREF_FETCH_CALL = 0x08 | _REQUEST
+    SCRIPT_RREF_FETCH_RET = 0x09 | _RESPONSE
+    PYTHON_RREF_FETCH_RET = 0x0A | _RESPONSE
+    RREF_USER_DELETE = 0x0B | _REQUEST
+    RREF_FORK_REQUEST = 0x0C | _REQUEST
+    RREF_CHILD_ACCEPT = 0x0D | _REQUEST
+    RREF_ACK = 0x0E | _RESPONSE
+    FORWARD_AUTOGRAD_REQ = 0x0F | _REQUEST
+    FORWARD_AUTOGRAD_RESP = 0x10 | _RESPONSE
+    BACKWARD_AUTOGRAD_REQ = 0x11 | _REQUEST
+    BACKWARD_AUTOGRAD_RESP = 0x12 | _RESPONSE
+    CLEANUP_AUTOGRAD_CONTEXT_REQ = 0x13 | _REQUEST
+    CLEANUP_AUTOGRAD_CONTEXT_RESP = 0x14 | _RESPONSE
+    RUN_WITH_PROFILING_REQ = 0x15 | _REQUEST
+    RUN_WITH_PROFILING_RESP = 0x16 | _RESPONSE
+    RREF_BACKWARD_REQ = 0x17 | _REQUEST
+    RREF_BACKWARD_RESP = 0x18 | _RESPONSE
+    EXCEPTION = 0x37 | _RESPONSE
+    UNKNOWN = 0x3C
+
+    CANCEL = 0x401
+    PING = 0x402
+    PONG = 0x403
+    GOAWAY = 0x404
+    INTERN = 0x405
+    NOTIFY = 0x406
+    REPLY_ACK = 0x407
+    BUFFER_ACK = 0x408
+    STREAM_CALL = 0x409
+    STREAM_ITEM = 0x40A
+    STREAM_END = 0x40B
+    STREAM_CREDIT = 0x40C
+    RREF_SYNC = 0x40D
+    MEMBER = 0x40E
+    DRAIN = 0x40F
+    GATHER = 0x410
+    CHUNK = 0x411
+
+    @property
+    def is_request(self) -> bool:
+        """Whether the reference counts it among the requests."""
+        return bool(self & _REQUEST)
+
+    @property
+    def is_response(self) -> bool:
+        """Whether the reference counts it among the responses."""
+        return bool(self & _RESPONSE)
