@@ -19,7 +19,7 @@ Tree::
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import json
 import os
 import signal
@@ -173,7 +173,7 @@ class ProcessFailure:
 
     def timestamp_isoformat(self) -> str:
         """Return the timestamp as local time, ISO 8601, to the second."""
-        when = datetime.datetime.fromtimestamp(self.timestamp).astimezone()
+        when = dt.datetime.fromtimestamp(self.timestamp).astimezone()
         return when.replace(tzinfo=None).isoformat(sep="_", timespec="seconds")
 
     def traceback(self) -> str:
@@ -192,9 +192,7 @@ class ProcessFailure:
         try:
             with open(self.error_file, encoding="utf-8") as file:
                 written_at = os.fstat(file.fileno()).st_mtime
-                data = json.load(file)
-            if not isinstance(data, dict):
-                raise ValueError(f"expected a JSON object, got {type(data).__name__}")
+                data = _parse_object(file.read())
         except FileNotFoundError:
             self.error_file = NOT_AVAILABLE
             return None
@@ -276,6 +274,13 @@ def _format_failure(index: int, rank: int, failure: ProcessFailure) -> str:
     )
     lines = [f"  {key:<10}: {value}" for key, value in fields]
     return "\n".join((f"[{index}]:", *lines))
+
+
+def _parse_object(text: str) -> dict[str, object]:
+    data = json.loads(text)
+    if not isinstance(data, dict):
+        raise ValueError(f"expected a JSON object, got {type(data).__name__}")  # noqa: TRY004 -- a bad value
+    return data
 
 
 def _message_of(data: Mapping[str, object]) -> str:

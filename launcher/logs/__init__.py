@@ -1,12 +1,14 @@
 """Worker output: where it goes, and how it gets there line by line."""
 
 from launcher.logs.layout import DefaultLogsSpecs, LogsDest, LogsSpecs, Std, line_prefix, to_map
+from launcher.logs.tee import WorkerOutput
 
 __all__ = (
     "DefaultLogsSpecs",
     "LogsDest",
     "LogsSpecs",
     "Std",
+    "WorkerOutput",
     "line_prefix",
     "to_map",
 )

@@ -246,7 +246,7 @@ class DefaultLogsSpecs(LogsSpecs):
         run_id = (first.get(_RUN_ID_VARIABLE) or _DEFAULT_RUN_ID).replace(os.sep, "_")
         if self._log_dir is None:
             # Not the tempfile module: its import costs more than starting a worker.
-            temporary = os.environ.get("TMPDIR") or "/tmp"
+            temporary = os.environ.get("TMPDIR") or "/tmp"  # noqa: S108 -- as the tempfile module
             root = _make_unique(temporary, "launcher", mode=0o700)
         else:
             root = Path(self._log_dir)

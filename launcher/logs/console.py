@@ -1,0 +1,54 @@
+"""Shows the output of several workers on one console, never two in one line."""
+
+from __future__ import annotations
+
+import os
+
+from launcher.logs.writer import Writer
+
+__all__ = ("Console", "is_same_file")
+
+
+class Console:
+    """The launcher's stdout or stderr, or both when they are the same terminal, pipe or file.
+
+    Args:
+        writer: does the writing.
+    """
+
+    __slots__ = ("_mid_line", "writer")
+
+    def __init__(self, writer: Writer) -> None:
+        self.writer = writer
+        self._mid_line: object = None  # whose unfinished line is the last thing shown
+
+    def show(self, fd: int, owner: object, data: bytes, prefix: bytes, *, is_whole: bool) -> None:
+        """Show output of one worker.
+
+        Args:
+            fd: descriptor to write to.
+            owner: whose line it is; the rest of an unfinished line follows without a break
+                unless another owner came between.
+            data: lines, cut anywhere if not ``is_whole``.
+            prefix: put before each line.
+            is_whole: whether the data ends with the end of a line.
+        """
+        continues = self._mid_line is owner
+        if prefix:
+            text = prefix.join(data.splitlines(keepends=True))
+            if not continues:
+                text = prefix + text
+        else:
+            text = data
+        if not continues and self._mid_line is not None:
+            text = b"\n" + text
+        self._mid_line = None if is_whole else owner
+        self.writer.write(fd, text)
+
+
+def is_same_file(one: int, other: int) -> bool:
+    """Return whether two descriptors are the same terminal, pipe or file; closed ones never."""
+    try:
+        return os.path.samestat(os.fstat(one), os.fstat(other))
+    except OSError:
+        return False

@@ -1,0 +1,68 @@
+"""Cuts a worker's output into whole lines. Bytes in, bytes out; no input or output."""
+
+from __future__ import annotations
+
+from collections import deque
+
+__all__ = ("LineAssembler", "LineTail")
+
+_MAX_TAIL_LINE = 4096  # the tail is for people; a line of a megabyte is not
+
+
+class LineAssembler:
+    r"""Collects bytes until lines are whole.
+
+    A line ends with ``\n``, ``\r\n`` or ``\r`` (a progress bar). A ``\r`` at the end of the data
+    waits for what follows, since it may be half of ``\r\n``.
+    """
+
+    __slots__ = ("_unfinished",)
+
+    def __init__(self) -> None:
+        self._unfinished = b""
+
+    @property
+    def unfinished(self) -> int:
+        """Number of bytes that wait for the end of their line."""
+        return len(self._unfinished)
+
+    def feed(self, data: bytes) -> bytes:
+        """Take bytes and return the whole lines there are now, with their ends."""
+        if self._unfinished:
+            data = self._unfinished + data
+        end = max(data.rfind(b"\n"), data.rfind(b"\r", 0, len(data) - 1)) + 1
+        self._unfinished = data[end:]
+        return data[:end]
+
+    def take_unfinished(self) -> bytes:
+        """Return, and no longer keep, what waits for the end of its line."""
+        data, self._unfinished = self._unfinished, b""
+        return data
+
+
+class LineTail:
+    """Keeps the last lines of an output.
+
+    Args:
+        size: number of lines to keep.
+    """
+
+    __slots__ = ("_lines", "_open")
+
+    def __init__(self, size: int) -> None:
+        self._lines: deque[bytes] = deque(maxlen=size)
+        self._open = b""  # start of a line whose end has not come
+
+    def feed(self, data: bytes) -> None:
+        """Take bytes, cut anywhere."""
+        lines = (self._open + data).splitlines(keepends=True)
+        self._open = b""
+        if lines and not lines[-1].endswith((b"\n", b"\r")):
+            self._open = lines.pop()[:_MAX_TAIL_LINE]
+        size = self._lines.maxlen or 0
+        self._lines.extend(line.rstrip(b"\r\n")[:_MAX_TAIL_LINE] for line in lines[-size:])
+
+    def lines(self) -> tuple[str, ...]:
+        """Return the lines without their ends, oldest first, an unfinished one included."""
+        kept = [*self._lines, self._open] if self._open else [*self._lines]
+        return tuple(line.decode("utf-8", "replace") for line in kept[-(self._lines.maxlen or 0) :])

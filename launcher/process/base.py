@@ -1,0 +1,360 @@
+"""A group of workers on this node: started together, waited for together, ended together.
+
+`ProcessContext` is the part that does not depend on what a worker runs. Called by the agent. It
+installs no signal handler and waits for no process itself: the guardian reports exits.
+
+Theory of operation
+-------------------
+One task per context, the supervisor, waits for the first failure, for the last exit or for
+`close`, then does the rest in order: stop who still runs, clear what they left behind, pass on
+the rest of the output, make the result. `wait` and `close` only wait for it, so cancelling them
+changes nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Self
+
+from launcher.errors import ProcessFailure
+from launcher.logs import LogsSpecs, WorkerOutput
+from launcher.process.guardian import Exit, GuardedProcess, Guardian
+from launcher.process.termination import KILL_TIMEOUT, Termination
+
+__all__ = ("ProcessContext", "RunProcsResult", "validate_full_rank")
+
+ERROR_FILE_VARIABLE = "TORCHELASTIC_ERROR_FILE"
+SHUTDOWN_TIMEOUT = 30.0  # torchrun's
+# What a worker leaves behind, a resource tracker or a daemon, gets this long to end by itself.
+_STRAY_GRACE = 1.0
+
+_log = logging.getLogger("launcher.process")
+
+
+@dataclass(slots=True)
+class RunProcsResult:
+    """How the workers of a context ended."""
+
+    return_values: dict[int, object] = field(default_factory=dict)
+    """What each returned, by local rank; ``None`` for a command; empty after a failure."""
+    failures: dict[int, ProcessFailure] = field(default_factory=dict)
+    """Those that did not end with 0, by local rank, those stopped by us included."""
+    stdouts: dict[int, str] = field(default_factory=dict)
+    """File with the stdout of each; "" for none."""
+    stderrs: dict[int, str] = field(default_factory=dict)
+    """File with the stderr of each; "" for none."""
+
+    def is_failed(self) -> bool:
+        """Return whether any worker failed."""
+        return bool(self.failures)
+
+
+class ProcessContext(ABC):
+    """Workers on this node. Leaving it as a context manager closes it.
+
+    Args:
+        name: their role.
+        entrypoint: what they run, for people.
+        args: arguments of each, by local rank.
+        envs: variables laid over our own environment, by local rank.
+        logs_specs: where their output goes.
+        log_line_prefixes: text before each line of teed output, by local rank; ``None`` for
+            "[<name><local rank>]:".
+        guardian: their parent, shared with other contexts; ``None`` for one of our own.
+        shutdown_timeout: seconds between the signal and SIGKILL when a failure stops the rest.
+
+    Raises:
+        RuntimeError: a mapping does not have exactly the local ranks 0 to n - 1.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        entrypoint: str,
+        args: Mapping[int, tuple[str, ...]],
+        envs: Mapping[int, Mapping[str, str]],
+        logs_specs: LogsSpecs,
+        log_line_prefixes: Mapping[int, str] | None = None,
+        *,
+        guardian: Guardian | None = None,
+        shutdown_timeout: float = SHUTDOWN_TIMEOUT,
+    ) -> None:
+        self.name = name
+        self.entrypoint = entrypoint
+        self.nprocs = len(args)
+        validate_full_rank(args, self.nprocs, "args")
+        validate_full_rank(envs, self.nprocs, "envs")
+        if log_line_prefixes is None:
+            log_line_prefixes = {rank: f"[{name}{rank}]:" for rank in range(self.nprocs)}
+        validate_full_rank(log_line_prefixes, self.nprocs, "log_line_prefixes")
+        self.args = args
+        self.envs = envs
+        self.stdouts: dict[int, str] = {}
+        self.stderrs: dict[int, str] = {}
+        self.error_files: dict[int, str] = {}
+        self._logs_specs = logs_specs
+        self._prefixes = log_line_prefixes
+        self._shutdown_timeout = shutdown_timeout
+        self._owns_guardian = guardian is None
+        self._given_guardian = guardian
+        self._processes: dict[int, GuardedProcess] = {}
+        self._is_closing = False
+        self._is_clearing = False
+        self._settled = asyncio.Event()  # a failure, the last exit or `close`
+        self._interrupted = asyncio.Event()
+        self._interruption: Exception | None = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if not self._is_closing:
+            await self.close()
+        await self._wait_for_supervisor()
+
+    @abstractmethod
+    def command_line(self, local_rank: int) -> Sequence[str]:
+        """Return program and arguments of a worker."""
+
+    async def start(self) -> None:
+        """Start all workers, or none.
+
+        Raises:
+            OSError: a program is missing or cannot be executed, or a log file cannot be made.
+            ValueError: an argument or variable cannot be given to a process.
+            GuardianError: the guardian could not be started, or is gone.
+        """
+        dest = self._logs_specs.reify(self.envs)
+        self.stdouts, self.stderrs = dest.stdouts, dest.stderrs
+        self.error_files = dest.error_files
+        self._output = WorkerOutput(
+            dest,
+            self._prefixes,
+            stdout=-1 if sys.__stdout__ is None else 1,  # closed: 1 may be anybody's by now
+            stderr=-1 if sys.__stderr__ is None else 2,
+        )
+        self._guardian = self._given_guardian or Guardian.start()
+        try:
+            await self._start_all()
+        except BaseException:
+            await self._undo_start()
+            raise
+        self._termination = Termination(self._guardian, self._processes)
+        for process in self._processes.values():
+            process.exited.add_done_callback(self._on_exit)
+            if process.exited.done():
+                self._on_exit(process.exited)
+        self._supervisor = asyncio.create_task(self._supervise(), name=f"workers of {self.name}")
+
+    async def wait(self, timeout: float = -1, period: float = 1) -> RunProcsResult | None:  # noqa: ARG002 -- the contract's: exits are reported, so nothing is polled
+        """Wait until all workers have ended, the others of a failed one because we stopped them.
+
+        Args:
+            timeout: seconds to wait; 0 looks once, negative waits for ever.
+            period: accepted for torchrun's callers.
+
+        Returns:
+            The result, the same one on every call; ``None`` when the time is up.
+
+        Raises:
+            GuardianError: the workers' parent died; they were killed.
+            Exception: what was given to `interrupt`.
+        """
+        if self._interruption is None and not self._supervisor.done():
+            interrupted = asyncio.ensure_future(self._interrupted.wait())
+            try:
+                await asyncio.wait(
+                    {self._supervisor, interrupted},
+                    timeout=None if timeout < 0 else timeout,
+                    return_when=asyncio.FIRST_COMPLETED,
+                )
+            finally:
+                interrupted.cancel()
+        if self._interruption is not None:
+            raise self._interruption
+        return self._supervisor.result() if self._supervisor.done() else None
+
+    def interrupt(self, error: Exception) -> None:
+        """Make `wait` raise an error, now and from now on; the workers go on until `close`."""
+        self._interruption = error
+        self._interrupted.set()
+
+    def pids(self) -> dict[int, int]:
+        """Return the process id of each worker, by local rank."""
+        return {rank: process.pid for rank, process in self._processes.items()}
+
+    async def close(
+        self, death_sig: signal.Signals = signal.SIGTERM, timeout: float = SHUTDOWN_TIMEOUT
+    ) -> None:
+        """Stop the workers and everything they left behind. Idempotent.
+
+        A call while another one is waiting means now: SIGKILL at once.
+
+        Args:
+            death_sig: sent to the process group of each worker that still runs.
+            timeout: seconds until SIGKILL, for all of them together.
+        """
+        if self._is_closing:
+            self._hurry()
+        else:
+            self._is_closing = True
+            self._termination.request(death_sig, timeout)
+            self._settled.set()
+        await self._wait_for_supervisor()
+
+    async def _start_all(self) -> None:
+        stdin = os.open(os.devnull, os.O_RDONLY)
+        try:
+            async with asyncio.TaskGroup() as group:
+                for rank in range(self.nprocs):
+                    group.create_task(self._start_one(rank, stdin))
+        except BaseExceptionGroup as errors:
+            raise errors.exceptions[0] from None
+        finally:
+            os.close(stdin)
+
+    async def _start_one(self, rank: int, stdin: int) -> None:
+        env = {**os.environ, **self.envs[rank], ERROR_FILE_VARIABLE: self.error_files[rank]}
+        try:
+            descriptors = {0: stdin, **self._output.open(rank)}
+            self._processes[rank] = await self._guardian.spawn(
+                self.command_line(rank), env, descriptors, os.getcwd()
+            )
+        finally:
+            self._output.hand_over(rank)
+
+    async def _undo_start(self) -> None:
+        for process in self._processes.values():
+            self._guardian.signal(process, signal.SIGKILL)
+        running = [process.exited for process in self._processes.values()]
+        if running:
+            await asyncio.wait(running, timeout=KILL_TIMEOUT)
+        await self._clear(signal.SIGKILL, 0.0, 0.0)
+        await self._output.drain()
+        if self._owns_guardian:
+            await self._guardian.close()
+        self._logs_specs.tidy()
+
+    def _on_exit(self, exited: asyncio.Future[Exit]) -> None:
+        is_last = not any(process.is_running for process in self._processes.values())
+        if is_last or exited.result().code != 0:
+            self._settled.set()
+
+    async def _supervise(self) -> RunProcsResult:
+        try:
+            await self._settled.wait()
+            if any(process.is_running for process in self._processes.values()):
+                if not self._is_closing:
+                    self._termination.request(signal.SIGTERM, self._shutdown_timeout)
+                await self._termination.run()
+            await self._clear_leftovers()
+            await self._output.drain()
+            if self._owns_guardian:
+                await self._guardian.close()
+            self._logs_specs.tidy()
+        except asyncio.CancelledError:
+            # Only the end of the loop cancels us; then there is no time for anything else.
+            self._output.abort()
+            if self._owns_guardian:
+                self._guardian.abandon()
+            raise
+        if self._guardian.lost is not None:
+            raise self._guardian.lost
+        return self._result()
+
+    async def _clear_leftovers(self) -> None:
+        """End what workers left behind; those in a signalled group have the rest of its time."""
+        left = self._termination.time_left
+        stray_grace = min(left, _STRAY_GRACE)
+        group_grace = left if self._termination.signalled else stray_grace
+        self._is_clearing = True
+        await self._clear(self._termination.signum, group_grace, stray_grace)
+
+    async def _clear(self, signum: signal.Signals, group_grace: float, stray_grace: float) -> None:
+        if self._guardian.lost is not None:
+            return
+        cleared = self._guardian.clear(signum, group_grace, stray_grace)
+        await asyncio.wait({cleared}, timeout=group_grace + stray_grace + KILL_TIMEOUT)
+        if not cleared.done():
+            _log.error("guardian %d does not answer", self._guardian.pid)
+            cleared.cancel()
+        elif cleared.exception() is None and cleared.result():
+            _log.error("%d processes left by workers survive SIGKILL", cleared.result())
+
+    def _hurry(self) -> None:
+        self._termination.hurry()
+        if self._is_clearing and not self._supervisor.done():
+            self._guardian.clear(signal.SIGKILL, 0.0, 0.0).add_done_callback(_forget)
+
+    async def _wait_for_supervisor(self) -> None:
+        await asyncio.wait({self._supervisor})
+        if not self._supervisor.cancelled():
+            self._supervisor.exception()  # `wait` raises it; without a call of it nobody would
+
+    def _result(self) -> RunProcsResult:
+        failures = {
+            rank: failure
+            for rank, process in self._processes.items()
+            if (failure := self._failure(rank, process)) is not None
+        }
+        values: dict[int, object] = {} if failures else dict.fromkeys(self._processes)
+        return RunProcsResult(values, failures, self.stdouts, self.stderrs)
+
+    def _failure(self, rank: int, process: GuardedProcess) -> ProcessFailure | None:
+        if process.is_running:
+            end = Exit(-signal.SIGKILL, was_signalled=True, at=time.monotonic())
+        else:
+            end = process.exited.result()
+        if end.code == 0:
+            return None
+        failure = ProcessFailure(
+            rank,
+            process.pid,
+            end.code,
+            self.error_files[rank],
+            exited_at=end.at,
+            stopped_by_us=rank in self._termination.signalled and end.was_signalled,
+            stderr_tail=self._output.stderr_tail(rank),
+        )
+        if process.is_running:
+            state = self._termination.stuck.get(rank) or "unknown"
+            failure.message = f"PID {process.pid} survives SIGKILL, in state {state}"
+        return failure
+
+
+def validate_full_rank(mapping: Mapping[int, object], nprocs: int, what: str) -> None:
+    """Check that a mapping has exactly the local ranks 0 to ``nprocs`` - 1.
+
+    Args:
+        mapping: anything by local rank.
+        nprocs: number of workers.
+        what: name of the argument, for the message.
+
+    Raises:
+        RuntimeError: it has not, or there are no workers.
+    """
+    expected = set(range(nprocs))
+    if set(mapping) != expected or not expected:
+        raise RuntimeError(
+            f"{what} must have the local ranks {sorted(expected)}, got {sorted(mapping)}"
+        )
+
+
+def _forget(cleared: asyncio.Future[int]) -> None:
+    """Take note of an outcome nobody waits for."""
+    if not cleared.cancelled():
+        cleared.exception()

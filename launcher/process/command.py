@@ -1,0 +1,72 @@
+"""Workers that run a program."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from launcher.logs import LogsSpecs
+from launcher.process.base import SHUTDOWN_TIMEOUT, ProcessContext
+from launcher.process.guardian import Guardian
+
+__all__ = ("CommandContext", "start_processes")
+
+
+class CommandContext(ProcessContext):
+    """Workers that each run the entrypoint, a program, with their own arguments."""
+
+    def command_line(self, local_rank: int) -> Sequence[str]:
+        """Return program and arguments of a worker."""
+        return (self.entrypoint, *self.args[local_rank])
+
+
+async def start_processes(
+    name: str,
+    entrypoint: str,
+    args: Mapping[int, tuple[str, ...]],
+    envs: Mapping[int, Mapping[str, str]],
+    logs_specs: LogsSpecs,
+    log_line_prefixes: Mapping[int, str] | None = None,
+    start_method: str = "spawn",  # noqa: ARG001 -- the contract's; programs have one way only
+    *,
+    guardian: Guardian | None = None,
+    shutdown_timeout: float = SHUTDOWN_TIMEOUT,
+) -> ProcessContext:
+    """Start workers; all of them run when this returns.
+
+    Args:
+        name: their role, used in the prefix of output lines.
+        entrypoint: a program, looked up in the worker's PATH if it has no slash.
+        args: arguments of each, by local rank from 0.
+        envs: variables laid over our own environment, by local rank.
+        logs_specs: where their output goes.
+        log_line_prefixes: text before each line of teed output, by local rank; ``None`` for
+            "[<name><local rank>]:".
+        start_method: accepted for torchrun's callers; programs have only one.
+        guardian: their parent, shared by the contexts of an agent one after another; ``None``
+            for one that ends with the context.
+        shutdown_timeout: seconds between SIGTERM and SIGKILL when a failure stops the rest.
+
+    Returns:
+        The running context; use ``async with`` on it, or call `ProcessContext.close`.
+
+    Raises:
+        RuntimeError: args, envs or prefixes do not have exactly the same local ranks.
+        FileNotFoundError: the program does not exist.
+        PermissionError: it may not be executed.
+        NotADirectoryError: a file is where a log folder has to be.
+        OSError: it cannot be started for another reason.
+        ValueError: an argument or variable has a NUL byte.
+        GuardianError: the guardian could not be started, or has died.
+    """
+    context = CommandContext(
+        name,
+        entrypoint,
+        args,
+        envs,
+        logs_specs,
+        log_line_prefixes,
+        guardian=guardian,
+        shutdown_timeout=shutdown_timeout,
+    )
+    await context.start()
+    return context
