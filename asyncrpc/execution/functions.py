@@ -27,8 +27,8 @@ from asyncrpc.functions import Mark, mark_of
 __all__ = (
     "FunctionRef",
     "FunctionTable",
-    "TargetKind",
     "Target",
+    "TargetKind",
     "describe",
     "not_awaitable_error",
     "unexpected_awaitable_error",

@@ -40,7 +40,7 @@ HERE = sample.__name__
 
 
 @pytest.mark.parametrize(
-    "func, name",
+    ("func", "name"),
     [
         (sample.add, f"{HERE}:add"),
         (sample.add_async, f"{HERE}:add_async"),
@@ -160,7 +160,7 @@ def _local_function() -> Callable[[], None]:
 
 
 @pytest.mark.parametrize(
-    "func, reason",
+    ("func", "reason"),
     [
         (lambda: None, "lambda"),
         (_local_function(), "local to a function"),
@@ -224,7 +224,7 @@ def test_a_name_from_a_peer_is_found_or_refused(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "qualname, kind",
+    ("qualname", "kind"),
     [
         ("add", TargetKind.SYNC),
         ("Counter", TargetKind.SYNC),
@@ -324,7 +324,7 @@ def test_module_is_imported_when_needed(module_folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name, text",
+    ("name", "text"),
     [
         ("no_such_module_anywhere:f", "no module 'no_such_module_anywhere'"),
         ("os.nothing.at_all:f", "no module 'os.nothing.at_all'"),
@@ -343,7 +343,7 @@ def test_missing_function_says_that_code_is_not_shipped(name: str, text: str) ->
 
 
 @pytest.mark.parametrize(
-    "code, text",
+    ("code", "text"),
     [
         ("import no_such_module_anywhere", "failed with ModuleNotFoundError"),
         ("raise ValueError('broken')", "failed with ValueError: broken"),
@@ -386,7 +386,7 @@ def _resolve(expose: list[object], name: str) -> Any:
 
 
 @pytest.mark.parametrize(
-    "expose, name, found",
+    ("expose", "name", "found"),
     [
         ([sample.add], f"{HERE}:add", sample.add),
         ([min], "builtins:min", min),
@@ -418,7 +418,7 @@ def test_exposed_callables_are_found(expose: list[object], name: str, found: obj
 
 
 @pytest.mark.parametrize(
-    "expose, name",
+    ("expose", "name"),
     [
         ([], f"{HERE}:add"),
         ([sample.add], f"{HERE}:add_async"),
