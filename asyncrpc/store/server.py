@@ -91,6 +91,7 @@ class TCPStoreServer:
         self._expiry = Expiry(self._table, self._deliver)
         self._packer = Packer()
         self._sessions: set[_Session] = set()
+        self._unused: asyncio.Future[None] | None = None  # somebody waits for the last to go
         self._greetings: set[asyncio.Task[None]] = set()
         self._listener: Listener | None = None
         self._is_closed = False
@@ -140,6 +141,12 @@ class TCPStoreServer:
                 f"store server {error.strerror or error}", errno=error.errno
             ) from error
         self._address = self._listener.address
+
+    async def wait_unused(self, timeout: float) -> None:
+        """Return once no client is connected, or after ``timeout`` seconds."""
+        if self._sessions:
+            self._unused = asyncio.get_running_loop().create_future()
+            await asyncio.wait([self._unused], timeout=timeout)
 
     async def close(self) -> None:
         """Stop: clients learn that the store is gone, and its keys with it. Idempotent."""
@@ -245,6 +252,8 @@ class TCPStoreServer:
     def forget(self, session: _Session) -> None:
         """Withdraw what a session waits for, now that its connection is gone."""
         self._sessions.discard(session)
+        if self._unused is not None and not self._sessions and not self._unused.done():
+            self._unused.set_result(None)
         if not self._is_closed:
             self._table.close_session(session, asyncio.get_running_loop().time())
             self._expiry.update()
