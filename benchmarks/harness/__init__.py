@@ -1,0 +1,1 @@
+"""What every benchmark shares: process pairs, loads, statistics, tables. Knows no peer."""

@@ -1,0 +1,42 @@
+"""The script that the launchers start: `launched_worker.py trivial|crash|recover`.
+
+It notes moments as files of `time.monotonic()`, which is one clock for all processes of a machine.
+
+- trivial: ends at once.
+- crash: rank 0 exits with 1 as soon as all run; the others wait to be ended.
+- recover: the same in the first attempt; in the next one all note that they run and end.
+"""
+
+import os
+import sys
+import time
+
+_FOLDER = os.environ.get("BENCH_FOLDER", "")
+_RANK = int(os.environ["RANK"])
+_WORLD = int(os.environ.get("WORLD_SIZE", "1"))
+_ATTEMPT = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+
+
+def _note(name: str) -> None:
+    path = f"{_FOLDER}/{name}"
+    with open(path, "w") as file:
+        file.write(str(time.monotonic()))
+    os.rename(path, path + ".time")
+
+
+def _crash_when_all_run() -> None:
+    _note(f"up-{_ATTEMPT}-{_RANK}")
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        if _RANK == 0 and all(
+            os.path.exists(f"{_FOLDER}/up-{_ATTEMPT}-{rank}.time") for rank in range(_WORLD)
+        ):
+            _note("crash")
+            os._exit(1)
+        time.sleep(0.01)
+
+
+if sys.argv[1] == "crash" or (sys.argv[1] == "recover" and _ATTEMPT == 0):
+    _crash_when_all_run()
+elif sys.argv[1] == "recover":
+    _note(f"up-{_ATTEMPT}-{_RANK}")

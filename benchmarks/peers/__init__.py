@@ -1,0 +1,1 @@
+"""One module per RPC system that is compared; each has `serve` and `measure`."""
