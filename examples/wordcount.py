@@ -100,6 +100,8 @@ async def main(files: list[Path]) -> None:
         start = time.perf_counter()
         workers = sorted(rpc.get_worker_infos(), key=lambda worker: worker.id)
         rank, size = agent.info.id, len(workers)
+        if rank == 0:
+            print(f"counting {len(files):,} files on {size} workers", flush=True)
 
         done = await count_files(files[rank::size], workers)
         # Gives every worker's numbers once all have come here: all counts are with their owners.

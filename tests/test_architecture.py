@@ -27,7 +27,7 @@ ROWS: dict[str, Sequence[str]] = {
         "store",
         "execution discovery",
         "agent",
-        "rref",
+        "rref waiting",
         "runtime",
         "backend_registry",
         "api",
@@ -92,6 +92,7 @@ HEAVY = frozenset(["aiohttp", "etcd", "matplotlib", "numpy", "rich", "torch"])
 
 STATEFUL = {
     "asyncrpc.execution.naming": {"_known"},  # a memo
+    "asyncrpc.runtime": {"_starts"},  # which start of this process it is
     "launcher.rendezvous.registry": {"_registered"},
 }
 """Module -> the names of module-level state it may change; anything else is a constant."""

@@ -1,0 +1,111 @@
+"""The public types, pinned: mypy reads this file, nothing runs it.
+
+A change here is a change that users' type checkers see.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any, assert_type
+
+import asyncrpc as rpc
+from asyncrpc.store import MemoryStore, PrefixStore, Store, StoreEvent, TCPStore, TCPStoreServer
+
+
+def greet(name: str) -> str:
+    """Return a greeting."""
+    return f"hello {name}"
+
+
+async def life_cycle() -> None:
+    """Starting and ending, in all its forms."""
+    async with rpc.init_rpc() as agent:
+        assert_type(agent, rpc.RpcAgent)
+    agent = await rpc.init_rpc("worker0", rank=0, world_size=2, options=rpc.RpcOptions())
+    assert_type(agent, rpc.RpcAgent)
+    assert_type(agent.info, rpc.WorkerInfo)
+    assert_type(agent.info.name, str)
+    assert_type(agent.info.id, int)
+    assert_type(rpc.current_agent(), rpc.RpcAgent)
+    assert_type(await rpc.RpcAgent.start("other", rank=1, world_size=2), rpc.RpcAgent)
+    assert_type(await rpc.shutdown(graceful=False, timeout=1.0), None)
+
+
+async def calls(worker: rpc.WorkerInfo) -> None:
+    """Every way to call, and every way to name the destination."""
+    call = rpc.rpc_async("worker1", greet, args=("you",), kwargs={}, timeout=None, idempotent=True)
+    assert_type(call, rpc.RpcFuture[Any])
+    future: asyncio.Future[Any] = call
+    assert_type(await future, Any)
+    assert_type(rpc.rpc_async(1, "module:name"), rpc.RpcFuture[Any])
+    assert_type(rpc.rpc_async(worker, print, timeout=0), rpc.RpcFuture[Any])
+    assert_type(await asyncio.to_thread(rpc.rpc_sync, worker, greet, ("you",)), Any)
+    rpc.rpc_notify(worker, greet, args=["you"])
+    async with rpc.wait_all():
+        rpc.rpc_async(worker, greet, ("you",))
+    assert_type(await rpc.all_gather(1, ["worker0", "worker1"], timeout=5), dict[str, Any])
+    await rpc.barrier()
+
+
+def around_a_call() -> None:
+    """What a served function can ask."""
+    assert_type(rpc.remaining(), float | None)
+    assert_type(rpc.caller(), rpc.WorkerInfo)
+    with rpc.detached():
+        assert_type(rpc.get_rpc_timeout(), float)
+    assert_type(rpc.get_worker_info("worker1"), rpc.WorkerInfo)
+    assert_type(rpc.get_worker_infos(), list[rpc.WorkerInfo])
+    assert_type(rpc.debug_info(), dict[str, str])
+
+
+def decorators() -> None:
+    """A decorated function keeps its type."""
+    assert_type(rpc.inline(greet)("you"), str)
+    assert_type(rpc.functions.async_execution(greet)("you"), str)
+
+
+def errors(error: rpc.RpcError, timeout: rpc.RpcTimeoutError, remote: rpc.RemoteError) -> None:
+    """What an error says."""
+    assert_type(error.code, rpc.StatusCode)
+    assert_type(error.delivery, rpc.Delivery)
+    assert_type(timeout.phase, str)
+    assert_type(remote.type_name, str)
+    wide: tuple[type[Exception], ...] = (rpc.PeerLostError, rpc.UnknownWorkerError)
+    builtin: tuple[TimeoutError, RuntimeError] = (timeout, error)
+    assert wide
+    assert builtin
+
+
+def options() -> rpc.RpcOptions:
+    """The options of this version."""
+    return rpc.RpcOptions(
+        rpc_timeout=1.0,
+        num_worker_threads=2,
+        init_method="tcp://127.0.0.1:0",
+        listen="unix:///tmp/socket",
+        secret=Path("/secret"),
+        expose=[greet],
+        limits=rpc.Limits(max_inflight=8, on_full="error"),
+    )
+
+
+async def stores() -> None:
+    """Every store is a `Store`."""
+    async with TCPStoreServer() as server:
+        assert_type(server.port, int)
+        async with await TCPStore.connect(server.host, server.port, timeout=5) as store:
+            all_stores: list[Store] = [store, MemoryStore(), PrefixStore("a/", store)]
+    one = all_stores[0]
+    assert_type(await one.get("key", timeout=1), bytes)
+    assert_type(await one.add("key", 1), int)
+    assert_type(await one.check(["key"]), bool)
+    assert_type(await one.compare_set("key", b"old", "new"), bytes)
+    assert_type(await one.snapshot("a/"), tuple[dict[str, bytes], int])
+    async for event in one.watch("a/"):
+        assert_type(event, StoreEvent)
+    async with one.lease(5.0) as lease:
+        await one.set("key", b"value", lease=lease)
+
+
+assert_type(rpc.run(life_cycle()), None)
