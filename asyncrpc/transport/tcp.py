@@ -33,10 +33,15 @@ class SocketNetwork:
 
     Args:
         tls: certificates for ``tls://`` addresses; ``None`` refuses them.
+        listening: a tcp socket that listens already; the first `listen` takes it over, whatever
+            the address, with the connections that wait in it.
     """
 
-    def __init__(self, tls: TlsOptions | None = None) -> None:
+    def __init__(
+        self, tls: TlsOptions | None = None, *, listening: socket.socket | None = None
+    ) -> None:
         self._tls = tls
+        self._listening = listening
 
     async def connect(self, address: Address, handler: StreamHandler, *, timeout: float) -> Stream:
         """Open a stream; see `asyncrpc.transport.Network.connect`."""
@@ -68,7 +73,8 @@ class SocketNetwork:
     ) -> Listener:
         """Listen on a socket; see `asyncrpc.transport.Network.listen`."""
         listener = _SocketListener(address, make_handler, max_connections)
-        await listener.start(self._server_context(address))
+        listening, self._listening = self._listening, None
+        await listener.start(self._server_context(address), listening)
         return listener
 
     def _client_context(self, address: Address) -> ssl.SSLContext | None:
@@ -107,20 +113,25 @@ class _SocketListener:
         self._server: asyncio.Server | None = None
         self._inode: tuple[int, int] | None = None
 
-    async def start(self, context: ssl.SSLContext | None) -> None:
+    async def start(self, context: ssl.SSLContext | None, listening: socket.socket | None) -> None:
         loop = asyncio.get_running_loop()
         address = self.address
         try:
-            if address.scheme == "unix":
+            if listening is not None:
+                self._server = await loop.create_server(
+                    self._make_stream, sock=listening, ssl=context, backlog=_BACKLOG
+                )
+            elif address.scheme == "unix":
                 self._server = await loop.create_unix_server(
                     self._make_stream, sock=_bind_unix(address.path), backlog=_BACKLOG
                 )
                 status = os.stat(address.path)
                 self._inode = (status.st_dev, status.st_ino)
                 return
-            self._server = await loop.create_server(
-                self._make_stream, address.host, address.port, ssl=context, backlog=_BACKLOG
-            )
+            else:
+                self._server = await loop.create_server(
+                    self._make_stream, address.host, address.port, ssl=context, backlog=_BACKLOG
+                )
         except OSError as error:
             raise OSError(error.errno, f"cannot listen on {address}: {_reason(error)}") from error
         port = self._server.sockets[0].getsockname()[1]
