@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Literal
@@ -110,7 +110,7 @@ class RpcOptions:
     listen: str | None = None
     secret: bytes | Path | None = None
     tls: TlsOptions | None = None
-    expose: tuple[Callable[..., object] | ModuleType, ...] | None = None
+    expose: Sequence[Callable[..., object] | ModuleType] | None = None
     allow_pickle: bool | None = None
     limits: Limits = dataclasses.field(default_factory=Limits)
     run_id: str | None = None
@@ -147,7 +147,7 @@ class RpcOptions:
         if self.expose is None:
             return
         try:
-            items = tuple(self.expose)
+            items: tuple[object, ...] = tuple(self.expose)
         except TypeError:
             items = (self.expose,)
         for item in items:
