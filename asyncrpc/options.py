@@ -12,8 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Literal
 
-from asyncrpc.transport import Address
-from asyncrpc.transport.tls import TlsOptions
+from asyncrpc.transport import Address, TlsOptions
 
 __all__ = ("Limits", "RpcOptions", "TlsOptions", "check_timeout")
 

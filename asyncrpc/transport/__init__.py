@@ -8,6 +8,7 @@ from asyncrpc.transport.base import Listener, MakeHandler, Network
 from asyncrpc.transport.memory import MemoryNetwork, memory_pair
 from asyncrpc.transport.stream import Stream, StreamHandler
 from asyncrpc.transport.tcp import SocketNetwork
+from asyncrpc.transport.tls import TlsOptions
 
 __all__ = (
     "Address",
@@ -19,6 +20,7 @@ __all__ = (
     "SocketNetwork",
     "Stream",
     "StreamHandler",
+    "TlsOptions",
     "authenticate",
     "memory_pair",
 )
