@@ -27,7 +27,6 @@ from launcher.target import Target
 
 if TYPE_CHECKING:
     from launcher.agent import RunResult
-    from launcher.process import Guardian
 
 __all__ = ("Launch", "main", "parse")
 
@@ -220,23 +219,25 @@ def _config(values: Mapping[str, Any], environ: Mapping[str, str]) -> LaunchConf
 
 
 def _run(launch: Launch) -> int:
-    from launcher.process import Guardian  # noqa: PLC0415 -- slow: not for --help and mistakes
+    import asyncio  # noqa: PLC0415 -- slow: not for --help and mistakes
+
+    with asyncio.Runner() as runner:
+        return runner.run(_supervise(launch))
+
+
+async def _supervise(launch: Launch) -> int:
+    """Run the agent, report failures, and return the exit status."""
+    from launcher.process import Guardian  # noqa: PLC0415
 
     guardian = Guardian.start()  # it boots while we import the rest
-    import asyncio  # noqa: PLC0415
+    try:
+        from launcher.api import run_agent  # noqa: PLC0415
 
-    from launcher.api import new_event_loop  # noqa: PLC0415
-
-    _show_warnings()
-    with asyncio.Runner(loop_factory=new_event_loop) as runner:
-        return runner.run(_supervise(launch, guardian))
-
-
-async def _supervise(launch: Launch, guardian: Guardian) -> int:
-    from launcher.api import run_agent  # noqa: PLC0415
-
-    program, args = launch.target.command(os.environ)
-    result = await run_agent(launch.config, program, args, guardian=guardian)
+        _show_warnings()
+        program, args = launch.target.command(os.environ)
+        result = await run_agent(launch.config, program, args, guardian=guardian)
+    finally:
+        await guardian.close()
     # A signal that was also sent to the workers is no failure of theirs.
     failures = {
         rank: failure

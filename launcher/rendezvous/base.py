@@ -7,8 +7,9 @@ themselves to the registry; the agent sees nothing else of them.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # the name only: a backend that has a store has imported it
@@ -31,12 +32,10 @@ class RendezvousStoreInfo:
     """Free when the round began; whoever is rank 0 may listen on it."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class RendezvousInfo:
     """What the agents of a round agreed on."""
 
-    store: Store
-    """The round's own part of the run's store; empty when the round began."""
     rank: int
     """This agent's group rank, from 0."""
     world_size: int
@@ -46,6 +45,13 @@ class RendezvousInfo:
     """Rounds of the run before this one."""
     store_url: str
     """Where workers find the run's store, ``tcp://host:port``; its keys outlive rounds."""
+    open_store: Callable[[], Store] = field(repr=False)
+    """Opens `store`."""
+
+    @cached_property
+    def store(self) -> Store:
+        """The agents' own store of this round, empty at its begin; opened when asked for."""
+        return self.open_store()
 
 
 @dataclass(frozen=True, slots=True)

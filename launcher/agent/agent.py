@@ -1,0 +1,299 @@
+"""`LocalElasticAgent`: looks after the workers of this node.
+
+The thin shell around `GroupMachine`: it tells the machine what happened and carries out what the
+machine answers. Joining, starting, watching and stopping are tasks of the agent; a task's result,
+if it has one, is the stimulus it produced. Signals come in by `receive_signal`, which only
+enqueues.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+from collections.abc import Coroutine, Mapping
+from contextlib import ExitStack
+
+from asyncrpc.secret import load_secret, run_secret
+from launcher.agent.group import DEFAULT_ROLE, RunResult, WorkerGroup, WorkerSpec
+from launcher.agent.ranks import NodeRanks, NodeRole, assign_ranks
+from launcher.agent.secretfile import secret_file
+from launcher.agent.state import (
+    Begun,
+    Ended,
+    Finish,
+    GroupMachine,
+    Instruction,
+    Join,
+    Joined,
+    Kill,
+    SignalReceived,
+    Start,
+    Started,
+    StartFailed,
+    Stimulus,
+    Stop,
+    Watch,
+    WorkerState,
+)
+from launcher.agent.variables import RunFacts, worker_variables
+from launcher.errors import ProcessFailure
+from launcher.logs import LogsSpecs, line_prefix
+from launcher.process import Guardian, ProcessContext, RunProcsResult, start_processes
+from launcher.rendezvous import RendezvousInfo
+
+__all__ = ("LocalElasticAgent",)
+
+_logger = logging.getLogger("launcher.agent")
+
+
+class LocalElasticAgent:
+    """Starts the workers of this node, watches over them, restarts them as a group.
+
+    Args:
+        spec: what the workers have in common.
+        logs_specs: where their output goes; an object of this run alone.
+        log_line_prefix_template: prefix of teed lines, see `launcher.logs.line_prefix`.
+        shutdown_timeout: seconds between the signal that stops workers and SIGKILL, from 0.
+        secret: the run's secret, at least 16 bytes, handed to the workers; ``None``: made of this
+            user's secret and the run id.
+        signals_to_handle: what workers read as ``TORCHELASTIC_SIGNALS_TO_HANDLE``.
+        guardian: the process that is to start the workers, closed when the run is over; ``None``:
+            a new one.
+    """
+
+    def __init__(
+        self,
+        spec: WorkerSpec,
+        logs_specs: LogsSpecs,
+        *,
+        log_line_prefix_template: str | None = None,
+        shutdown_timeout: float = 30.0,
+        secret: bytes | None = None,
+        signals_to_handle: str = "",
+        guardian: Guardian | None = None,
+    ) -> None:
+        self._spec = spec
+        self._logs_specs = logs_specs
+        self._template = log_line_prefix_template
+        self._grace = shutdown_timeout
+        self._secret = secret
+        self._signals_to_handle = signals_to_handle
+        self._guardian = guardian
+        self._group = WorkerGroup(spec)
+        self._machine = GroupMachine(spec.max_restarts)
+        # Unbounded, but fed by one task at a time and by people sending signals.
+        self._happened: asyncio.Queue[Stimulus | asyncio.Task[Stimulus | None]] = asyncio.Queue()
+        self._tasks: set[asyncio.Task[Stimulus | None]] = set()
+        self._facts: RunFacts | None = None  # set while `run` is under way
+        self._info: RendezvousInfo | None = None  # of the current round
+        self._ranks: NodeRanks | None = None  # of the current round
+        self._context: ProcessContext | None = None  # of the current round, once started
+        self._ended: RunProcsResult | None = None  # of the last round that was started
+        self._start_error: OSError | None = None  # why the last start failed
+
+    def get_worker_group(self, role: str = DEFAULT_ROLE) -> WorkerGroup:  # noqa: ARG002 -- torch's
+        """Return the group as it is now."""
+        return self._group
+
+    def receive_signal(self, number: int) -> None:
+        """Take in a signal to the launcher: the first stops the run, a second kills it.
+
+        Args:
+            number: the signal, forwarded to the workers.
+        """
+        self._happened.put_nowait(SignalReceived(number))
+
+    async def run(self, role: str = DEFAULT_ROLE) -> RunResult:  # noqa: ARG002 -- torch's
+        """Start the workers, watch over them and restart them as the spec allows.
+
+        Returns:
+            How the run ended; failed workers are part of it, not an exception.
+
+        Raises:
+            RendezvousError: no round was formed.
+            OSError: the workers could not be started.
+            GuardianError: the process that looks after the workers could not be started or died.
+            ValueError: there is no secret to hand to the workers.
+        """
+        run_id = self._spec.rdzv_handler.get_run_id()
+        secret = self._secret or run_secret(load_secret(None, os.environ), run_id)
+        guardian = self._guardian = self._guardian or Guardian.start()
+        with ExitStack() as files:
+            try:
+                self._facts = RunFacts(
+                    run_id=run_id,
+                    role=self._spec.role,
+                    max_restarts=self._spec.max_restarts,
+                    secret_file=files.enter_context(secret_file(secret)),
+                    signals_to_handle=self._signals_to_handle,
+                )
+                finish = await self._drive()
+            finally:
+                await self._release(guardian)
+        if self._start_error is not None and finish.state is WorkerState.FAILED:
+            raise self._start_error
+        return self._result(finish)
+
+    async def _drive(self) -> Finish:
+        """Feed the machine until it says that the run is over."""
+        stimulus: Stimulus = Begun()
+        while True:
+            instructions = self._machine.handle(stimulus)
+            self._group.state = self._machine.state
+            for instruction in instructions:
+                if isinstance(instruction, Finish):
+                    return instruction
+                self._carry_out(instruction)
+            stimulus = await self._next_stimulus()
+
+    async def _next_stimulus(self) -> Stimulus:
+        while True:
+            happened = await self._happened.get()
+            stimulus = happened.result() if isinstance(happened, asyncio.Task) else happened
+            if stimulus is not None:
+                return stimulus
+
+    def _carry_out(self, instruction: Instruction) -> None:
+        match instruction:
+            case Join():
+                if restarts := self._machine.restarts:
+                    limit = self._machine.max_restarts
+                    _logger.warning("starting all workers again, restart %d of %d", restarts, limit)
+                self._spawn(self._join())
+            case Start(restarts):
+                self._spawn(self._start(restarts))
+            case Watch():
+                self._spawn(self._watch())
+            case Stop(number):
+                self._spawn(self._stop(signal.Signals(number)))
+            case Kill():
+                self._spawn(self._stop(signal.SIGKILL))
+
+    def _spawn(self, activity: Coroutine[object, object, Stimulus | None]) -> None:
+        task = asyncio.create_task(activity)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._happened.put_nowait)
+
+    async def _join(self) -> Stimulus:
+        info = await self._spec.rdzv_handler.next_rendezvous()
+        node = NodeRole(role=self._spec.role, local_world_size=self._spec.local_world_size)
+        # Nodes start the same number of workers in the same role: no need to ask the others.
+        ranks = assign_ranks([node] * info.world_size)[info.rank]
+        self._info, self._ranks = info, ranks
+        self._group.assign(info, ranks)
+        return Joined()
+
+    async def _start(self, restarts: int) -> Stimulus:
+        workers = self._group.workers
+        prefixes = {
+            worker.local_rank: line_prefix(
+                self._template,
+                role_name=self._spec.role,
+                rank=worker.global_rank,
+                local_rank=worker.local_rank,
+            )
+            for worker in workers
+        }
+        self._start_error = None
+        try:
+            self._context = await start_processes(
+                self._spec.role,
+                self._spec.entrypoint,
+                {worker.local_rank: self._spec.args for worker in workers},
+                {
+                    worker.local_rank: self._variables(worker.local_rank, restarts)
+                    for worker in workers
+                },
+                self._logs_specs,
+                prefixes,
+                guardian=self._guardian,
+                shutdown_timeout=self._grace,
+            )
+        except (FileNotFoundError, NotADirectoryError, PermissionError):
+            raise  # trying again would not help
+        except OSError as error:
+            _logger.warning("workers could not be started: %s", error)
+            self._start_error = error
+            return StartFailed()
+        for local_rank, pid in self._context.pids().items():
+            workers[local_rank].id = pid
+        return Started()
+
+    def _variables(self, local_rank: int, restarts: int) -> dict[str, str]:
+        assert self._facts is not None
+        assert self._info is not None
+        assert self._ranks is not None
+        return worker_variables(
+            self._facts,
+            self._info,
+            self._ranks,
+            local_rank=local_rank,
+            restarts=restarts,
+            environ=os.environ,
+        )
+
+    async def _watch(self) -> Stimulus:
+        assert self._context is not None
+        self._ended = await self._context.wait()
+        assert self._ended is not None
+        await self._context.close()
+        return Ended(is_failed=self._ended.is_failed())
+
+    async def _stop(self, number: signal.Signals) -> None:
+        assert self._context is not None
+        # Without a grace nobody shall see another signal first. A second close while the first is
+        # under way is what makes the context kill.
+        await self._context.close(number if self._grace > 0 else signal.SIGKILL, self._grace)
+
+    async def _release(self, guardian: Guardian) -> None:
+        """Leave nothing behind: no task, no worker, no guardian."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        try:
+            if self._context is not None:
+                await self._context.close(signal.SIGTERM, self._grace)
+        finally:
+            await guardian.close()
+
+    def _result(self, finish: Finish) -> RunResult:
+        ended = self._ended
+        if ended is None:  # nothing was ever started
+            return RunResult(state=finish.state, signal=finish.number)
+        ranks = {worker.local_rank: worker.global_rank for worker in self._group.workers}
+        failures = {ranks[local]: failure for local, failure in ended.failures.items()}
+        return RunResult(
+            state=finish.state,
+            return_values={ranks[local]: value for local, value in ended.return_values.items()},
+            failures=failures,
+            exit_codes={rank: _exit_code(failures.get(rank)) for rank in ranks.values()},
+            log_paths=self._log_paths(ranks),
+            log_dir=self._log_dir(),
+            restarts=self._machine.restarts,
+            signal=finish.number,
+        )
+
+    def _log_paths(self, ranks: Mapping[int, int]) -> dict[int, dict[str, str]]:
+        context = self._context
+        assert context is not None
+        files = {
+            "stdout": context.stdouts,
+            "stderr": context.stderrs,
+            "error": context.error_files,
+        }
+        return {
+            rank: {kind: paths[local] for kind, paths in files.items() if paths.get(local)}
+            for local, rank in ranks.items()
+        }
+
+    def _log_dir(self) -> str | None:
+        path = self._logs_specs.root_log_dir
+        # A temporary folder that nothing was written to is gone by now.
+        return path if path is not None and os.path.isdir(path) else None
+
+
+def _exit_code(failure: ProcessFailure | None) -> int:
+    return 0 if failure is None else failure.exitcode

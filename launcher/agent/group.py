@@ -1,0 +1,167 @@
+"""What an agent looks after: `WorkerSpec`, `Worker`, `WorkerGroup`, and how a run ended.
+
+Values, and the interface of agents; torch's names and fields, those that act.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+from launcher.agent.ranks import NodeRanks
+from launcher.agent.state import WorkerState
+from launcher.errors import ProcessFailure
+from launcher.rendezvous import RendezvousHandler, RendezvousInfo
+
+if TYPE_CHECKING:  # the name only: a backend that has a store has imported it
+    from asyncrpc.store import Store
+
+__all__ = ("DEFAULT_ROLE", "ElasticAgent", "RunResult", "Worker", "WorkerGroup", "WorkerSpec")
+
+DEFAULT_ROLE = "default"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerSpec:
+    """What the workers of a group have in common.
+
+    Args:
+        role: what they are; empty names are refused.
+        local_world_size: workers on this node, at least 1.
+        rdzv_handler: how the node's agent meets the others.
+        entrypoint: path or name of the program each of them executes.
+        args: its arguments, without the program's own name.
+        max_restarts: how often a failure may restart the group, from 0.
+
+    Raises:
+        ValueError: a field breaks its rule; names field, value and rule.
+    """
+
+    role: str
+    local_world_size: int
+    rdzv_handler: RendezvousHandler
+    entrypoint: str
+    args: tuple[str, ...] = ()
+    max_restarts: int = 3
+
+    def __post_init__(self) -> None:
+        if not self.role:
+            raise ValueError("role='': expected a name")
+        if self.local_world_size < 1:
+            raise ValueError(f"local_world_size={self.local_world_size}: expected at least 1")
+        if not self.entrypoint:
+            raise ValueError("entrypoint='': expected a program")
+        if self.max_restarts < 0:
+            raise ValueError(f"max_restarts={self.max_restarts}: expected at least 0")
+
+    def get_entrypoint_name(self) -> str:
+        """Name the program without its folder."""
+        return os.path.basename(self.entrypoint)
+
+
+@dataclass(slots=True)
+class Worker:
+    """One worker of the current round; ranks are -1 until the round is complete."""
+
+    local_rank: int
+    id: int | None = None
+    """Its process id once it runs."""
+    global_rank: int = -1
+    role_rank: int = -1
+    world_size: int = -1
+    role_world_size: int = -1
+
+
+@dataclass(slots=True)
+class WorkerGroup:
+    """The workers of one node, as they are now."""
+
+    spec: WorkerSpec
+    workers: list[Worker] = field(default_factory=list)
+    """By local rank."""
+    state: WorkerState = WorkerState.INIT
+    info: RendezvousInfo | None = None
+    """What the agents of the round agreed on; ``None`` before the first round."""
+    group_rank: int = -1
+    group_world_size: int = -1
+    master_addr: str = ""
+    master_port: int = -1
+
+    @property
+    def store(self) -> Store | None:
+        """The agents' own store of the round; ``None`` before the first round."""
+        return None if self.info is None else self.info.store
+
+    def assign(self, info: RendezvousInfo, ranks: NodeRanks) -> None:
+        """Replace the workers by those of a new round.
+
+        Args:
+            info: what the agents of the round agreed on.
+            ranks: of this node in the round.
+        """
+        self.info = info
+        self.master_addr = info.bootstrap_store_info.master_addr
+        self.master_port = info.bootstrap_store_info.master_port
+        self.group_rank = ranks.group_rank
+        self.group_world_size = ranks.group_world_size
+        self.workers = [
+            Worker(
+                local_rank,
+                global_rank=ranks.first_rank + local_rank,
+                role_rank=ranks.first_role_rank + local_rank,
+                world_size=ranks.world_size,
+                role_world_size=ranks.role_world_size,
+            )
+            for local_rank in range(ranks.local_world_size)
+        ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunResult:
+    """How a run ended on this node; mappings are keyed by global rank."""
+
+    state: WorkerState
+    """SUCCEEDED, FAILED or STOPPED."""
+    return_values: Mapping[int, object] = field(default_factory=dict)
+    """What each worker returned; ``None`` from a command. Empty unless SUCCEEDED."""
+    failures: Mapping[int, ProcessFailure] = field(default_factory=dict)
+    """The workers of the last round that did not succeed."""
+    exit_codes: Mapping[int, int] = field(default_factory=dict)
+    """Exit statuses of the last round, -N for signal N."""
+    log_paths: Mapping[int, Mapping[str, str]] = field(default_factory=dict)
+    """Files of the last round: by ``stdout``, ``stderr`` and ``error``, those that there are."""
+    log_dir: str | None = None
+    """Folder of the run's logs; ``None``: none were kept."""
+    restarts: int = 0
+    """How often the group was restarted because of a failure."""
+    signal: int | None = None
+    """The signal that stopped the launcher; ``None`` unless STOPPED."""
+
+    def is_failed(self) -> bool:
+        """Say whether the run failed."""
+        return self.state is WorkerState.FAILED
+
+
+class ElasticAgent(Protocol):
+    """Looks after the workers of one node until the run is over."""
+
+    async def run(self, role: str = DEFAULT_ROLE) -> RunResult:
+        """Start the workers, watch over them and restart them as the spec allows.
+
+        Args:
+            role: the group; an agent has one.
+
+        Returns:
+            How the run ended; failed workers are part of it, not an exception.
+        """
+        ...
+
+    def get_worker_group(self, role: str = DEFAULT_ROLE) -> WorkerGroup:
+        """Return the group as it is now.
+
+        Args:
+            role: the group; an agent has one.
+        """
+        ...

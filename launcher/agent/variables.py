@@ -1,0 +1,84 @@
+"""The environment variables that tell a worker who it is and where the others are.
+
+Pure. The names are torchrun's, plus those of asyncrpc and of JAX; everything else a worker finds in
+its environment is inherited from the agent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from launcher.agent.ranks import NodeRanks
+from launcher.rendezvous import RendezvousInfo
+
+__all__ = ("RunFacts", "worker_variables")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunFacts:
+    """What all workers of all rounds of a run are told alike."""
+
+    run_id: str
+    role: str
+    max_restarts: int
+    secret_file: str
+    """Path of the file that holds the run's secret."""
+    signals_to_handle: str
+    """Comma list of the signals that stop the run in order."""
+
+
+def worker_variables(
+    facts: RunFacts,
+    info: RendezvousInfo,
+    ranks: NodeRanks,
+    *,
+    local_rank: int,
+    restarts: int,
+    environ: Mapping[str, str],
+) -> dict[str, str]:
+    """Say what one worker's environment has on top of the agent's.
+
+    Args:
+        facts: of the run.
+        info: the round's rendezvous.
+        ranks: of this node's workers.
+        local_rank: which worker, from 0.
+        restarts: restarts because of a failure so far.
+        environ: the agent's environment; some variables are set only where it has none.
+
+    Returns:
+        Variables by name.
+    """
+    rank = ranks.first_rank + local_rank
+    store = info.bootstrap_store_info
+    variables = {
+        "RANK": rank,
+        "WORLD_SIZE": ranks.world_size,
+        "LOCAL_RANK": local_rank,
+        "LOCAL_WORLD_SIZE": ranks.local_world_size,
+        "GROUP_RANK": ranks.group_rank,
+        "GROUP_WORLD_SIZE": ranks.group_world_size,
+        "ROLE_NAME": facts.role,
+        "ROLE_RANK": ranks.first_role_rank + local_rank,
+        "ROLE_WORLD_SIZE": ranks.role_world_size,
+        "MASTER_ADDR": store.master_addr,
+        "MASTER_PORT": store.master_port,
+        "TORCHELASTIC_RESTART_COUNT": restarts,
+        "TORCHELASTIC_MAX_RESTARTS": facts.max_restarts,
+        "TORCHELASTIC_RUN_ID": facts.run_id,
+        "TORCHELASTIC_USE_AGENT_STORE": False,
+        "TORCHELASTIC_SIGNALS_TO_HANDLE": facts.signals_to_handle,
+        "TORCH_NCCL_ASYNC_ERROR_HANDLING": environ.get("TORCH_NCCL_ASYNC_ERROR_HANDLING", 1),
+        "ASYNCRPC_NAME": f"worker{rank}",
+        "ASYNCRPC_SECRET_FILE": facts.secret_file,
+        "LAUNCHER_ROUND": info.round,
+        "LAUNCHER_STORE": info.store_url,
+        "JAX_COORDINATOR_ADDRESS": f"{store.master_addr}:{store.master_port}",
+        "JAX_NUM_PROCESSES": ranks.world_size,
+        "JAX_PROCESS_ID": rank,
+    }
+    if "OMP_NUM_THREADS" not in environ and ranks.local_world_size > 1:
+        # Each worker would else start a thread per processor; torchrun's remedy.
+        variables["OMP_NUM_THREADS"] = 1
+    return {name: str(value) for name, value in variables.items()}

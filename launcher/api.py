@@ -1,0 +1,258 @@
+"""Launching workers from a program: `launch_agent`, `elastic_launch`, and what they give back.
+
+Puts the parts of one node together: the run's secret, the rendezvous, the agent, the signals.
+Called by `cli` and by users; prints nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from signal import Signals
+
+from asyncrpc.secret import load_secret, run_secret
+from launcher.agent import LocalElasticAgent, RunResult, WorkerSpec, WorkerState
+from launcher.config import LaunchConfig, to_signals
+from launcher.errors import ChildFailedError, SignalException, UsageError
+from launcher.logs import DefaultLogsSpecs
+from launcher.process import Guardian
+from launcher.rendezvous import RendezvousHandler, RendezvousParameters, get_rendezvous_handler
+from launcher.signals import handle_signals
+
+__all__ = (
+    "LaunchConfig",
+    "LaunchResult",
+    "elastic_launch",
+    "get_entrypoint_name",
+    "launch_agent",
+    "run_agent",
+)
+
+_logger = logging.getLogger("launcher.api")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaunchResult:
+    """How a run ended, worker by worker; every mapping is keyed by global rank."""
+
+    values: Mapping[int, object]
+    """What each worker returned; ``None`` from a command. Empty unless all succeeded."""
+    exit_codes: Mapping[int, int]
+    """Exit statuses in the last round; -N when signal N ended the worker."""
+    log_paths: Mapping[int, Mapping[str, str]]
+    """Files of the last round: by ``stdout``, ``stderr`` and ``error``, those that were asked
+    for."""
+
+
+class elastic_launch:  # noqa: N801 -- torch's name
+    """A launch that is set up and can be called with the workers' arguments.
+
+    Args:
+        config: how to launch.
+        entrypoint: path or name of the program each worker executes.
+    """
+
+    def __init__(self, config: LaunchConfig, entrypoint: str) -> None:
+        self._config = config
+        self._entrypoint = entrypoint
+
+    def __call__(self, *args: str) -> dict[int, object]:
+        """Launch, and block until the run is over; from any thread that runs no loop.
+
+        Args:
+            args: the program's arguments.
+
+        Returns:
+            What each worker returned, by global rank; ``None`` from a command.
+
+        Raises:
+            RuntimeError: this thread runs an event loop; await `launch` there.
+            ChildFailedError: workers failed, and so did the restarts allowed.
+            SignalException: a signal stopped the run.
+            UsageError: the configuration cannot be used; nothing was started.
+            LauncherError: of another kind: the launch itself failed.
+            OSError: the workers could not be started.
+        """
+        if _is_loop_running():
+            raise RuntimeError("elastic_launch blocks: in an event loop, await its launch method")
+        return asyncio.run(self.launch(*args))
+
+    async def launch(self, *args: str) -> dict[int, object]:
+        """Launch, and wait until the run is over; see `__call__`."""
+        return await launch_agent(self._config, self._entrypoint, args)
+
+    async def run(self, *args: str) -> LaunchResult:
+        """Launch, and say how each worker ended, also when some failed.
+
+        Args:
+            args: the program's arguments.
+
+        Returns:
+            Values, exit statuses and log files.
+
+        Raises:
+            SignalException: a signal stopped the run.
+            UsageError: the configuration cannot be used; nothing was started.
+            LauncherError: of another kind: the launch itself failed.
+            OSError: the workers could not be started.
+        """
+        result = await run_agent(self._config, self._entrypoint, args)
+        _raise_if_stopped(result)
+        return LaunchResult(
+            values=result.return_values,
+            exit_codes=result.exit_codes,
+            log_paths=result.log_paths,
+        )
+
+
+async def launch_agent(
+    config: LaunchConfig, entrypoint: str, args: Sequence[str] = ()
+) -> dict[int, object]:
+    """Launch this node's workers, and wait until the run is over.
+
+    Args:
+        config: how to launch.
+        entrypoint: path or name of the program each worker executes.
+        args: its arguments, without the program's own name.
+
+    Returns:
+        What each worker of this node returned, by global rank; ``None`` from a command.
+
+    Raises:
+        ChildFailedError: workers failed, and so did the restarts allowed.
+        SignalException: a signal stopped the run.
+        UsageError: the configuration cannot be used; nothing was started.
+        LauncherError: of another kind: the launch itself failed.
+        OSError: the workers could not be started.
+    """
+    result = await run_agent(config, entrypoint, args)
+    _raise_if_stopped(result)
+    if result.is_failed():
+        raise ChildFailedError(get_entrypoint_name(entrypoint, args), result.failures)
+    return dict(result.return_values)
+
+
+async def run_agent(
+    config: LaunchConfig,
+    entrypoint: str,
+    args: Sequence[str] = (),
+    *,
+    guardian: Guardian | None = None,
+) -> RunResult:
+    """Run this node's agent until the run is over; failed workers are part of the result.
+
+    Args:
+        config: how to launch.
+        entrypoint: path or name of the program each worker executes.
+        args: its arguments, without the program's own name.
+        guardian: the process that is to start the workers, closed at the end; ``None``: a new one.
+
+    Returns:
+        How the run ended.
+
+    Raises:
+        UsageError: the configuration cannot be used; nothing was started.
+        LauncherError: of another kind: the launch itself failed.
+        OSError: the workers could not be started.
+    """
+    config = replace(config, run_id=config.run_id or os.urandom(8).hex())
+    secret = _run_secret(config)
+    handler = _handler(config, secret)
+    agent = LocalElasticAgent(
+        WorkerSpec(
+            role=config.role,
+            local_world_size=config.nproc_per_node,
+            rdzv_handler=handler,
+            entrypoint=entrypoint,
+            args=tuple(args),
+            max_restarts=config.max_restarts,
+        ),
+        config.logs_specs or DefaultLogsSpecs(),
+        log_line_prefix_template=config.log_line_prefix_template,
+        shutdown_timeout=config.grace,
+        secret=secret,
+        signals_to_handle=config.signals_to_handle,
+        guardian=guardian,
+    )
+    _warn_of_threads(config)
+    with handle_signals(to_signals(config.signals_to_handle), agent.receive_signal) as is_handling:
+        if not is_handling:
+            _logger.info("signals are not handled: this is not the main thread")
+        return await _run(agent, handler, config.role)
+
+
+def get_entrypoint_name(entrypoint: str | None, args: Sequence[str]) -> str:
+    """Name what is run, for people.
+
+    Args:
+        entrypoint: path or name of a program; ``None``: nothing.
+        args: its arguments.
+
+    Returns:
+        The program; for this Python, its first argument that is no option, else "".
+    """
+    if entrypoint == sys.executable:
+        return next((arg for arg in args if not arg.startswith("-")), "")
+    return entrypoint or ""
+
+
+async def _run(agent: LocalElasticAgent, handler: RendezvousHandler, role: str) -> RunResult:
+    """Run the agent, and leave the rendezvous as its end demands."""
+    is_stopped = False
+    try:
+        result = await agent.run(role)
+        is_stopped = result.state is WorkerState.STOPPED
+        return result
+    finally:
+        # After a signal, the others may go on without this node.
+        await (handler.close() if is_stopped else handler.shutdown())
+
+
+def _is_loop_running() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
+def _run_secret(config: LaunchConfig) -> bytes:
+    try:
+        return run_secret(load_secret(None, os.environ), config.run_id)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+
+
+def _handler(config: LaunchConfig, secret: bytes) -> RendezvousHandler:
+    try:
+        return get_rendezvous_handler(
+            RendezvousParameters(
+                config.rdzv_backend,
+                config.rdzv_endpoint,
+                config.run_id,
+                config.min_nodes,
+                config.max_nodes,
+                secret=secret,
+            )
+        )
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+
+
+def _warn_of_threads(config: LaunchConfig) -> None:
+    if config.nproc_per_node > 1 and "OMP_NUM_THREADS" not in os.environ:
+        _logger.warning(
+            "OMP_NUM_THREADS=1 is set for each of the %d workers, so that they do not fight for "
+            "processors; set it yourself to tune",
+            config.nproc_per_node,
+        )
+
+
+def _raise_if_stopped(result: RunResult) -> None:
+    if result.signal is not None:
+        number = Signals(result.signal)
+        raise SignalException(f"process {os.getpid()} got signal {number.name}", number)

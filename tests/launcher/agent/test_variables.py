@@ -1,0 +1,88 @@
+"""`launcher.agent.variables`: what a worker finds in its environment."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pytest
+
+from asyncrpc.store import MemoryStore
+from launcher.agent.ranks import NodeRole, assign_ranks
+from launcher.agent.variables import RunFacts, worker_variables
+from launcher.rendezvous import RendezvousInfo, RendezvousStoreInfo
+
+
+def variables(
+    local_rank: int, nproc: int, environ: Mapping[str, str] | None = None
+) -> dict[str, str]:
+    """Return the variables of a worker of the second of three nodes."""
+    nodes = [
+        NodeRole(role="reader", local_world_size=3),
+        NodeRole(role="trainer", local_world_size=nproc),
+        NodeRole(role="trainer", local_world_size=1),
+    ]
+    return worker_variables(
+        RunFacts(
+            run_id="run",
+            role="trainer",
+            max_restarts=5,
+            secret_file="/secret",
+            signals_to_handle="SIGTERM",
+        ),
+        RendezvousInfo(
+            rank=1,
+            world_size=3,
+            bootstrap_store_info=RendezvousStoreInfo(master_addr="node0", master_port=1234),
+            round=7,
+            store_url="tcp://node0:99",
+            open_store=MemoryStore,
+        ),
+        assign_ranks(nodes)[1],
+        local_rank=local_rank,
+        restarts=4,
+        environ=environ or {},
+    )
+
+
+def test_the_whole_environment() -> None:
+    """The names of torchrun, of asyncrpc and of JAX."""
+    assert variables(1, 2) == {
+        "RANK": "4",
+        "WORLD_SIZE": "6",
+        "LOCAL_RANK": "1",
+        "LOCAL_WORLD_SIZE": "2",
+        "GROUP_RANK": "1",
+        "GROUP_WORLD_SIZE": "3",
+        "ROLE_NAME": "trainer",
+        "ROLE_RANK": "1",
+        "ROLE_WORLD_SIZE": "3",
+        "MASTER_ADDR": "node0",
+        "MASTER_PORT": "1234",
+        "TORCHELASTIC_RESTART_COUNT": "4",
+        "TORCHELASTIC_MAX_RESTARTS": "5",
+        "TORCHELASTIC_RUN_ID": "run",
+        "TORCHELASTIC_USE_AGENT_STORE": "False",
+        "TORCHELASTIC_SIGNALS_TO_HANDLE": "SIGTERM",
+        "TORCH_NCCL_ASYNC_ERROR_HANDLING": "1",
+        "ASYNCRPC_NAME": "worker4",
+        "ASYNCRPC_SECRET_FILE": "/secret",
+        "LAUNCHER_ROUND": "7",
+        "LAUNCHER_STORE": "tcp://node0:99",
+        "JAX_COORDINATOR_ADDRESS": "node0:1234",
+        "JAX_NUM_PROCESSES": "6",
+        "JAX_PROCESS_ID": "4",
+        "OMP_NUM_THREADS": "1",
+    }
+
+
+@pytest.mark.parametrize(("nproc", "environ"), [(1, {}), (2, {"OMP_NUM_THREADS": "8"})])
+def test_the_number_of_threads_is_left_alone(nproc: int, environ: dict[str, str]) -> None:
+    """One worker may have the machine; what the user set is the user's."""
+    assert "OMP_NUM_THREADS" not in variables(0, nproc, environ)
+
+
+def test_an_inherited_choice_for_nccl_is_kept() -> None:
+    """It is a default only."""
+    found = variables(0, 1, {"TORCH_NCCL_ASYNC_ERROR_HANDLING": "3"})
+
+    assert found["TORCH_NCCL_ASYNC_ERROR_HANDLING"] == "3"

@@ -1,0 +1,431 @@
+"""`python -m launcher`, the real one: what workers find, what comes out, what is left."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from asyncrpc.secret import run_secret
+
+pytestmark = pytest.mark.slow  # each starts a launcher, a guardian and workers
+
+ROOT = Path(__file__).parents[2]
+Start = Callable[..., "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def script(tmp_path: Path) -> Callable[[str], str]:
+    """Return a function that writes a worker's script and returns its path."""
+
+    def write(text: str) -> str:
+        path = tmp_path / "worker.py"
+        path.write_text("import json, os, signal, sys, time\n" + textwrap.dedent(text))
+        return str(path)
+
+    return write
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Return a function that starts the launcher; what still runs at the end is killed."""
+    started: list[subprocess.Popen[str]] = []
+
+    def run(*args: str, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith(("PET_", "OMP_"))}
+        home = {"XDG_CONFIG_HOME": str(tmp_path / "config"), "TMPDIR": str(tmp_path / "tmp")}
+        (tmp_path / "tmp").mkdir(exist_ok=True)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "launcher", *args],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=tmp_path,
+            env={**inherited, "PYTHONPATH": str(ROOT), **home, **(env or {})},
+        )
+        started.append(process)
+        return process
+
+    yield run
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+    """Wait for a launcher, and return its exit status, stdout and stderr."""
+    stdout, stderr = process.communicate(timeout=20)
+    return process.returncode, stdout, stderr
+
+
+def wait_for_lines(process: subprocess.Popen[str], count: int) -> list[str]:
+    """Return that many lines of a launcher's stdout, in order of their text."""
+    assert process.stdout is not None
+    return sorted(process.stdout.readline().rstrip("\n") for _ in range(count))
+
+
+def gone(pids: list[int], within: float) -> bool:
+    """Return whether none of the processes runs any more after so many seconds."""
+    deadline = time.monotonic() + within
+    while left := [pid for pid in pids if _runs(pid)]:
+        if time.monotonic() > deadline:
+            return False
+        psutil.wait_procs([psutil.Process(pid) for pid in left if _runs(pid)], timeout=0.02)
+    return True
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def test_workers_find_their_whole_environment(
+    script: Callable[[str], str], start: Start, tmp_path: Path
+) -> None:
+    """Every variable is there; the secret is the run's, in a file of its own that goes."""
+    path = script(
+        """
+        secret = os.environ["ASYNCRPC_SECRET_FILE"]
+        facts = dict(os.environ, mode=oct(os.stat(secret).st_mode & 0o777),
+                     secret=open(secret, "rb").read().hex(), argv=sys.argv[1:], sid=os.getsid(0),
+                     pid=os.getpid())
+        json.dump(facts, open(f"{os.environ['RANK']}.json", "w"))
+        """
+    )
+    status, _, stderr = finish(
+        start("--nproc-per-node=2", "--rdzv-id=run", path, "--tee", "x", env={"MINE": "kept"})
+    )
+    facts = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
+    common = (tmp_path / "config" / "asyncrpc" / "secret").read_bytes()
+
+    assert (status, facts[0]["argv"]) == (0, ["--tee", "x"])
+    assert stderr.count("OMP_NUM_THREADS") == stderr.count("\n") == 1
+    for rank, found in enumerate(facts):
+        expected = {
+            "RANK": str(rank),
+            "LOCAL_RANK": str(rank),
+            "ROLE_RANK": str(rank),
+            "WORLD_SIZE": "2",
+            "LOCAL_WORLD_SIZE": "2",
+            "ROLE_WORLD_SIZE": "2",
+            "GROUP_RANK": "0",
+            "GROUP_WORLD_SIZE": "1",
+            "ROLE_NAME": "default",
+            "MASTER_ADDR": "127.0.0.1",
+            "TORCHELASTIC_RESTART_COUNT": "0",
+            "TORCHELASTIC_MAX_RESTARTS": "0",
+            "TORCHELASTIC_RUN_ID": "run",
+            "TORCHELASTIC_USE_AGENT_STORE": "False",
+            "OMP_NUM_THREADS": "1",
+            "ASYNCRPC_NAME": f"worker{rank}",
+            "LAUNCHER_ROUND": "0",
+            "JAX_NUM_PROCESSES": "2",
+            "JAX_PROCESS_ID": str(rank),
+            "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{facts[0]['MASTER_PORT']}",
+            "MINE": "kept",
+            "mode": "0o600",
+            "secret": run_secret(common, "run").hex(),
+        }
+
+        assert {name: found[name] for name in expected} == expected
+        assert found["LAUNCHER_STORE"].startswith("tcp://127.0.0.1:")
+        assert found["TORCHELASTIC_ERROR_FILE"].endswith(f"/{rank}/error.json")
+        assert found["sid"] == found["pid"]
+    assert list((tmp_path / "tmp").iterdir()) == []
+
+
+def test_workers_meet_in_the_store(script: Callable[[str], str], start: Start) -> None:
+    """LAUNCHER_STORE and ASYNCRPC_SECRET_FILE are all it takes."""
+    path = script(
+        """
+        import asyncio
+        from asyncrpc.store import TCPStore
+        async def main():
+            host, port = os.environ["LAUNCHER_STORE"].removeprefix("tcp://").rsplit(":", 1)
+            async with await TCPStore.connect(host, int(port), timeout=10) as store:
+                if os.environ["RANK"] == "0":
+                    await store.set("key", b"value")
+                else:
+                    print((await store.get("key", 10)).decode())
+                await store.barrier("end", 2, 10)
+        asyncio.run(main())
+        """
+    )
+
+    assert finish(start("--nproc-per-node=2", path, env={"OMP_NUM_THREADS": "1"})) == (
+        0,
+        "value\n",
+        "",
+    )
+
+
+@pytest.mark.parametrize(
+    ("ending", "status"),
+    [
+        ("sys.exit(0)", 0),
+        ("sys.exit(7)", 7),
+        ("os.kill(os.getpid(), signal.SIGKILL)", 137),
+        ("os.kill(os.getpid(), signal.SIGSEGV)", 139),
+    ],
+)
+def test_the_exit_status_is_the_workers(
+    script: Callable[[str], str], start: Start, ending: str, status: int
+) -> None:
+    """Its own code, or 128 and the signal's number."""
+    assert finish(start(script(ending)))[0] == status
+
+
+def test_the_root_cause_decides_and_is_reported(script: Callable[[str], str], start: Start) -> None:
+    """Siblings are stopped, named as such, and change neither status nor cause."""
+    path = script(
+        """
+        if os.environ["RANK"] == "1":
+            print("before the end", file=sys.stderr)
+            raise ValueError("boom")
+        time.sleep(60)
+        """
+    )
+    began = time.monotonic()
+    status, _, stderr = finish(start("--nproc-per-node=3", path))
+    took = time.monotonic() - began
+    output, _, report = stderr.partition("=" * 60)
+
+    assert status == 1
+    assert took < 10
+    assert "ValueError: boom" in output
+    assert f"{path} FAILED" in report
+    assert "rank      : 1 (local_rank: 1)" in report
+    assert "exitcode  : 1 (pid: " in report
+    assert "    before the end\n    Traceback (most recent call last):" in report
+    assert "Stopped by the launcher because rank 1 failed: 0, 2" in report
+    assert "--max-restarts" in report
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT])
+def test_a_signal_stops_the_run_in_order(
+    script: Callable[[str], str], start: Start, number: signal.Signals
+) -> None:
+    """Workers get the same signal and may finish; the status is 128+N; nobody sees a traceback."""
+    path = script(
+        f"""
+        signal.signal({int(number)}, lambda n, f: (print("got", n, flush=True), os._exit(0)))
+        print("ready", flush=True)
+        time.sleep(60)
+        """
+    )
+    process = start("--nproc-per-node=2", path, env={"OMP_NUM_THREADS": "1"})
+    wait_for_lines(process, 2)
+    process.send_signal(number)
+    status, stdout, stderr = finish(process)
+
+    assert (status, stdout, stderr) == (128 + number, f"got {int(number)}\n" * 2, "")
+
+
+STUBBORN = """
+for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, lambda n, f: print("got", n, flush=True))
+print(os.getpid(), flush=True)
+while True:
+    time.sleep(60)
+"""
+
+
+def test_a_second_signal_kills(script: Callable[[str], str], start: Start) -> None:
+    """Whoever presses Ctrl-C twice does not wait for the grace."""
+    process = start("--shutdown-timeout=60", script(STUBBORN))
+    pids = [int(line) for line in wait_for_lines(process, 1)]
+    process.send_signal(signal.SIGINT)
+    wait_for_lines(process, 1)
+    process.send_signal(signal.SIGINT)
+    status, _, stderr = finish(process)
+
+    assert (status, stderr) == (130, "")
+    assert gone(pids, 0)
+
+
+@pytest.mark.parametrize("timeout", ["0", "0.3"])
+def test_the_grace_is_the_shutdown_timeout(
+    script: Callable[[str], str], start: Start, timeout: str
+) -> None:
+    """Then comes SIGKILL; with 0, at once."""
+    process = start("--shutdown-timeout", timeout, script(STUBBORN))
+    pids = [int(line) for line in wait_for_lines(process, 1)]
+    began = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    status, stdout, _ = finish(process)
+    took = time.monotonic() - began
+
+    assert (status, stdout) == (143, "" if timeout == "0" else "got 15\n")
+    assert float(timeout) <= took < 10
+    assert gone(pids, 0)
+
+
+def test_nohup_is_respected(script: Callable[[str], str], start: Start) -> None:
+    """A launcher that was told to ignore SIGHUP ignores it."""
+    path = script("print('ready', flush=True); time.sleep(0.5)")
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        process = start(path)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    wait_for_lines(process, 1)
+    process.send_signal(signal.SIGHUP)
+
+    assert finish(process)[0] == 0
+
+
+def test_nothing_survives_a_killed_launcher(script: Callable[[str], str], start: Start) -> None:
+    """Workers, their children in sessions of their own, the guardian: gone within a second."""
+    path = script(
+        """
+        import subprocess
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        child = subprocess.Popen(["sleep", "600"], start_new_session=True)
+        print(os.getpid(), child.pid, flush=True)
+        time.sleep(600)
+        """
+    )
+    process = start("--nproc-per-node=2", path)
+    pids = [int(pid) for line in wait_for_lines(process, 2) for pid in line.split()]
+    pids += [child.pid for child in psutil.Process(process.pid).children(recursive=True)]
+    process.kill()
+
+    assert len(set(pids)) == 5
+    assert gone(pids, 1.0)
+
+
+def test_a_failure_starts_the_group_again(
+    script: Callable[[str], str], start: Start, tmp_path: Path
+) -> None:
+    """New round, new port, counted restart, a log folder of its own; the run then succeeds."""
+    path = script(
+        """
+        names = "LAUNCHER_ROUND", "TORCHELASTIC_RESTART_COUNT", "MASTER_PORT", "LAUNCHER_STORE"
+        print(*(os.environ[name] for name in names), flush=True)
+        if os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
+            sys.exit(3) if os.environ["RANK"] == "1" else time.sleep(60)
+        """
+    )
+    logs = tmp_path / "logs"
+    status, stdout, stderr = finish(
+        start("--max-restarts=1", "--nproc-per-node=2", "-t1", "--log-dir", str(logs), path)
+    )
+    lines = {line.split("]:")[1].strip() for line in stdout.splitlines()}
+    rounds = sorted(line.split() for line in lines)
+    kept = sorted(str(p.relative_to(logs)).partition("/")[2] for p in logs.rglob("stdout.log"))
+
+    assert status == 0, stderr
+    assert "starting all workers again, restart 1 of 1" in stderr
+    assert [line[:2] for line in rounds] == [["0", "0"], ["1", "1"]]
+    assert rounds[0][2] != rounds[1][2]
+    assert rounds[0][3] == rounds[1][3]
+    assert kept == [f"attempt_{n}/{rank}/stdout.log" for n in (0, 1) for rank in (0, 1)]
+
+
+def test_restarts_are_counted_in_the_report(script: Callable[[str], str], start: Start) -> None:
+    """When all are used up, the last failure is what the run ends with."""
+    path = script("sys.exit(int(os.environ['TORCHELASTIC_RESTART_COUNT']) + 5)")
+    status, _, stderr = finish(start("--max-restarts=2", path))
+
+    assert status == 7
+    assert "Restarts: 2 of 2 allowed used" in stderr
+
+
+def test_output_is_prefixed_and_kept_only_where_asked(
+    script: Callable[[str], str], start: Start, tmp_path: Path
+) -> None:
+    """Tee: console and file; redirect: file only; neither: console as it is."""
+    path = script(
+        """
+        print("out", os.environ["RANK"])
+        print("err", os.environ["RANK"], file=sys.stderr)
+        """
+    )
+    logs = tmp_path / "logs"
+    args = ("--nproc-per-node=2", "--role=trainer", "-t0:1", "-r1:2", "--log-dir", str(logs))
+    status, stdout, stderr = finish(start(*args, path, env={"OMP_NUM_THREADS": "1"}))
+    files = {str(p.relative_to(logs)).partition("/")[2]: p.read_text() for p in logs.rglob("*.log")}
+
+    assert status == 0
+    assert sorted(stdout.splitlines()) == ["[trainer0]:out 0", "out 1"]
+    assert stderr.splitlines() == ["err 0"]
+    assert files == {"attempt_0/0/stdout.log": "out 0\n", "attempt_0/1/stderr.log": "err 1\n"}
+
+
+def test_modules_and_programs_can_be_run(start: Start, tmp_path: Path) -> None:
+    """-m takes a module of the current folder, --no-python anything that can be executed."""
+    (tmp_path / "tool.py").write_text("import sys; print('module', sys.argv[1:])")
+    shell = ("--no-python", "sh", "-c", "echo $RANK of $WORLD_SIZE: $0", "x")
+
+    assert finish(start("-m", "tool", "-m")) == (0, "module ['-m']\n", "")
+    assert finish(start(*shell)) == (0, "0 of 1: x\n", "")
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("missing.py",),
+        ("-m", "missing.module"),
+        ("--no-python", "missing-program"),
+        ("--nproc-per-node=0", "worker.py"),
+        ("--log-dir=worker.py", "worker.py"),
+        ("--rdzv-backend=smoke", "worker.py"),
+        ("--rdzv-endpoint=host:port", "worker.py"),
+    ],
+)
+def test_a_usage_error_is_one_line_and_starts_nothing(
+    script: Callable[[str], str], start: Start, tmp_path: Path, args: tuple[str, ...]
+) -> None:
+    """Status 2, and no worker has run."""
+    script("open('ran', 'w')")
+    status, stdout, stderr = finish(start(*args))
+
+    assert (status, stdout, stderr.count("\n")) == (2, "", 1), stderr
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_bad_secret_file_is_a_usage_error(
+    script: Callable[[str], str], start: Start, tmp_path: Path
+) -> None:
+    """A secret that others can read is none, and the user is told which file it is."""
+    path = tmp_path / "secret"
+    path.write_bytes(b"x" * 32)
+    path.chmod(0o644)
+    status, _, stderr = finish(start(script(""), env={"ASYNCRPC_SECRET_FILE": str(path)}))
+
+    assert (status, stderr.count("\n")) == (2, 1)
+    assert str(path) in stderr
+
+
+def test_an_address_in_use_is_named(script: Callable[[str], str], start: Start) -> None:
+    """The store's address is the user's choice, and so is the mistake."""
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        status, _, stderr = finish(start("--rdzv-endpoint", address, script("")))
+
+    assert (status, stderr.count("\n")) == (1, 1), stderr
+    assert f"rdzv_endpoint {address}" in stderr
+    assert "in use" in stderr
+
+
+def test_torch_is_never_imported(script: Callable[[str], str], start: Start) -> None:
+    """Nor anything else that is slow."""
+    status, _, stderr = finish(start(script(""), env={"PYTHONPROFILEIMPORTTIME": "1"}))
+    imported = {line.rsplit("|", 1)[1].strip() for line in stderr.splitlines() if "|" in line}
+
+    assert status == 0
+    assert imported & {"torch", "numpy", "aiohttp", "rich", "multiprocessing"} == set()
