@@ -34,6 +34,7 @@ from asyncrpc.errors import (
     StoreError,
     StoreTimeoutError,
 )
+from asyncrpc.observe import Clock, Timer
 from asyncrpc.store.arguments import (
     check_host,
     check_integer,
@@ -101,6 +102,7 @@ class TCPStore(Operations):
         network: Network | None = None,
         reconnect_timeout: float = _RECONNECT_TIMEOUT,
         max_value: int = DEFAULT_MAX_VALUE,
+        clock: Clock | None = None,
     ) -> Self:
         """Connect to a server, trying until it is there.
 
@@ -116,6 +118,7 @@ class TCPStore(Operations):
             reconnect_timeout: seconds to try when the connection broke; a second, when nobody
                 listens there any more: a server that is gone took the keys with it.
             max_value: largest value, in bytes, that is taken at the call; the server has its own.
+            clock: tells the time for deadlines and leases; ``None`` for the real one.
 
         Raises:
             AuthenticationError: the server has another secret or serves another run; at once.
@@ -130,7 +133,7 @@ class TCPStore(Operations):
         window = check_span(reconnect_timeout, "reconnect_timeout")
         check_integer(max_value, "max_value", 1)
         stream, incarnation, leftover = await dialer.dial(check_timeout(timeout), math.inf)
-        store = cls(dialer, incarnation, timeout, window, max_value)
+        store = cls(dialer, incarnation, timeout, window, max_value, clock)
         store._tick()
         store._attach(stream, leftover)
         return store
@@ -142,9 +145,11 @@ class TCPStore(Operations):
         timeout: float | None,
         reconnect_timeout: float,
         max_value: int,
+        clock: Clock | None,
     ) -> None:
-        super().__init__(timeout, max_value)
+        super().__init__(timeout, max_value, clock)
         self._loop = asyncio.get_running_loop()
+        self._time = self.clock.time
         self._dialer = dialer
         self._reconnect_timeout = reconnect_timeout
         self._incarnation = incarnation  # of the server
@@ -164,8 +169,8 @@ class TCPStore(Operations):
         self._feeds: dict[int, Feed] = {}
         self._leases: weakref.WeakValueDictionary[int, Lease] = weakref.WeakValueDictionary()
         self._wake_at = math.inf
-        self._timer: asyncio.TimerHandle | None = None
-        self._ticker: asyncio.TimerHandle | None = None
+        self._timer: Timer | None = None
+        self._ticker: Timer | None = None
         self._has_heard = True
         self._reconnecting: asyncio.Task[None] | None = None
         self._failure: StoreConnectionError | AuthenticationError | None = None
@@ -228,7 +233,7 @@ class TCPStore(Operations):
             raise ValueError(f"an operation must carry at most {_MAX_REQUEST} bytes, got {size}")
         number = next(self._numbers)
         future: asyncio.Future[Any] = self._loop.create_future()
-        deadline = self._loop.time() + (self._timeout if timeout is None else timeout) + _SLACK
+        deadline = self._time() + (self._timeout if timeout is None else timeout) + _SLACK
         if deadline < self._wake_at:
             self._set_timer(deadline)
         is_alone = self._is_sequential and not self._calls
@@ -301,10 +306,10 @@ class TCPStore(Operations):
         if self._timer is not None:
             self._timer.cancel()
         self._wake_at = deadline
-        self._timer = self._loop.call_at(deadline, self._check_deadlines)
+        self._timer = self.clock.call_at(deadline, self._check_deadlines)
 
     def _check_deadlines(self) -> None:
-        now = self._loop.time()
+        now = self._time()
         late = [item for item in self._calls.items() if item[1][2] <= now]
         for number, (future, command, _) in late:
             self._withdraw(number, future, command)
@@ -328,7 +333,7 @@ class TCPStore(Operations):
 
     def _tick(self) -> None:
         """Ping an idle connection: so a dead one breaks, and watches know how far they are."""
-        self._ticker = self._loop.call_later(_TICK, self._tick)
+        self._ticker = self.clock.call_at(self._time() + _TICK, self._tick)
         if self._stream is not None and not self._has_heard and (self._calls or self._feeds):
             self._post_for(Ping(), self._advance_feeds)
         self._has_heard = False
@@ -450,7 +455,7 @@ class TCPStore(Operations):
             if number not in unsent:
                 self._post(number, WatchCommand(feed.prefix, feed.version))
         self._flush()
-        now = self._loop.time()
+        now = self._time()
         again = [(n, call) for n, call in sorted(self._calls.items()) if n not in unsent]
         for number, (_, command, deadline) in again:
             self._post(number, _shortened(command, deadline - _SLACK - now))

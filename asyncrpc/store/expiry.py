@@ -5,16 +5,15 @@ The shell between the pure `Table` and time; used by `memory` and `server`.
 
 from __future__ import annotations
 
-import asyncio
 import math
 from collections.abc import Callable
 
+from asyncrpc.observe import Clock, Timer
 from asyncrpc.store.table import Table
 
 __all__ = ("Expiry",)
 
 _LATE = 0.25  # seconds behind time that mean this process, not a client, stood still
-_MAX_SLEEP = 3600.0  # loops cannot sleep for arbitrarily long
 
 
 class Expiry:
@@ -25,14 +24,16 @@ class Expiry:
 
     Args:
         table: the table.
+        clock: tells the time.
         deliver: called after each expiry to carry away its outbox.
     """
 
-    def __init__(self, table: Table, deliver: Callable[[], None]) -> None:
+    def __init__(self, table: Table, clock: Clock, deliver: Callable[[], None]) -> None:
         self._table = table
+        self._clock = clock
         self._deliver = deliver
         self._due = math.inf  # when the timer fires
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: Timer | None = None
 
     def update(self) -> None:
         """Set the timer after the table has changed."""
@@ -48,14 +49,13 @@ class Expiry:
         self._due = math.inf
 
     def _set(self, due: float) -> None:
-        loop = asyncio.get_running_loop()
         if self._timer is not None:
             self._timer.cancel()
-        self._due = min(due, loop.time() + _MAX_SLEEP)
-        self._timer = loop.call_at(self._due, self._fire)
+        self._due = due
+        self._timer = self._clock.call_at(due, self._fire)
 
     def _fire(self) -> None:
-        now = asyncio.get_running_loop().time()
+        now = self._clock.time()
         lag = now - self._due
         self._timer = None
         self._due = math.inf

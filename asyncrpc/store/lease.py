@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from asyncrpc.errors import StoreError, StoreTimeoutError
+from asyncrpc.observe import Clock
 
 __all__ = ("Lease", "LeaseHost")
 
@@ -20,6 +21,9 @@ _RENEWALS = 3  # in one ttl: two may be lost before the lease is
 
 class LeaseHost(Protocol):
     """What a lease needs of its store."""
+
+    clock: Clock
+    """Tells the time."""
 
     async def grant_lease(self, lease: Lease) -> None:
         """Make the lease in the store."""
@@ -101,7 +105,7 @@ class Lease:
     async def _renew(self) -> None:
         is_alive = True
         while is_alive:
-            await asyncio.sleep(self.ttl / _RENEWALS)
+            await self._host.clock.sleep(self.ttl / _RENEWALS)
             try:
                 is_alive = await self._host.renew_lease(self)
             except StoreTimeoutError:

@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from asyncrpc.errors import Delivery, StoreConnectionError, StoreError
+from asyncrpc.observe import Clock
 from asyncrpc.store.commands import (
     Cancel,
     Command,
@@ -36,14 +37,19 @@ class MemoryStore(Operations):
     Args:
         timeout: seconds for operations that are given none; ``None`` for no limit.
         max_value: largest value, in bytes.
+        clock: tells the time; ``None`` for the real one.
     """
 
     def __init__(
-        self, timeout: float | None = 300.0, *, max_value: int = DEFAULT_MAX_VALUE
+        self,
+        timeout: float | None = 300.0,
+        *,
+        max_value: int = DEFAULT_MAX_VALUE,
+        clock: Clock | None = None,
     ) -> None:
-        super().__init__(timeout, max_value)
+        super().__init__(timeout, max_value, clock)
         self._table = Table(max_value=max_value)
-        self._expiry = Expiry(self._table, self._deliver)
+        self._expiry = Expiry(self._table, self.clock, self._deliver)
         self._numbers = itertools.count(1)
         self._waiting: dict[int, tuple[asyncio.Future[Any], Command]] = {}
         self._feeds: dict[int, Feed] = {}
@@ -108,9 +114,8 @@ class MemoryStore(Operations):
     def _apply(self, number: int, command: Command) -> object:
         if self._is_closed:
             raise _closed()
-        now = asyncio.get_running_loop().time()
         try:
-            return self._table.apply(self, number, command, now)
+            return self._table.apply(self, number, command, self.clock.time())
         finally:
             self._deliver()
             self._expiry.update()

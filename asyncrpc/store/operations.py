@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from asyncrpc.observe import Clock, LoopClock
 from asyncrpc.store.arguments import (
     UNSET,
     Timeout,
@@ -58,9 +59,12 @@ class Operations(ABC):
     Args:
         timeout: seconds for operations that are given none; ``None`` for no limit.
         max_value: largest value, in bytes, that is taken at the call.
+        clock: tells the time; ``None`` for the real one.
     """
 
-    def __init__(self, timeout: float | None, max_value: int) -> None:
+    def __init__(self, timeout: float | None, max_value: int, clock: Clock | None) -> None:
+        self.clock: Clock = clock or LoopClock()
+        """Tells the time, to leases too."""
         self._timeout = check_timeout(timeout)
         self._max_value = check_integer(max_value, "max_value", 1)
 

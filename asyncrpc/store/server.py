@@ -23,6 +23,7 @@ from asyncrpc.errors import (
     StoreError,
 )
 from asyncrpc.identity import new_incarnation
+from asyncrpc.observe import Clock, LoopClock
 from asyncrpc.store.arguments import check_host, check_integer, check_port, check_span
 from asyncrpc.store.codec import CONNECTION, FrameReader, Packer, Reply, decode_requests, failure
 from asyncrpc.store.commands import Command, StoreEvent
@@ -58,6 +59,7 @@ class TCPStoreServer:
         max_connections: clients at one time; further ones are closed unread.
         grace: seconds the leases of a closed connection live on.
         handshake_timeout: seconds a client has to prove itself.
+        clock: tells the time; ``None`` for the real one.
 
     Raises:
         ValueError: an argument breaks its rule.
@@ -76,6 +78,7 @@ class TCPStoreServer:
         max_connections: int = 4096,
         grace: float = DEFAULT_GRACE,
         handshake_timeout: float = 5.0,
+        clock: Clock | None = None,
     ) -> None:
         self._address = Address("tcp", check_host(host), check_port(port, 0))
         self._credentials = Credentials.load(secret, run_id)
@@ -88,7 +91,8 @@ class TCPStoreServer:
         self._table = Table(
             max_value=check_integer(max_value, "max_value", 1), grace=check_span(grace, "grace")
         )
-        self._expiry = Expiry(self._table, self._deliver)
+        self._clock: Clock = clock or LoopClock()
+        self._expiry = Expiry(self._table, self._clock, self._deliver)
         self._packer = Packer()
         self._sessions: set[_Session] = set()
         self._unused: asyncio.Future[None] | None = None  # somebody waits for the last to go
@@ -203,7 +207,7 @@ class TCPStoreServer:
 
     def _report(self, message: str, *arguments: object) -> None:
         """Log at most one line per second: strangers must not fill the disk."""
-        now = asyncio.get_running_loop().time()
+        now = self._clock.time()
         if now >= self._quiet_until:
             self._quiet_until = now + _SEEN_ERRORS
             _log.warning(message, *arguments)
@@ -213,7 +217,7 @@ class TCPStoreServer:
     def serve(self, session: _Session) -> None:
         """Apply a session's requests while it takes the replies, and send these."""
         requests, replies, table = session.requests, session.replies, self._table
-        now = asyncio.get_running_loop().time()
+        now = self._clock.time()
         while requests:
             if session.reply_size >= _FLUSH_AT:
                 session.flush()
@@ -255,7 +259,7 @@ class TCPStoreServer:
         if self._unused is not None and not self._sessions and not self._unused.done():
             self._unused.set_result(None)
         if not self._is_closed:
-            self._table.close_session(session, asyncio.get_running_loop().time())
+            self._table.close_session(session, self._clock.time())
             self._expiry.update()
 
     def _deliver(self) -> None:
