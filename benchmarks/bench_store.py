@@ -118,7 +118,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Compare key-value stores, side by side.")
     parser.add_argument("--stores", type=_names, default=list(_STORES), help="default: all")
     parser.add_argument("--rounds", type=int, help="default: 3, quick 1")
-    parser.add_argument("--quick", action="store_true", help="short measurements, about a minute")
+    parser.add_argument("--quick", action="store_true", help="short measurements, a minute or two")
     parser.add_argument("--json", type=Path, help="write every figure of every round here")
     options = parser.parse_args(arguments)
     options.rounds = options.rounds or (1 if options.quick else 3)

@@ -43,6 +43,7 @@ def save_plot(path: Path, titles: dict[str, str], rounds: Rounds) -> None:
         axis.bar_label(drawn, labels=[_short(median) for median in medians], fontsize=7)
         axis.invert_yaxis()
         axis.margins(x=0.2)
+        axis.locator_params(axis="x", nbins=4)
         axis.set_title(f"{title} ({direction})", fontsize=9)
         axis.tick_params(labelsize=8)
     figure.tight_layout()
