@@ -20,6 +20,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterable, Sequence
 from types import ModuleType
+from typing import Any
 
 from asyncrpc.execution.naming import describe, public_module, split_name
 
@@ -145,14 +146,14 @@ def _belongs_to_module(found: object, attribute: str, module: ModuleType) -> boo
     return is_definition and getattr(found, "__module__", None) == module.__name__
 
 
-def _is_wrapper(found: object) -> bool:
+def _is_wrapper(found: Any) -> bool:
     """Whether it stands for a function, as what ``functools.lru_cache`` returns does."""
     return hasattr(found, "__wrapped__") and hasattr(found, "__qualname__")
 
 
-def _is_defined_in_class(member: object, cls: type) -> bool:
+def _is_defined_in_class(member: Any, cls: type) -> bool:
     if isinstance(member, (staticmethod, classmethod)):
-        member = member.__func__
+        return _is_defined_in_class(member.__func__, cls)
     if not callable(member):
         return False
     if getattr(member, "__objclass__", None) is cls:  # a method of a class written in C

@@ -30,8 +30,6 @@ __all__ = (
     "Target",
     "TargetKind",
     "describe",
-    "not_awaitable_error",
-    "unexpected_awaitable_error",
 )
 
 # A peer can spell one function in endlessly many ways ("os:path.os.path…"): then start over.
@@ -178,32 +176,6 @@ class FunctionTable:
         return FunctionNotFoundError(
             f"function not found on worker {self._worker!r}: {text}", delivery=Delivery.EXECUTED
         )
-
-
-def unexpected_awaitable_error(name: str, result: object) -> TypeError:
-    """Make the error for a plain ``def`` whose result is an awaitable.
-
-    Args:
-        name: the function, ``module:qualname``.
-        result: what it returned; the caller of this closes it if it is a coroutine.
-    """
-    return TypeError(
-        f"function {name!r} returned an awaitable of type {type(result).__qualname__!r}: "
-        "make it an async def, or mark it with @rpc.functions.async_execution"
-    )
-
-
-def not_awaitable_error(name: str, result: object) -> TypeError:
-    """Make the error for an `async_execution` function whose result cannot be awaited.
-
-    Args:
-        name: the function, ``module:qualname``.
-        result: what it returned.
-    """
-    return TypeError(
-        "functions decorated with @rpc.functions.async_execution must return an awaitable, "
-        f"but {name!r} returned {type(result).__module__}.{type(result).__qualname__}"
-    )
 
 
 def _kind_of(function: object) -> TargetKind:

@@ -24,6 +24,7 @@ cannot travel, or cannot be decoded here, costs its own text instead of the whol
 from __future__ import annotations
 
 import contextlib
+import sys
 from asyncio import CancelledError
 from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError as BlockingCancelledError
@@ -38,8 +39,8 @@ from asyncrpc.errors import (
     StatusCode,
 )
 from asyncrpc.execution.naming import public_module
-from asyncrpc.execution.rebuilding import find_class, rebuild, rebuild_group, take_apart
 from asyncrpc.execution.remote_traceback import MAX_CHAIN, cut, format_remote, safe_str
+from asyncrpc.wire import rebuild_exception, split_exception
 
 __all__ = ("RegisteredTypes", "ValueCodec", "decode_failure", "encode_failure")
 
@@ -165,7 +166,9 @@ def _encode_error(
     index: dict[int, int],
     pack: Callable[[object], list[object]],
 ) -> dict[str, object]:
-    args, fields, state = take_apart(error)
+    args, fields, state = split_exception(error)
+    fields.pop("obj", None)  # what an attribute was looked up on is any object
+    state.pop("__notes__", None)
     kind = type(error)
     entry: dict[str, object] = {
         "module": public_module(str(kind.__module__)),
@@ -184,6 +187,7 @@ def _encode_error(
     if isinstance(error, BaseExceptionGroup):
         members = (index.get(id(member)) for member in error.exceptions)
         entry["group"] = [number for number in members if number is not None]
+        args = (error.message,)
     entry["args"] = [pack(value) for value in args]
     entry["fields"] = {name: pack(value) for name, value in fields.items()}
     entry["state"] = {str(name): pack(value) for name, value in state.items()}
@@ -303,7 +307,7 @@ class _Decoder:
         self, number: int, entry: dict[str, Any], args: tuple[object, ...]
     ) -> BaseException | None:
         """Return an instance of the error's own class, ``None`` if that cannot or must not be."""
-        cls = find_class(entry["module"], entry["qualname"])
+        cls = _find_class(entry["module"], entry["qualname"])
         whole = self._unpack(entry["whole"]) if "whole" in entry else None
         if isinstance(whole, BaseException):
             cls = type(whole)
@@ -316,10 +320,9 @@ class _Decoder:
             if isinstance(whole, BaseException):
                 return whole
             if issubclass(cls, BaseExceptionGroup):
-                present = [member for member in members if member is not None]
-                error = rebuild_group(cls, args[0], present, state)
-            else:
-                error = rebuild(cls, args, fields, state)
+                # Of nothing but errors, BaseExceptionGroup makes itself an ExceptionGroup.
+                args = (args[0], [member for member in members if member is not None])
+            error: BaseException = rebuild_exception(cls, args, fields, state)
             if isinstance(error, RpcError):
                 is_answer = isinstance(error, RemoteError) and number in self._catchable
                 _restore_status(error, entry, Delivery.EXECUTED if is_answer else None)
@@ -352,6 +355,17 @@ def _restore_status(error: RpcError, entry: dict[str, Any], delivery: Delivery |
         error.code = code
     if delivery is not error.delivery:
         error.delivery = delivery
+
+
+def _find_class(module: str, qualname: str) -> type[BaseException] | None:
+    """Return the exception class of that name if its module is loaded; import nothing."""
+    loaded = sys.modules.get(module)
+    first, *rest = qualname.split(".")
+    # Not getattr: a module's own __getattr__ may import what it is asked for.
+    found = None if loaded is None else vars(loaded).get(first)
+    for name in rest:
+        found = vars(found).get(name) if isinstance(found, type) else None
+    return found if isinstance(found, type) and issubclass(found, BaseException) else None
 
 
 def _type_name(entry: dict[str, Any]) -> str:

@@ -33,7 +33,7 @@ def format_remote(error: BaseException, worker: str, function: str) -> str:
     Args:
         error: what the function raised, with its traceback.
         worker: name of the worker it ran on.
-        function: its name, ``module:qualname``.
+        function: its name, ``module:qualname``; empty if it was not found.
 
     Returns:
         At most about `MAX_TEXT` characters; the middle is left out where it is more.
@@ -42,7 +42,8 @@ def format_remote(error: BaseException, worker: str, function: str) -> str:
         lines = "".join(_chain_text(error))
     except Exception:  # noqa: BLE001 -- formatting runs the user's __str__, __repr__ and loaders
         lines = f"{type(error).__qualname__}: {safe_str(error)}"
-    return cut(f"On {worker} in {function}\n\n{lines}")
+    where = f"{worker} in {function}" if function else worker
+    return cut(f"On {where}\n\n{lines}")
 
 
 def safe_str(value: object) -> str:
@@ -68,21 +69,16 @@ def _chain_text(error: BaseException) -> Iterator[str]:
     links: list[tuple[traceback.TracebackException, str]] = []
     link: traceback.TracebackException | None = tree
     while link is not None and len(links) < MAX_CHAIN:
-        if link.__cause__ is not None:
-            following, joint = link.__cause__, _CAUSE
-        else:
-            following, joint = (None if link.__suppress_context__ else link.__context__), _CONTEXT
-        if following is not None and _is_remote(following):
+        following, joint = link.__cause__, _CAUSE
+        if following is None and not link.__suppress_context__:
+            following, joint = link.__context__, _CONTEXT
+        if following is not None and following.exc_type is RemoteTraceback:
             following = None
         links.append((link, joint if following is not None else ""))
         link = following
     for entry, joint in reversed(links):
         yield joint
         yield from entry.format(chain=False)
-
-
-def _is_remote(entry: traceback.TracebackException) -> bool:
-    return entry.exc_type is RemoteTraceback
 
 
 def _own_frames_off(trace: TracebackType | None) -> TracebackType | None:

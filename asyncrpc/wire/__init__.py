@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from asyncrpc.wire.codec import Codec
+from asyncrpc.wire.exceptions import rebuild_exception, split_exception
 from asyncrpc.wire.framing import (
     ABORT,
     BUFFERS,
@@ -40,4 +41,6 @@ __all__ = (
     "Transfer",
     "TypeRegistry",
     "encode_frame",
+    "rebuild_exception",
+    "split_exception",
 )

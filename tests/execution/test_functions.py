@@ -31,8 +31,6 @@ from asyncrpc.execution.functions import (
     FunctionTable,
     TargetKind,
     describe,
-    not_awaitable_error,
-    unexpected_awaitable_error,
 )
 from tests.execution import sample_functions as sample
 
@@ -275,15 +273,6 @@ def test_what_cannot_carry_a_mark_is_refused(decorator: Callable[[object], objec
     """Marking a builtin raises `TypeError` where it is written."""
     with pytest.raises(TypeError, match="marks functions written in Python"):
         decorator(math.sqrt)
-
-
-def test_wrong_results_are_explained() -> None:
-    """The texts for an unmarked awaitable and for a missing one name function and remedy."""
-    assert "'m:f' returned an awaitable of type 'int'" in str(unexpected_awaitable_error("m:f", 3))
-    assert "@rpc.functions.async_execution" in str(unexpected_awaitable_error("m:f", 3))
-    assert "must return an awaitable, but 'm:f' returned builtins.int" in str(
-        not_awaitable_error("m:f", 3)
-    )
 
 
 # --- finding
