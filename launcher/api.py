@@ -11,8 +11,9 @@ import logging
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from signal import Signals
+from typing import NamedTuple
 
 from asyncrpc.secret import load_secret, run_secret
 from launcher.agent import LocalElasticAgent, RunResult, WorkerSpec, WorkerState
@@ -35,8 +36,7 @@ __all__ = (
 _logger = logging.getLogger("launcher.api")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LaunchResult:
+class LaunchResult(NamedTuple):
     """How a run ended, worker by worker; every mapping is keyed by global rank."""
 
     values: Mapping[int, object]

@@ -13,8 +13,7 @@ import signal
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from launcher.config import (
     OPTIONS,
@@ -32,6 +31,7 @@ __all__ = ("Launch", "main", "parse")
 
 _FAILURE_STATUS = 1
 _USAGE_STATUS = 2
+_WIDTH = 100
 _HELP_HINT = "python -m launcher --help lists the options"
 _DESCRIPTION = """\
 Start workers on this machine, watch over them, and start them all again when one fails.
@@ -54,8 +54,7 @@ examples:
 """
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Launch:
+class Launch(NamedTuple):
     """What a command line asks for."""
 
     config: LaunchConfig
@@ -124,6 +123,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
     """Shows one spelling of each option; the other differs by underscores only."""
+
+    def __init__(self, prog: str) -> None:
+        # Left to itself, argparse loads shutil to ask for the width, once per option.
+        super().__init__(prog, width=_WIDTH)
 
     def _format_action_invocation(self, action: argparse.Action) -> str:
         shown = [flag for flag in action.option_strings if "_" not in flag]

@@ -12,7 +12,7 @@ import os
 import signal
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:  # the name only: whoever sets the field imports it
     from launcher.logs import LogsSpecs
@@ -34,8 +34,7 @@ SHUTDOWN_TIMEOUT_VARIABLE = "TORCH_ELASTIC_SHUTDOWN_TIMEOUT"
 _SHORT_FORMS = {"module": "-m", "redirects": "-r", "tee": "-t"}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Option:
+class Option(NamedTuple):
     """One option of the command line, under all its names.
 
     Args:

@@ -20,21 +20,14 @@ from launcher.agent.group import DEFAULT_ROLE, RunResult, WorkerGroup, WorkerSpe
 from launcher.agent.ranks import NodeRanks, NodeRole, assign_ranks
 from launcher.agent.secretfile import secret_file
 from launcher.agent.state import (
-    Begun,
-    Ended,
+    Event,
     Finish,
     GroupMachine,
     Instruction,
-    Join,
-    Joined,
-    Kill,
     SignalReceived,
-    Start,
-    Started,
-    StartFailed,
+    Step,
     Stimulus,
     Stop,
-    Watch,
     WorkerState,
 )
 from launcher.agent.variables import RunFacts, worker_variables
@@ -138,7 +131,7 @@ class LocalElasticAgent:
 
     async def _drive(self) -> Finish:
         """Feed the machine until it says that the run is over."""
-        stimulus: Stimulus = Begun()
+        stimulus: Stimulus = Event.BEGUN
         while True:
             instructions = self._machine.handle(stimulus)
             self._group.state = self._machine.state
@@ -157,19 +150,22 @@ class LocalElasticAgent:
 
     def _carry_out(self, instruction: Instruction) -> None:
         match instruction:
-            case Join():
-                if restarts := self._machine.restarts:
-                    limit = self._machine.max_restarts
-                    _logger.warning("starting all workers again, restart %d of %d", restarts, limit)
+            case Step.JOIN:
+                self._announce_restart()
                 self._spawn(self._join())
-            case Start(restarts):
-                self._spawn(self._start(restarts))
-            case Watch():
+            case Step.START:
+                self._spawn(self._start())
+            case Step.WATCH:
                 self._spawn(self._watch())
+            case Step.KILL:
+                self._spawn(self._stop(signal.SIGKILL))
             case Stop(number):
                 self._spawn(self._stop(signal.Signals(number)))
-            case Kill():
-                self._spawn(self._stop(signal.SIGKILL))
+
+    def _announce_restart(self) -> None:
+        restarts, limit = self._machine.restarts, self._machine.max_restarts
+        if restarts:
+            _logger.warning("starting all workers again, restart %d of %d", restarts, limit)
 
     def _spawn(self, activity: Coroutine[object, object, Stimulus | None]) -> None:
         task = asyncio.create_task(activity)
@@ -184,9 +180,9 @@ class LocalElasticAgent:
         ranks = assign_ranks([node] * info.world_size)[info.rank]
         self._info, self._ranks = info, ranks
         self._group.assign(info, ranks)
-        return Joined()
+        return Event.JOINED
 
-    async def _start(self, restarts: int) -> Stimulus:
+    async def _start(self) -> Stimulus:
         workers = self._group.workers
         prefixes = {
             worker.local_rank: line_prefix(
@@ -203,10 +199,7 @@ class LocalElasticAgent:
                 self._spec.role,
                 self._spec.entrypoint,
                 {worker.local_rank: self._spec.args for worker in workers},
-                {
-                    worker.local_rank: self._variables(worker.local_rank, restarts)
-                    for worker in workers
-                },
+                {worker.local_rank: self._variables(worker.local_rank) for worker in workers},
                 self._logs_specs,
                 prefixes,
                 guardian=self._guardian,
@@ -217,12 +210,12 @@ class LocalElasticAgent:
         except OSError as error:
             _logger.warning("workers could not be started: %s", error)
             self._start_error = error
-            return StartFailed()
+            return Event.START_FAILED
         for local_rank, pid in self._context.pids().items():
             workers[local_rank].id = pid
-        return Started()
+        return Event.STARTED
 
-    def _variables(self, local_rank: int, restarts: int) -> dict[str, str]:
+    def _variables(self, local_rank: int) -> dict[str, str]:
         assert self._facts is not None
         assert self._info is not None
         assert self._ranks is not None
@@ -231,7 +224,7 @@ class LocalElasticAgent:
             self._info,
             self._ranks,
             local_rank=local_rank,
-            restarts=restarts,
+            restarts=self._machine.restarts,
             environ=os.environ,
         )
 
@@ -240,7 +233,7 @@ class LocalElasticAgent:
         self._ended = await self._context.wait()
         assert self._ended is not None
         await self._context.close()
-        return Ended(is_failed=self._ended.is_failed())
+        return Event.FAILED if self._ended.is_failed() else Event.SUCCEEDED
 
     async def _stop(self, number: signal.Signals) -> None:
         assert self._context is not None

@@ -61,33 +61,54 @@ class WorkerSpec:
         return os.path.basename(self.entrypoint)
 
 
-@dataclass(slots=True)
 class Worker:
-    """One worker of the current round; ranks are -1 until the round is complete."""
+    """One worker of the current round.
 
-    local_rank: int
-    id: int | None = None
-    """Its process id once it runs."""
-    global_rank: int = -1
-    role_rank: int = -1
-    world_size: int = -1
-    role_world_size: int = -1
+    Args:
+        local_rank: its rank on the node, from 0.
+        global_rank: its rank in the job; -1 until the round is complete, as all below.
+        role_rank: its rank among those of its role.
+        world_size: workers of the job.
+        role_world_size: workers of its role.
+    """
+
+    __slots__ = ("global_rank", "id", "local_rank", "role_rank", "role_world_size", "world_size")
+
+    def __init__(
+        self,
+        local_rank: int,
+        global_rank: int = -1,
+        role_rank: int = -1,
+        world_size: int = -1,
+        role_world_size: int = -1,
+    ) -> None:
+        self.id: int | None = None  # its process id once it runs
+        self.local_rank = local_rank
+        self.global_rank = global_rank
+        self.role_rank = role_rank
+        self.world_size = world_size
+        self.role_world_size = role_world_size
+
+    def __repr__(self) -> str:
+        return f"<Worker {self.global_rank} local_rank={self.local_rank} id={self.id}>"
 
 
-@dataclass(slots=True)
 class WorkerGroup:
-    """The workers of one node, as they are now."""
+    """The workers of one node, as they are now.
 
-    spec: WorkerSpec
-    workers: list[Worker] = field(default_factory=list)
-    """By local rank."""
-    state: WorkerState = WorkerState.INIT
-    info: RendezvousInfo | None = None
-    """What the agents of the round agreed on; ``None`` before the first round."""
-    group_rank: int = -1
-    group_world_size: int = -1
-    master_addr: str = ""
-    master_port: int = -1
+    Args:
+        spec: what they have in common.
+    """
+
+    def __init__(self, spec: WorkerSpec) -> None:
+        self.spec = spec
+        self.state = WorkerState.INIT
+        self.workers: list[Worker] = []  # by local rank
+        self.info: RendezvousInfo | None = None  # of the round; None before the first one
+        self.group_rank = -1
+        self.group_world_size = -1
+        self.master_addr = ""
+        self.master_port = -1
 
     @property
     def store(self) -> Store | None:

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 __all__ = ("NodeRanks", "NodeRole", "assign_ranks")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NodeRole:
+class NodeRole(NamedTuple):
     """What one node brings to a round."""
 
     role: str
@@ -22,8 +21,7 @@ class NodeRole:
     """Workers on the node, at least 1."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NodeRanks:
+class NodeRanks(NamedTuple):
     """The ranks of one node's workers; worker ``i`` has the base plus ``i``."""
 
     first_rank: int

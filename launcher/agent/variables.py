@@ -7,7 +7,7 @@ its environment is inherited from the agent.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from launcher.agent.ranks import NodeRanks
 from launcher.rendezvous import RendezvousInfo
@@ -15,8 +15,7 @@ from launcher.rendezvous import RendezvousInfo
 __all__ = ("RunFacts", "worker_variables")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunFacts:
+class RunFacts(NamedTuple):
     """What all workers of all rounds of a run are told alike."""
 
     run_id: str

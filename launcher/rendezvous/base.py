@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:  # the name only: a backend that has a store has imported it
     from asyncrpc.store import Store
@@ -23,8 +23,7 @@ __all__ = (
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RendezvousStoreInfo:
+class RendezvousStoreInfo(NamedTuple):
     """Where rank 0 of a round serves what its workers meet at."""
 
     master_addr: str

@@ -5,17 +5,16 @@ Called by the backends. `parse_endpoint` is pure; `free_port` asks the kernel.
 
 from __future__ import annotations
 
+import os
 import re
-import secrets
 import socket
 from collections.abc import Container
 from contextlib import suppress
-from pathlib import Path
 
 __all__ = ("free_port", "parse_endpoint")
 
 _LABEL = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)\Z", re.ASCII)
-_EPHEMERAL_RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
+_EPHEMERAL_RANGE = "/proc/sys/net/ipv4/ip_local_port_range"
 _RANGE_BELOW = 8192  # ports tried below the ephemeral range; 24576 to 32767 on a usual Linux
 _FIRST_USED = 10_000  # below it sit the ports that services are configured to
 _ATTEMPTS = 64
@@ -80,7 +79,8 @@ def free_port(host: str, taken: Container[int] = ()) -> int:
     above = _first_ephemeral_port()
     below = max(above - _RANGE_BELOW, _FIRST_USED)
     for _ in range(_ATTEMPTS if above > below else 0):
-        port = below + secrets.randbelow(above - below)
+        # The system's random bytes: the modules for more cost more than the rest of the start.
+        port = below + int.from_bytes(os.urandom(8)) % (above - below)
         if port not in taken:
             with suppress(OSError):
                 return _bind(host, port)
@@ -105,7 +105,8 @@ def _bind(host: str, port: int) -> int:
 
 def _first_ephemeral_port() -> int:
     try:
-        return int(_EPHEMERAL_RANGE.read_text(encoding="ascii").split()[0])
+        with open(_EPHEMERAL_RANGE, encoding="ascii") as file:
+            return int(file.read().split()[0])
     except (OSError, ValueError):  # another system: only the kernel's choice is left
         return 0
 

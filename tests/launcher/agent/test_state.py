@@ -9,22 +9,15 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from launcher.agent.state import (
-    Begun,
-    Ended,
+    Event,
     Finish,
     GroupMachine,
     Instruction,
-    Join,
-    Joined,
-    Kill,
     Phase,
     SignalReceived,
-    Start,
-    Started,
-    StartFailed,
+    Step,
     Stimulus,
     Stop,
-    Watch,
     WorkerState,
 )
 
@@ -37,7 +30,7 @@ def play(machine: GroupMachine, *stimuli: Stimulus) -> list[Instruction]:
 def running(max_restarts: int = 0) -> GroupMachine:
     """Return a machine whose workers run."""
     machine = GroupMachine(max_restarts)
-    play(machine, Begun(), Joined(), Started())
+    play(machine, Event.BEGUN, Event.JOINED, Event.STARTED)
     return machine
 
 
@@ -45,10 +38,10 @@ def test_a_run_joins_starts_watches_and_succeeds() -> None:
     """The straight way."""
     machine = GroupMachine(0)
 
-    assert play(machine, Begun(), Joined(), Started(), Ended(is_failed=False)) == [
-        Join(),
-        Start(0),
-        Watch(),
+    assert play(machine, Event.BEGUN, Event.JOINED, Event.STARTED, Event.SUCCEEDED) == [
+        Step.JOIN,
+        Step.START,
+        Step.WATCH,
         Finish(WorkerState.SUCCEEDED),
     ]
 
@@ -57,7 +50,7 @@ def test_states_follow_the_phases() -> None:
     """From outside: INIT until the workers run, then how they are, then how it ended."""
     machine = GroupMachine(0)
     seen = [machine.state]
-    stimuli = (Begun(), Joined(), Started(), SignalReceived(SIGTERM), Ended(is_failed=True))
+    stimuli = (Event.BEGUN, Event.JOINED, Event.STARTED, SignalReceived(SIGTERM), Event.FAILED)
     for stimulus in stimuli:
         play(machine, stimulus)
         seen.append(machine.state)
@@ -78,21 +71,21 @@ def test_states_follow_the_phases() -> None:
 
 def test_a_failure_without_restarts_ends_the_run() -> None:
     """Nothing is allowed, nothing is tried."""
-    assert play(running(0), Ended(is_failed=True)) == [Finish(WorkerState.FAILED)]
+    assert play(running(0), Event.FAILED) == [Finish(WorkerState.FAILED)]
 
 
 def test_a_failure_starts_the_group_again_as_often_as_allowed() -> None:
     """Each restart is a new round and is counted."""
     machine = running(2)
-    again = (Ended(is_failed=True), Joined(), Started())
+    again = (Event.FAILED, Event.JOINED, Event.STARTED)
 
-    assert play(machine, *again, *again, Ended(is_failed=True)) == [
-        Join(),
-        Start(1),
-        Watch(),
-        Join(),
-        Start(2),
-        Watch(),
+    assert play(machine, *again, *again, Event.FAILED) == [
+        Step.JOIN,
+        Step.START,
+        Step.WATCH,
+        Step.JOIN,
+        Step.START,
+        Step.WATCH,
         Finish(WorkerState.FAILED),
     ]
 
@@ -101,18 +94,20 @@ def test_a_failed_start_is_a_failure() -> None:
     """It uses up a restart like any other."""
     machine = GroupMachine(1)
 
-    assert play(machine, Begun(), Joined(), StartFailed(), Joined(), StartFailed()) == [
-        Join(),
-        Start(0),
-        Join(),
-        Start(1),
+    assert play(
+        machine, Event.BEGUN, Event.JOINED, Event.START_FAILED, Event.JOINED, Event.START_FAILED
+    ) == [
+        Step.JOIN,
+        Step.START,
+        Step.JOIN,
+        Step.START,
         Finish(WorkerState.FAILED),
     ]
 
 
 def test_a_signal_is_forwarded_and_ends_the_run() -> None:
     """However the workers then end, and whatever restarts are left."""
-    assert play(running(3), SignalReceived(SIGINT), Ended(is_failed=True)) == [
+    assert play(running(3), SignalReceived(SIGINT), Event.FAILED) == [
         Stop(SIGINT),
         Finish(WorkerState.STOPPED, SIGINT),
     ]
@@ -120,12 +115,16 @@ def test_a_signal_is_forwarded_and_ends_the_run() -> None:
 
 def test_a_second_signal_kills() -> None:
     """The run still counts as ended by the first."""
-    stimuli = (SignalReceived(SIGINT), SignalReceived(SIGTERM), Ended(is_failed=True))
+    stimuli = (SignalReceived(SIGINT), SignalReceived(SIGTERM), Event.FAILED)
 
-    assert play(running(), *stimuli) == [Stop(SIGINT), Kill(), Finish(WorkerState.STOPPED, SIGINT)]
+    assert play(running(), *stimuli) == [
+        Stop(SIGINT),
+        Step.KILL,
+        Finish(WorkerState.STOPPED, SIGINT),
+    ]
 
 
-@pytest.mark.parametrize("stimuli", [[], [Begun()]])
+@pytest.mark.parametrize("stimuli", [[], [Event.BEGUN]])
 def test_a_signal_before_the_start_ends_the_run_at_once(stimuli: list[Stimulus]) -> None:
     """No worker is there to be waited for."""
     machine = GroupMachine(1)
@@ -138,23 +137,23 @@ def test_a_signal_before_the_start_ends_the_run_at_once(stimuli: list[Stimulus])
 def test_a_signal_during_the_start_is_remembered(signals: list[int], number: int) -> None:
     """Workers just started are stopped at once; two signals kill them."""
     machine = GroupMachine(1)
-    play(machine, Begun(), Joined(), *(SignalReceived(signal) for signal in signals))
+    play(machine, Event.BEGUN, Event.JOINED, *(SignalReceived(signal) for signal in signals))
 
-    assert play(machine, Started()) == [Watch(), Stop(number)]
+    assert play(machine, Event.STARTED) == [Step.WATCH, Stop(number)]
 
 
 def test_a_signal_during_a_failing_start_ends_the_run() -> None:
     """Nothing is started again once the launcher was told to stop."""
     machine = GroupMachine(1)
-    play(machine, Begun(), Joined(), SignalReceived(SIGTERM))
+    play(machine, Event.BEGUN, Event.JOINED, SignalReceived(SIGTERM))
 
-    assert play(machine, StartFailed()) == [Finish(WorkerState.STOPPED, SIGTERM)]
+    assert play(machine, Event.START_FAILED) == [Finish(WorkerState.STOPPED, SIGTERM)]
 
 
 def test_a_late_signal_changes_nothing() -> None:
     """The run is over; how it ended stays."""
     machine = running()
-    play(machine, Ended(is_failed=False))
+    play(machine, Event.SUCCEEDED)
 
     assert play(machine, SignalReceived(SIGTERM)) == []
     assert machine.state is WorkerState.SUCCEEDED
@@ -173,7 +172,7 @@ class Life(RuleBasedStateMachine):
     @initialize(max_restarts=st.integers(0, 3))
     def begin(self, max_restarts: int) -> None:
         self.machine = GroupMachine(max_restarts)
-        self.carry_out(Begun())
+        self.carry_out(Event.BEGUN)
 
     def under_way(self) -> list[str]:
         """Return the activities of the agent that have not ended."""
@@ -183,22 +182,22 @@ class Life(RuleBasedStateMachine):
         for instruction in self.machine.handle(stimulus):
             assert self.finished is None, "nothing follows the end"
             match instruction:
-                case Join():
+                case Step.JOIN:
                     assert self.under_way() == []
                     assert not self.signals, "nothing is started after a signal"
                     self.joining = True
-                case Start(restarts):
+                case Step.START:
                     assert self.under_way() == []
-                    assert restarts == self.failures
+                    assert self.machine.restarts == self.failures
                     self.starting, self.starts = True, self.starts + 1
-                case Watch():
+                case Step.WATCH:
                     assert self.under_way() == []
                     self.watching = True
                 case Stop():
                     assert self.watching
                     assert not self.stopping
                     self.stopping = True
-                case Kill():
+                case Step.KILL:
                     assert self.stopping
                 case Finish():
                     assert self.under_way() in ([], ["joining"]), "workers may still run"
@@ -208,21 +207,21 @@ class Life(RuleBasedStateMachine):
     @rule()
     def joined(self) -> None:
         self.joining = False
-        self.carry_out(Joined())
+        self.carry_out(Event.JOINED)
 
     @precondition(lambda self: self.starting)
     @rule(is_failed=st.booleans())
     def started(self, is_failed: bool) -> None:
         self.starting = False
         self.failures += is_failed
-        self.carry_out(StartFailed() if is_failed else Started())
+        self.carry_out(Event.START_FAILED if is_failed else Event.STARTED)
 
     @precondition(lambda self: self.watching)
     @rule(is_failed=st.booleans())
     def ended(self, is_failed: bool) -> None:
         self.watching = self.stopping = False
         self.failures += is_failed
-        self.carry_out(Ended(is_failed=is_failed))
+        self.carry_out(Event.FAILED if is_failed else Event.SUCCEEDED)
 
     @rule(number=st.sampled_from([SIGINT, SIGTERM]))
     def signalled(self, number: int) -> None:
