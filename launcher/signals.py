@@ -21,7 +21,8 @@ def handle_signals(
 ) -> Iterator[bool]:
     """Hand signals to `receive`, on the running loop, for as long as the context lasts.
 
-    A SIGHUP that was ignored from the start stays ignored: that is what `nohup` asks for.
+    Afterwards they are handled as before. A SIGHUP that was ignored from the start stays ignored:
+    that is what `nohup` asks for.
 
     Args:
         numbers: the signals; those that cannot be caught must not be among them.
@@ -34,14 +35,16 @@ def handle_signals(
         yield False
         return
     loop = asyncio.get_running_loop()
-    handled = [number for number in numbers if not _is_nohup(number)]
-    for number in handled:
+    before = {number: signal.getsignal(number) for number in numbers if not _is_nohup(number)}
+    for number in before:
         loop.add_signal_handler(number, receive, int(number))
     try:
         yield True
     finally:
-        for number in handled:
+        for number, handler in before.items():
             loop.remove_signal_handler(number)
+            if handler is not None:  # it was Python's to begin with
+                signal.signal(number, handler)
 
 
 def _is_nohup(number: signal.Signals) -> bool:

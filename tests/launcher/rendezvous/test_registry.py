@@ -1,0 +1,90 @@
+"""`launcher.rendezvous`: handlers by name, and what their parameters refuse."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from launcher.rendezvous import (
+    RendezvousHandler,
+    RendezvousParameters,
+    get_rendezvous_handler,
+    register,
+    unregister,
+)
+
+SECRET = b"s" * 32
+
+
+def parameters(backend: str, endpoint: str = "") -> RendezvousParameters:
+    """Return the parameters of a run on one node."""
+    return RendezvousParameters(backend, endpoint, "run", 1, 1, secret=SECRET)
+
+
+@pytest.fixture
+def smoke() -> Iterator[str]:
+    """Return a name that is free before and after the test."""
+    yield "smoke"
+    unregister("smoke")
+
+
+def make(parameters: RendezvousParameters) -> RendezvousHandler:
+    """Make a handler under whatever name."""
+    return get_rendezvous_handler(
+        RendezvousParameters("tcp", "", parameters.run_id, 1, 1, secret=SECRET)
+    )
+
+
+@pytest.mark.parametrize("backend", ["tcp", "c10d"])
+def test_the_tcp_backend_has_torchruns_name_too(backend: str) -> None:
+    """Either name gives its handler, which answers to the name it was asked by."""
+    handler = get_rendezvous_handler(parameters(backend))
+
+    assert (handler.get_backend(), handler.get_run_id()) == (backend, "run")
+
+
+def test_a_registered_backend_is_found(smoke: str) -> None:
+    """Registering it again changes nothing."""
+    register(smoke, make)
+    register(smoke, make)
+
+    assert get_rendezvous_handler(parameters(smoke)).get_run_id() == "run"
+
+
+def test_an_unknown_backend_is_refused() -> None:
+    """The text lists those there are."""
+    with pytest.raises(ValueError, match="rdzv_backend='smoke': expected one of c10d, tcp"):
+        get_rendezvous_handler(parameters("smoke"))
+
+
+def test_names_belong_to_one_factory(smoke: str) -> None:
+    """Neither a built-in name nor another's can be taken, and no name is not one."""
+    register(smoke, make)
+
+    for name in ("tcp", "c10d", smoke):
+        with pytest.raises(ValueError, match="expected a name that is not taken"):
+            register(name, get_rendezvous_handler)
+    with pytest.raises(ValueError, match="expected a name"):
+        register("", make)
+
+
+@pytest.mark.parametrize(
+    ("backend", "nodes", "text"),
+    [
+        ("", (1, 1), "backend='': expected the name"),
+        ("tcp", (0, 1), "min_nodes=0: expected at least 1"),
+        ("tcp", (2, 1), "max_nodes=1: expected at least min_nodes, 2"),
+    ],
+)
+def test_parameters_name_the_field_they_refuse(
+    backend: str, nodes: tuple[int, int], text: str
+) -> None:
+    """Field, value and rule are in the message."""
+    with pytest.raises(ValueError, match=text):
+        RendezvousParameters(backend, "", "run", *nodes)
+
+
+def test_parameters_hide_the_secret() -> None:
+    """A config that is logged gives nothing away."""
+    assert "ssss" not in repr(parameters("tcp"))

@@ -1,0 +1,77 @@
+"""`launcher.signals`: signals come through the loop, and the handlers go again."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from types import FrameType
+
+import pytest
+
+from launcher.signals import handle_signals
+
+pytestmark = pytest.mark.asyncio
+
+
+@pytest.fixture(autouse=True)
+def dispositions() -> Iterator[None]:
+    """Put back what the test changes."""
+    numbers = (signal.SIGUSR1, signal.SIGHUP)
+    before = [signal.getsignal(number) for number in numbers]
+    yield
+    for number, handler in zip(numbers, before, strict=True):
+        signal.signal(number, handler)
+
+
+async def test_a_signal_is_handed_over() -> None:
+    """The receiver is called on the loop, with the number."""
+    received: asyncio.Queue[int] = asyncio.Queue()
+    with handle_signals([signal.SIGUSR1], received.put_nowait) as is_handling:
+        os.kill(os.getpid(), signal.SIGUSR1)
+
+        assert is_handling
+        assert await received.get() == signal.SIGUSR1
+
+
+async def test_handlers_are_put_back() -> None:
+    """Afterwards the signal means what it meant before."""
+
+    def own(number: int, frame: FrameType | None) -> None:
+        """Stand for a handler of the program's."""
+
+    for before in (own, signal.SIG_DFL):
+        signal.signal(signal.SIGUSR1, before)
+        with handle_signals([signal.SIGUSR1], lambda number: None):
+            pass
+
+        assert signal.getsignal(signal.SIGUSR1) is before
+
+
+async def test_an_ignored_sighup_stays_ignored() -> None:
+    """That is what nohup asks for."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    received: list[int] = []
+    with handle_signals([signal.SIGHUP], received.append):
+        os.kill(os.getpid(), signal.SIGHUP)
+        await asyncio.sleep(0)
+
+    assert received == []
+    assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+
+
+async def test_another_thread_gets_no_signals() -> None:
+    """Only the main thread's loop can; the caller is told."""
+    told: list[bool] = []
+
+    async def main() -> None:
+        with handle_signals([signal.SIGUSR1], lambda number: None) as is_handling:
+            told.append(is_handling)
+
+    thread = threading.Thread(target=lambda: asyncio.run(main()))
+    thread.start()
+    await asyncio.to_thread(thread.join, 10)
+
+    assert told == [False]
