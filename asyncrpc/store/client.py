@@ -74,9 +74,13 @@ from asyncrpc.transport import Address, Network, SocketNetwork, Stream
 
 __all__ = ("TCPStore",)
 
-_FLUSH_AT = 1 << 20  # bytes of a batch that go out before the turn ends
+# A batch goes out before the turn ends when its values have that many bytes together, or it has
+# that many requests: their keys may take 16 MiB. With the largest operation (64 MiB, which counts
+# all it carries) that is below the 80 MiB of a frame that the server takes.
+_FLUSH_AT = 1 << 20
+_FLUSH_AT_COUNT = 512
 _MAX_REPLY = 1 << 30  # bytes; a frame of the server, which is trusted more than it trusts us
-_MAX_REQUEST = 64 << 20  # bytes; what a server takes by default
+_MAX_REQUEST = 62 << 20  # bytes of one operation
 _SLACK = 0.25  # seconds past a deadline before we answer for a server that does not
 _TICK = 5.0  # seconds between pings of an idle connection
 _RECONNECT_TIMEOUT = 5.0
@@ -229,7 +233,7 @@ class TCPStore(Operations):
     async def _call(self, command: Command, timeout: float | None = None, size: int = 0) -> Any:
         if self._failure is not None:
             raise self._again(self._failure)
-        if size > _MAX_REQUEST - _FLUSH_AT:
+        if size > _MAX_REQUEST:
             raise ValueError(f"an operation must carry at most {_MAX_REQUEST} bytes, got {size}")
         number = next(self._numbers)
         future: asyncio.Future[Any] = self._loop.create_future()
@@ -248,7 +252,7 @@ class TCPStore(Operations):
     def _post(self, number: int, command: Command, size: int = 0, is_alone: bool = False) -> None:
         self._batch.append((number, command))
         self._batch_size += size
-        if is_alone or self._batch_size >= _FLUSH_AT:
+        if is_alone or self._batch_size >= _FLUSH_AT or len(self._batch) >= _FLUSH_AT_COUNT:
             self._flush()
         elif not self._is_scheduled:
             self._is_scheduled = True

@@ -29,7 +29,8 @@ __all__ = ("Credentials", "Dialer")
 _FIRST_DELAY = 0.01  # seconds: a server started at the same time is there in a moment
 _MAX_DELAY = 0.5
 _ATTEMPT_TIMEOUT = 5.0
-_PROTOCOL_ERRORS = 3  # in a row, after which the peer is taken for something else than a store
+_LEAST = 0.02  # seconds left for one more attempt: a shorter one would hide why the others failed
+_PROTOCOL_ERRORS = 3  # after which the peer is taken for something else than a store
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,18 +123,21 @@ class Dialer:
         while True:
             attempts += 1
             try:
-                remaining = max(start + timeout - loop.time(), 0.001)
+                remaining = max(start + timeout - loop.time(), _LEAST)
                 return await self._attempt(min(_ATTEMPT_TIMEOUT, remaining))
             except AuthenticationError:
                 raise
             except (OSError, RemoteProtocolError) as error:
                 last = error
-            protocol_errors += isinstance(last, RemoteProtocolError)
+            # Of a stream that merely closed the delivery is UNKNOWN: that may have been the net.
+            protocol_errors += (
+                isinstance(last, RemoteProtocolError) and last.delivery is Delivery.NOT_SENT
+            )
             only_refused = only_refused and _errno(last) == errno.ECONNREFUSED
             delay = min(_FIRST_DELAY * 2 ** min(attempts - 1, 10), _MAX_DELAY)
             delay *= 0.5 + self._jitter() / 2
             limit = min(timeout, refused_timeout) if only_refused else timeout
-            is_over = loop.time() + delay >= start + limit
+            is_over = loop.time() + delay + _LEAST >= start + limit
             if is_over or protocol_errors >= _PROTOCOL_ERRORS:
                 raise self._failure(last, attempts, loop.time() - start) from last
             await asyncio.sleep(delay)

@@ -116,6 +116,9 @@ class MemoryStore(Operations):
             raise _closed()
         try:
             return self._table.apply(self, number, command, self.clock.time())
+        except StoreError as error:
+            error.delivery = Delivery.EXECUTED
+            raise
         finally:
             self._deliver()
             self._expiry.update()
@@ -132,6 +135,7 @@ class MemoryStore(Operations):
             if future.done():  # cancelled in this very turn
                 self._give_back(command, outcome)
             elif isinstance(outcome, StoreError):
+                outcome.delivery = Delivery.EXECUTED
                 future.set_exception(outcome)
             else:
                 future.set_result(outcome)

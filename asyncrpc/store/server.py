@@ -35,7 +35,7 @@ from asyncrpc.transport import Address, Greeter, Listener, Network, SocketNetwor
 __all__ = ("TCPStoreServer",)
 
 _FLUSH_AT = 256 << 10  # bytes of values in replies that go out before the batch ends
-_MAX_FRAME = (64 << 20) + (16 << 20)  # bytes; above what a client sends in one operation
+_MAX_FRAME = 80 << 20  # bytes; what the client's own limits add up to
 _MAX_REPLY = 1 << 30  # bytes; as the client takes
 _MAX_EVENTS = 1 << 14  # that wait for one client to read
 _MAX_EVENT_BYTES = 16 << 20
@@ -55,7 +55,6 @@ class TCPStoreServer:
             empty.
         network: listens; ``None`` for sockets.
         max_value: largest value, in bytes.
-        max_frame: largest frame of a client, in bytes; above ``max_value``.
         max_connections: clients at one time; further ones are closed unread.
         grace: seconds the leases of a closed connection live on.
         handshake_timeout: seconds a client has to prove itself.
@@ -74,7 +73,6 @@ class TCPStoreServer:
         run_id: str | None = None,
         network: Network | None = None,
         max_value: int = DEFAULT_MAX_VALUE,
-        max_frame: int = _MAX_FRAME,
         max_connections: int = 4096,
         grace: float = DEFAULT_GRACE,
         handshake_timeout: float = 5.0,
@@ -84,7 +82,6 @@ class TCPStoreServer:
         self._credentials = Credentials.load(secret, run_id)
         self._credentials.check_address(self._address)
         self._network: Network = network or SocketNetwork()
-        self._max_frame = check_integer(max_frame, "max_frame", max_value)
         self._max_connections = check_integer(max_connections, "max_connections", 1)
         self._handshake_timeout = check_span(handshake_timeout, "handshake_timeout")
         self._incarnation = new_incarnation()
@@ -147,7 +144,9 @@ class TCPStoreServer:
         self._address = self._listener.address
 
     async def wait_unused(self, timeout: float) -> None:
-        """Return once no client is connected, or after ``timeout`` seconds."""
+        """Accept nobody any more; return once no client is left, or after ``timeout`` seconds."""
+        if self._listener is not None:
+            await self._listener.close()
         if self._sessions:
             self._unused = asyncio.get_running_loop().create_future()
             await asyncio.wait([self._unused], timeout=timeout)
@@ -201,7 +200,7 @@ class TCPStoreServer:
         except (AuthenticationError, RemoteProtocolError, TimeoutError) as error:
             self._report("turned away %s: %s", stream.peer, error)
             return
-        session = _Session(self, stream, FrameReader(self._max_frame))
+        session = _Session(self, stream, FrameReader(_MAX_FRAME))
         self._sessions.add(session)
         stream.attach(session, greeter.handshake.leftover)
 

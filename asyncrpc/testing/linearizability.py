@@ -84,8 +84,9 @@ class Recorder:
                 result = await self._store.get(key, 0)
             else:
                 result = await getattr(self._store, kind)(key, *arguments)
-        except StoreTimeoutError:
-            if kind != "get":
+        except StoreTimeoutError as error:
+            # Only the store itself can say that there is no key.
+            if kind != "get" or error.delivery is not Delivery.EXECUTED:
                 self._enter(kind, key, arguments, None, call, math.inf)
                 return
         except StoreConnectionError as error:
