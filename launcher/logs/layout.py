@@ -250,7 +250,10 @@ class DefaultLogsSpecs(LogsSpecs):
             root = _make_unique(temporary, "launcher", mode=0o700)
         else:
             root = Path(self._log_dir)
-            root.mkdir(parents=True, exist_ok=True)
+            try:
+                root.mkdir(parents=True, exist_ok=True)
+            except FileExistsError as error:
+                raise NotADirectoryError(f"log_dir must be a folder, {root} is a file") from error
         return _make_unique(root, run_id, mode=0o777)
 
 

@@ -20,7 +20,7 @@ import signal
 import sys
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
@@ -277,18 +277,27 @@ class ProcessContext(ABC):
         return self._result()
 
     async def _clear_leftovers(self) -> None:
-        """End what workers left behind; those in a signalled group have the rest of its time."""
+        """End what workers left behind.
+
+        Processes in a group that was signalled have the rest of its time. After a success all
+        are left in peace for a moment first, since they may have output to write.
+        """
+        self._is_clearing = True
         left = self._termination.time_left
         stray_grace = min(left, _STRAY_GRACE)
         group_grace = left if self._termination.signalled else stray_grace
-        self._is_clearing = True
-        await self._clear(self._termination.signum, group_grace, stray_grace)
+        is_success = not any(process.exited.result().code for process in self._ended())
+        quiet = stray_grace if is_success and not self._is_closing else 0.0
+        await self._clear(self._termination.signum, group_grace, stray_grace, quiet)
 
-    async def _clear(self, signum: signal.Signals, group_grace: float, stray_grace: float) -> None:
+    async def _clear(
+        self, signum: signal.Signals, group_grace: float, stray_grace: float, quiet: float = 0.0
+    ) -> None:
         if self._guardian.lost is not None:
             return
-        cleared = self._guardian.clear(signum, group_grace, stray_grace)
-        await asyncio.wait({cleared}, timeout=group_grace + stray_grace + KILL_TIMEOUT)
+        cleared = self._guardian.clear(signum, group_grace, stray_grace, quiet=quiet)
+        limit = quiet + max(group_grace, stray_grace) + KILL_TIMEOUT
+        await asyncio.wait({cleared}, timeout=limit)
         if not cleared.done():
             _log.error("guardian %d does not answer", self._guardian.pid)
             cleared.cancel()
@@ -304,6 +313,9 @@ class ProcessContext(ABC):
         await asyncio.wait({self._supervisor})
         if not self._supervisor.cancelled():
             self._supervisor.exception()  # `wait` raises it; without a call of it nobody would
+
+    def _ended(self) -> Iterator[GuardedProcess]:
+        return (process for process in self._processes.values() if not process.is_running)
 
     def _result(self) -> RunProcsResult:
         failures = {

@@ -172,13 +172,16 @@ class Guardian:
         if process.is_running:
             self._send(messages.encode(Kind.SIGNAL, messages.SIGNAL.pack(process.number, signum)))
 
-    def clear(self, signum: int, group_grace: float, stray_grace: float) -> asyncio.Future[int]:
+    def clear(
+        self, signum: int, group_grace: float, stray_grace: float, *, quiet: float = 0.0
+    ) -> asyncio.Future[int]:
         """End all processes that ended workers left behind.
 
         Args:
             signum: signal they get first; groups that were signalled before do not get it again.
-            group_grace: seconds until SIGKILL for processes in a worker's process group.
-            stray_grace: seconds until SIGKILL for the others.
+            group_grace: seconds from the signal to SIGKILL for processes in a worker's group.
+            stray_grace: the same for the others.
+            quiet: seconds they may end by themselves before the signal.
 
         Returns:
             A future: done when they are gone, with the number of those that cannot be killed.
@@ -190,7 +193,7 @@ class Guardian:
             cleared.set_exception(self.lost)
             return cleared
         self._clearing[self._last_number] = cleared
-        body = messages.CLEAR.pack(self._last_number, signum, group_grace, stray_grace)
+        body = messages.CLEAR.pack(self._last_number, signum, quiet, group_grace, stray_grace)
         self._send(messages.encode(Kind.CLEAR, body))
         return cleared
 

@@ -30,11 +30,11 @@ __all__ = (
 MAX_DESCRIPTORS = 253  # SCM_MAX_FD of the kernel: more do not fit one message
 SIGNAL = struct.Struct("!IB")
 """Worker, signal: signal the worker's process group, if the worker still runs."""
-CLEAR = struct.Struct("!IBdd")
-"""Request, signal, seconds for groups, seconds for others: end what ended workers left behind.
+CLEAR = struct.Struct("!IBddd")
+"""Request, signal, three spans in seconds: end what ended workers left behind.
 
-The signal is sent first, except to groups that were signalled before; SIGKILL follows after the
-first time for members of the workers' groups, after the second for all others.
+The signal is sent after the first span, except to groups that were signalled before. SIGKILL
+follows after the second span to members of the workers' groups, after the third to all others.
 """
 STARTED = struct.Struct("!IIi?")
 """Worker, process id, errno or 0, whether the errno is about the folder it should start in."""

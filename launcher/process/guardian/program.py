@@ -41,7 +41,14 @@ from launcher.process.guardian.messages import (
     encode,
 )
 from launcher.process.guardian.spawn import IGNORED_SIGNALS, become_subreaper, spawn
-from launcher.process.guardian.tree import children, group_of, process_state, send_signal
+from launcher.process.guardian.tree import (
+    children,
+    group_of,
+    now_in_ticks,
+    process_state,
+    send_signal,
+    started_at,
+)
 
 TYPE_CHECKING = False  # the typing module is not worth its import time here
 if TYPE_CHECKING:
@@ -58,47 +65,62 @@ _LAST_KILL_WAIT = 5.0  # the same when the agent is gone and nobody waits for an
 class _Worker:
     """A worker that has not been reaped; its pid is also its session and process group."""
 
-    __slots__ = ("number", "pid", "was_signalled")
+    __slots__ = ("number", "pid", "signalled_at")
 
     def __init__(self, number: int, pid: int) -> None:
         self.number = number
         self.pid = pid
-        self.was_signalled = False
+        self.signalled_at: int | None = None  # the last time, in clock ticks since boot
+
+
+class _Stray:
+    """A process that an ended worker left behind, by now our own child."""
+
+    __slots__ = ("is_in_group", "was_signalled")
+
+    def __init__(self, pid: int, signalled_groups: Mapping[int, int | None]) -> None:
+        group = group_of(pid)
+        signalled_at = signalled_groups.get(group)
+        self.is_in_group = group in signalled_groups
+        # A shell may fork one more child between the signal and its trap.
+        self.was_signalled = signalled_at is not None and started_at(pid) < signalled_at
 
 
 class _Clearing:
     """A CLEAR request under way."""
 
-    __slots__ = ("group_deadline", "number", "seen", "signum", "stray_deadline")
+    __slots__ = ("group_deadline", "number", "seen", "signal_at", "signum", "stray_deadline")
 
     def __init__(self, body: bytes, now: float) -> None:
-        self.number, self.signum, group_grace, stray_grace = CLEAR.unpack(body)
-        self.group_deadline = now + group_grace
-        self.stray_deadline = now + stray_grace
+        self.number, self.signum, quiet, group_grace, stray_grace = CLEAR.unpack(body)
+        self.signal_at = now + quiet
+        self.group_deadline = self.signal_at + group_grace
+        self.stray_deadline = self.signal_at + stray_grace
         self.seen: set[int] = set()  # processes that got the first signal, or need none
 
-    def advance(self, strays: Mapping[int, bool | None], now: float) -> float | None:
+    def advance(self, strays: Mapping[int, _Stray], now: float) -> float | None:
         """Signal the strays that are due.
 
         Args:
-            strays: for each pid whether its group was signalled; ``None`` if the group is not
-                that of a worker.
+            strays: the processes left behind, by process id.
             now: monotonic seconds.
 
         Returns:
             When to look again at the latest; ``None`` when this request is done.
         """
         wake_at = None
-        for pid, was_signalled in strays.items():
-            deadline = self.stray_deadline if was_signalled is None else self.group_deadline
+        for pid, stray in strays.items():
+            deadline = self.group_deadline if stray.is_in_group else self.stray_deadline
             if now >= deadline + _KILL_WAIT:
                 continue
             if now >= deadline:
                 send_signal(pid, _SIGKILL)
                 deadline += _KILL_WAIT
+            elif now < self.signal_at:
+                deadline = self.signal_at
             elif pid not in self.seen:
                 self.seen.add(pid)
-                if not was_signalled:
+                if not stray.was_signalled:
                     send_signal(pid, self.signum)
             wake_at = deadline if wake_at is None else min(wake_at, deadline)
         return wake_at
@@ -118,7 +140,7 @@ class _Program:
         self._descriptors: list[int] = []  # received, not yet claimed by a START
         self._workers: dict[int, _Worker] = {}  # by the agent's number
         self._by_pid: dict[int, _Worker] = {}  # the same, by process id
-        self._ended_groups: dict[int, bool] = {}  # groups of ended workers: were they signalled
+        self._ended_groups: dict[int, int | None] = {}  # when each was signalled, see _Worker
         self._clearings: list[_Clearing] = []
         self._has_children = False
         self._wakeup = _wake_on_child()
@@ -179,7 +201,7 @@ class _Program:
         self._reap()
         worker = self._workers.get(number)
         if worker is not None:
-            worker.was_signalled = True
+            worker.signalled_at = now_in_ticks()
             send_signal(-worker.pid, signum)
 
     def _reap(self) -> None:
@@ -197,11 +219,10 @@ class _Program:
             worker = self._by_pid.pop(pid, None)
             if worker is not None:
                 del self._workers[worker.number]
-                self._ended_groups[pid] = worker.was_signalled
-                now = time.monotonic()
-                self._send(
-                    Kind.EXITED, EXITED.pack(worker.number, status, worker.was_signalled, now)
-                )
+                self._ended_groups[pid] = worker.signalled_at
+                was_signalled = worker.signalled_at is not None
+                body = EXITED.pack(worker.number, status, was_signalled, time.monotonic())
+                self._send(Kind.EXITED, body)
 
     def _clear(self, now: float) -> float | None:
         """Advance the CLEAR requests; return the seconds until the next step is due."""
@@ -220,13 +241,13 @@ class _Program:
             self._ended_groups.clear()
         return None if wake_at is None else max(0.0, wake_at - now)
 
-    def _strays(self) -> dict[int, bool | None]:
-        """Return our children that are not workers; for each whether its group was signalled."""
+    def _strays(self) -> dict[int, _Stray]:
+        """Return our children that are not workers, by process id."""
         self._reap()
         if not self._has_children:
             return {}
         pids = (pid for pid in children() if pid not in self._by_pid)
-        return {pid: self._ended_groups.get(group_of(pid)) for pid in pids}
+        return {pid: _Stray(pid, self._ended_groups) for pid in pids}
 
     def _send(self, kind: int, body: bytes) -> None:
         self._agent.sendall(encode(kind, body))

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import time
 
 TYPE_CHECKING = False  # the typing module is not worth its import time here
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-__all__ = ("children", "group_of", "process_state", "send_signal")
+__all__ = ("children", "group_of", "now_in_ticks", "process_state", "send_signal", "started_at")
+
+_START_TIME = 19  # of the fields of /proc/<pid>/stat that follow the name
 
 
 def send_signal(pid: int, signum: int) -> None:
@@ -43,6 +46,17 @@ def process_state(pid: int) -> str:
         One letter, "" if the process is gone.
     """
     return b"".join(_stat_fields(pid)[:1]).decode()
+
+
+def started_at(pid: int) -> int:
+    """Return when a process was started, in clock ticks since boot; 0 if it is gone."""
+    fields = _stat_fields(pid)
+    return int(fields[_START_TIME]) if len(fields) > _START_TIME else 0
+
+
+def now_in_ticks() -> int:
+    """Return the time on the clock of `started_at`."""
+    return int(time.clock_gettime(time.CLOCK_BOOTTIME) * os.sysconf("SC_CLK_TCK"))
 
 
 def _search_children() -> Iterator[int]:

@@ -1,0 +1,131 @@
+"""What is left when the agent is killed: nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from launcher.process.guardian import process_state
+
+pytestmark = pytest.mark.slow
+
+# The worker: a grandchild in its group, one in its own session, one that ignores SIGTERM, and one
+# that is both and has a child itself; then itself, ignoring what can be ignored.
+WORKER = """
+trap '' TERM HUP INT
+sleep 100 &
+setsid sleep 100 &
+(trap '' TERM; exec sleep 100) &
+setsid sh -c 'trap "" TERM; sleep 100; true' &
+while :; do sleep 100; done
+"""
+
+AGENT = """
+import asyncio, os, sys, time
+from launcher.logs import DefaultLogsSpecs, Std
+from launcher.process import start_processes
+
+async def main():
+    args = {rank: ("-c", sys.argv[1]) for rank in range(2)}
+    specs = DefaultLogsSpecs(os.devnull, tee=Std.ALL)
+    async with await start_processes("r", "sh", args, {0: {}, 1: {}}, specs) as context:
+        if "fork" in sys.argv:
+            if os.fork() == 0:
+                time.sleep(100)  # holds the agent's end of the socket
+                os._exit(0)
+        await context.wait()
+
+asyncio.run(main())
+"""
+
+
+def tree(root: int) -> list[int]:
+    """Return all descendants of a process."""
+    found = children_of(root)
+    for pid in found:
+        found += children_of(pid)
+    return found
+
+
+def children_of(parent: int) -> list[int]:
+    """Return the children of a process, the oldest first."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                fields = (entry / "stat").read_bytes().rpartition(b")")[2].split()
+                if int(fields[1]) == parent:
+                    found.append(int(entry.name))
+    return sorted(found)
+
+
+def alive(pids: list[int]) -> list[int]:
+    """Return those that have not ended; init may take its time to reap them."""
+    return [pid for pid in pids if process_state(pid) not in ("", "Z")]
+
+
+@contextlib.contextmanager
+def agent(count: int, *options: str) -> Iterator[tuple[subprocess.Popen[bytes], list[int]]]:
+    """Start an agent with two workers; yield it and everything below it."""
+    with subprocess.Popen([sys.executable, "-c", AGENT, WORKER, *options]) as process:
+        try:
+            deadline = time.monotonic() + 10
+            while len(pids := tree(process.pid)) < count:
+                assert time.monotonic() < deadline, pids
+                time.sleep(0.01)
+            yield process, pids
+        finally:
+            process.kill()
+
+
+def died_within(pids: list[int], seconds: float) -> list[int]:
+    """Return who is still alive after that time; earlier if nobody is."""
+    deadline = time.monotonic() + seconds
+    while (left := alive(pids)) and time.monotonic() < deadline:
+        time.sleep(0.005)
+    return left
+
+
+# Per worker: itself, three sleeps, the shell with its sleep, the sleep in its loop; the guardian.
+COUNT = 2 * 7 + 1
+
+
+@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGABRT])
+def test_nothing_survives_the_agent(signum: signal.Signals) -> None:
+    """A second after an agent died without a chance to do anything, its whole tree is gone."""
+    with agent(COUNT) as (process, pids):
+        process.send_signal(signum)
+
+        assert died_within(pids, 1.0) == []
+
+
+def test_agent_that_has_forked_is_missed_too() -> None:
+    """A process forked by the agent keeps the socket open, and keeps nobody alive."""
+    with agent(COUNT + 1, "fork") as (process, pids):
+        _, forked = children_of(process.pid)  # the guardian was first
+        process.kill()
+
+        assert died_within([pid for pid in pids if pid != forked], 1.0) == []
+        os.kill(forked, signal.SIGKILL)
+
+
+def test_agent_and_guardian_killed_together() -> None:
+    """The kernel takes the workers along when their parent is killed as well."""
+    with agent(COUNT) as (process, pids):
+        (guardian,) = children_of(process.pid)
+        workers = children_of(guardian)
+        process.send_signal(signal.SIGSTOP)
+        os.kill(guardian, signal.SIGKILL)
+        process.kill()
+
+        assert died_within(workers, 1.0) == []
+        for pid in alive(pids):  # grandchildren: nobody who knew them is left
+            os.kill(pid, signal.SIGKILL)

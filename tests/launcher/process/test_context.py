@@ -1,0 +1,475 @@
+"""launcher.process: workers started together, waited for together, ended together."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from launcher.errors import ChildFailedError, GuardianError, SignalException
+from launcher.logs import DefaultLogsSpecs, Std
+from launcher.process import (
+    Guardian,
+    RunProcsResult,
+    start_processes,
+    validate_full_rank,
+)
+
+pytestmark = pytest.mark.asyncio
+
+FOREVER = "sleep 100"
+
+
+async def seen(path: Path) -> None:
+    """Return when a file exists."""
+    while not path.exists():
+        await asyncio.sleep(0.005)
+
+
+def pids_alive(pids: dict[int, int]) -> list[int]:
+    """Return those process ids that still belong to somebody, zombies included."""
+    return [pid for pid in pids.values() if psutil.pid_exists(pid)]
+
+
+# --- how they end
+
+
+async def test_all_succeed(start) -> None:
+    """Commands return None each, and their processes are gone when wait returns."""
+    context = await start("true", "true", "sleep 0.05")
+    result = await context.wait()
+
+    assert result == RunProcsResult(
+        {0: None, 1: None, 2: None}, {}, context.stdouts, context.stderrs
+    )
+    assert not result.is_failed()
+    assert pids_alive(context.pids()) == []
+    assert await context.wait() is result
+
+
+async def test_failure_stops_the_others(start) -> None:
+    """The failed worker is the root cause, its siblings are marked as stopped by us."""
+    context = await start("exit 138", FOREVER, FOREVER)
+    result = await context.wait()
+
+    codes = {rank: failure.exitcode for rank, failure in result.failures.items()}
+    assert codes == {0: 138, 1: -15, 2: -15}
+    assert [failure.stopped_by_us for failure in result.failures.values()] == [False, True, True]
+    assert result.failures[0].pid == context.pids()[0]
+    assert result.failures[0].signal_name() == "<N/A>"
+    assert result.failures[1].signal_name() == "SIGTERM"
+    assert result.return_values == {}
+    assert ChildFailedError("job", result.failures).get_first_failure()[0] == 0
+    assert pids_alive(context.pids()) == []
+
+
+async def test_failure_by_signal(start) -> None:
+    """A crash is named by its signal."""
+    result = await (await start("kill -SEGV $$")).wait()
+
+    assert result.failures[0].exitcode == -signal.SIGSEGV
+    assert result.failures[0].signal_name() == "SIGSEGV"
+    assert "Signal 11 (SIGSEGV) received by PID" in result.failures[0].message
+
+
+async def test_sibling_that_failed_by_itself_is_not_marked(start, tmp_path: Path) -> None:
+    """A worker that was dead before our signal failed on its own, however late we hear of it."""
+    wait = f"while [ ! -e {tmp_path}/go ]; do sleep 0.01; done"
+    context = await start(f"touch {tmp_path}/0; {wait}; exit 1", f"{wait}; exit 2")
+    (tmp_path / "go").touch()
+    time.sleep(0.1)  # the loop stands still while both end
+    result = await context.wait()
+
+    assert {rank: failure.stopped_by_us for rank, failure in result.failures.items()} == {
+        0: False,
+        1: False,
+    }
+
+
+async def test_worker_that_ends_well_after_our_signal_is_no_failure(start, tmp_path: Path) -> None:
+    """A handler that cleans up and exits with 0 has done what it was asked to."""
+    script = f"trap 'exit 0' TERM; sleep 100 & touch {tmp_path}/ready; wait"
+    context = await start(script)
+    await seen(tmp_path / "ready")
+    await context.close()
+
+    assert (await context.wait()).return_values == {0: None}
+
+
+async def test_failure_has_the_error_file_and_the_last_lines(start, tmp_path: Path) -> None:
+    """TORCHELASTIC_ERROR_FILE is set to a path in the worker's own log folder."""
+    error = json.dumps({"message": {"message": "boom", "extraInfo": {"timestamp": "1"}}})
+    script = f"echo one >&2; echo two >&2; echo '{error}' > $TORCHELASTIC_ERROR_FILE; exit 1"
+    context = await start(script, logs_specs=DefaultLogsSpecs(tmp_path))
+    failure = (await context.wait()).failures[0]
+
+    (expected,) = tmp_path.glob("test_run_id_*/attempt_0/0/error.json")
+    assert failure.error_file == str(expected) == context.error_files[0]
+    assert failure.message == "boom"
+    assert failure.stderr_tail == ("one", "two")
+
+
+async def test_environment_of_a_worker(start, tmp_path: Path, monkeypatch) -> None:
+    """Ours, overlaid by the worker's own."""
+    monkeypatch.setenv("SENTINEL_A", "parent")
+    monkeypatch.setenv("SENTINEL_B", "parent")
+    specs = DefaultLogsSpecs(tmp_path, redirects=Std.OUT)
+    context = await start(
+        "echo $SENTINEL_A $SENTINEL_B $LOCAL_RANK; pwd",
+        logs_specs=specs,
+        envs={0: {"SENTINEL_B": "worker", "LOCAL_RANK": "0"}},
+    )
+    await context.wait()
+
+    assert Path(context.stdouts[0]).read_text() == f"parent worker 0\n{os.getcwd()}\n"
+
+
+@pytest.mark.parametrize("redirects", list(Std))
+async def test_redirected_streams(start, tmp_path: Path, redirects: Std) -> None:
+    """There is a file for a stream iff it is redirected, with this worker's lines."""
+    specs = DefaultLogsSpecs(tmp_path, redirects=redirects)
+    context = await start(*["echo out; echo err >&2"] * 2, logs_specs=specs)
+    result = await context.wait()
+
+    for stream, paths, text in (
+        (Std.OUT, result.stdouts, "out\n"),
+        (Std.ERR, result.stderrs, "err\n"),
+    ):
+        texts = [Path(path).read_text() if path else None for path in paths.values()]
+        assert texts == [text if redirects & stream else None] * 2
+
+
+async def test_console_gets_the_rest(start, tmp_path: Path, capfd) -> None:
+    """What is not redirected is shown on the same stream, with a prefix if it is teed."""
+    specs = DefaultLogsSpecs(tmp_path, redirects={0: Std.ERR}, tee={1: Std.OUT})
+    context = await start(
+        *["echo out; echo err >&2"] * 2, logs_specs=specs, log_line_prefixes={0: "x", 1: "[one]:"}
+    )
+    await context.wait()
+
+    out, err = capfd.readouterr()
+    assert sorted(out.splitlines()) == ["[one]:out", "out"]
+    assert err == "err\n"
+
+
+async def test_default_prefix(start, capfd) -> None:
+    """Role and local rank."""
+    context = await start("echo out", logs_specs=DefaultLogsSpecs(os.devnull, tee=Std.ALL))
+    await context.wait()
+
+    assert capfd.readouterr().out == "[default0]:out\n"
+
+
+async def test_output_is_complete_when_wait_returns(start, capfd) -> None:
+    """Also what was written just before the end, by a process the worker left behind."""
+    context = await start("(sleep 0.05; echo late) & exit 0")
+    await context.wait()
+
+    assert capfd.readouterr().out == "late\n"
+
+
+# --- waiting
+
+
+async def test_wait_with_timeout(start, tmp_path: Path) -> None:
+    """Nothing comes back when the time is up; the workers run on."""
+    wait = f"while [ ! -e {tmp_path}/go ]; do sleep 0.01; done"
+    context = await start(wait)
+
+    assert await context.wait(timeout=0.02, period=0.01) is None
+    assert await context.wait(0) is None
+    (tmp_path / "go").touch()
+    assert not (await context.wait()).is_failed()
+
+
+async def test_poll_sees_the_end(start) -> None:
+    """wait(0) comes back with the result once there is one."""
+    context = await start("true")
+    while (result := await context.wait(0)) is None:
+        await asyncio.sleep(0.005)
+
+    assert not result.is_failed()
+
+
+async def test_cancelled_wait_changes_nothing(start) -> None:
+    """The workers run on, and a later wait has the result."""
+    context = await start(FOREVER)
+    task = asyncio.create_task(context.wait())
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+    assert await context.wait(0) is None
+    await context.close()
+    assert (await context.wait()).failures[0].stopped_by_us
+
+
+async def test_interrupt(start) -> None:
+    """A signal handler makes wait raise, now and later; the workers wait for close."""
+    context = await start(FOREVER)
+    task = asyncio.create_task(context.wait())
+    await asyncio.sleep(0)
+    context.interrupt(SignalException("told to stop", signal.SIGTERM))
+
+    with pytest.raises(SignalException):
+        await task
+    with pytest.raises(SignalException):
+        await context.wait(0)
+    assert pids_alive(context.pids()) == [*context.pids().values()]
+
+
+# --- closing
+
+
+async def test_close_right_after_start(start) -> None:
+    """No process is left, and closing again does nothing."""
+    context = await start(FOREVER, FOREVER)
+    await context.close()
+
+    assert pids_alive(context.pids()) == []
+    await context.close()
+    assert [failure.exitcode for failure in (await context.wait()).failures.values()] == [-15, -15]
+
+
+async def test_leaving_the_context_closes(start) -> None:
+    """Also when the body fails."""
+    context = await start(FOREVER)
+    with pytest.raises(RuntimeError, match="body"):
+        async with context:
+            raise RuntimeError("body")
+
+    assert pids_alive(context.pids()) == []
+
+
+async def test_close_sends_the_signal_it_is_given() -> None:
+    """Any signal may be forwarded."""
+    context = await start_processes(
+        "default", "sleep", {0: ("100",)}, {0: {}}, DefaultLogsSpecs(os.devnull)
+    )
+    await context.close(signal.SIGINT)
+
+    assert (await context.wait()).failures[0].exitcode == -signal.SIGINT
+
+
+async def test_workers_that_ignore_the_signal_are_killed_at_the_deadline(
+    start, tmp_path: Path
+) -> None:
+    """All of them share one deadline."""
+    script = "trap '' TERM; touch {}; while :; do sleep 100; done"
+    context = await start(*(script.format(tmp_path / str(rank)) for rank in range(3)))
+    for rank in range(3):
+        await seen(tmp_path / str(rank))
+    started = time.monotonic()
+    await context.close(timeout=0.1)
+
+    assert 0.1 <= time.monotonic() - started < 2
+    codes = [failure.exitcode for failure in (await context.wait()).failures.values()]
+    assert codes == [-signal.SIGKILL] * 3
+
+
+async def test_second_close_means_now(start, tmp_path: Path) -> None:
+    """Whoever is asked twice does not wait for the deadline."""
+    context = await start(f"trap '' TERM; touch {tmp_path}/0; while :; do sleep 100; done")
+    await seen(tmp_path / "0")
+    first = asyncio.create_task(context.close(timeout=60))
+    await asyncio.sleep(0.01)
+    assert not first.done()
+    await context.close()
+    await first
+
+    assert (await context.wait()).failures[0].exitcode == -signal.SIGKILL
+
+
+async def test_second_close_also_ends_the_wait_for_leftovers(start, tmp_path: Path) -> None:
+    """A grandchild in the worker's group has the rest of the time, unless somebody insists."""
+    child = f"trap '' TERM; touch {tmp_path}/0; while :; do sleep 100; done"
+    context = await start(f"({child}) & sleep 100")
+    await seen(tmp_path / "0")
+    first = asyncio.create_task(context.close(timeout=60))
+    while pids_alive(context.pids()):
+        await asyncio.sleep(0.005)
+    await asyncio.sleep(0.02)
+    assert not first.done()
+    await context.close()
+    await first
+
+
+async def test_close_during_a_stop_of_our_own_shortens_it(start, tmp_path: Path) -> None:
+    """The earliest deadline counts."""
+    stubborn = f"trap '' TERM; touch {tmp_path}/0; while :; do sleep 100; done"
+    wait = f"while [ ! -e {tmp_path}/0 ]; do sleep 0.01; done"
+    context = await start(stubborn, f"{wait}; exit 1", shutdown_timeout=60)
+    while len(pids_alive(context.pids())) == 2:
+        await asyncio.sleep(0.005)
+    await context.close(timeout=0.05)
+
+    codes = {rank: failure.exitcode for rank, failure in (await context.wait()).failures.items()}
+    assert codes == {0: -signal.SIGKILL, 1: 1}
+
+
+async def test_grandchildren_are_gone_too(start, tmp_path: Path) -> None:
+    """In the worker's group, in a session of their own, ignoring SIGTERM: none is left."""
+    children = (
+        "sleep 100",
+        "setsid sleep 100",
+        "setsid sh -c 'trap \"\" TERM; sleep 100; true'",
+    )
+    script = "; ".join(f"{child} & echo $! >> {tmp_path}/pids" for child in children)
+    context = await start(f"{script}; touch {tmp_path}/ready; exit 1")
+    await context.wait()
+
+    pids = dict(enumerate(map(int, (tmp_path / "pids").read_text().split())))
+    assert len(pids) == 3
+    assert pids_alive(pids) == []
+
+
+@pytest.mark.slow
+async def test_nothing_leaks_over_many_rounds(tmp_path: Path) -> None:
+    """Descriptors, children and tasks are as before after 50 rounds with one guardian."""
+    guardian = Guardian.start()
+    specs = DefaultLogsSpecs(tmp_path, redirects=Std.OUT, tee=Std.ERR)
+
+    async def one_round() -> None:
+        context = await start_processes(
+            "r", "sleep", {0: ("100",), 1: ("100",)}, {0: {}, 1: {}}, specs, guardian=guardian
+        )
+        await context.close()
+
+    await one_round()
+    before = len(os.listdir("/proc/self/fd")), len(os.listdir(f"/proc/{guardian.pid}/fd"))
+    for _ in range(50):
+        await one_round()
+
+    after = len(os.listdir("/proc/self/fd")), len(os.listdir(f"/proc/{guardian.pid}/fd"))
+    assert after == before
+    assert psutil.Process(guardian.pid).children() == []
+    assert len(list(Path(specs.root_log_dir or "").iterdir())) == 51
+    await guardian.close()
+
+
+# --- what cannot be started
+
+
+@pytest.mark.parametrize("ranks", [[], [1], [0, 2], [0, 1, 2]])
+async def test_validate_full_rank(ranks: list[int]) -> None:
+    """The message names the argument, the ranks there are and those there should be."""
+    with pytest.raises(RuntimeError, match=rf"what must have .* \[0, 1\], got \{ranks}"):
+        validate_full_rank(dict.fromkeys(ranks), 2, "what")
+
+
+async def test_no_workers() -> None:
+    """An empty group is an error, not a success."""
+    with pytest.raises(RuntimeError, match="args"):
+        await start_processes("default", "true", {}, {}, DefaultLogsSpecs(os.devnull))
+
+
+@pytest.mark.parametrize("count", [1, 3])
+async def test_environments_for_other_ranks(count: int) -> None:
+    """Both must be for the same ranks."""
+    with pytest.raises(RuntimeError, match="envs must have the local ranks"):
+        await start_processes(
+            "default",
+            "true",
+            {0: (), 1: ()},
+            {rank: {} for rank in range(count)},
+            DefaultLogsSpecs(os.devnull),
+        )
+
+
+async def test_prefixes_for_other_ranks(start) -> None:
+    """So must the prefixes."""
+    with pytest.raises(RuntimeError, match="log_line_prefixes"):
+        await start("true", log_line_prefixes={1: ""})
+
+
+async def test_missing_program_leaves_nothing() -> None:
+    """The error is FileNotFoundError, and no guardian stays."""
+    with pytest.raises(FileNotFoundError, match="no-such-program"):
+        await start_processes(
+            "default",
+            "no-such-program",
+            {0: (), 1: ()},
+            {0: {}, 1: {}},
+            DefaultLogsSpecs(os.devnull),
+        )
+
+    assert psutil.Process().children() == []
+
+
+async def test_one_worker_that_cannot_start_takes_the_others_back(guardian: Guardian) -> None:
+    """Workers that were started before the failure are gone when it is raised."""
+    envs = {0: {}, 1: {"PATH": "/nonexistent"}}
+    with pytest.raises(FileNotFoundError):
+        await start_processes(
+            "default",
+            "sleep",
+            {0: ("100",), 1: ("100",)},
+            envs,
+            DefaultLogsSpecs(os.devnull),
+            guardian=guardian,
+        )
+
+    assert psutil.Process(guardian.pid).children() == []
+
+
+async def test_log_folder_that_is_a_file_starts_nothing(start, tmp_path: Path) -> None:
+    """It is a NotADirectoryError, also when the file turned up late."""
+    specs = DefaultLogsSpecs(tmp_path / "logs")
+    (tmp_path / "logs").touch()
+    with pytest.raises(NotADirectoryError):
+        await start("true", logs_specs=specs)
+
+    assert psutil.Process().children() == []
+
+
+# --- the guardian
+
+
+async def test_context_without_guardian_ends_its_own(start) -> None:
+    """Nobody has to call close after a result."""
+    context = await start("true")
+    await context.wait()
+
+    assert psutil.Process().children() == []
+
+
+async def test_guardian_is_shared_by_one_context_after_another(guardian: Guardian, start) -> None:
+    """A restart costs no new guardian, and leftovers of a round do not see the next."""
+    for _ in range(2):
+        context = await start("setsid sleep 100 & exit 0", guardian=guardian)
+        await context.wait()
+        assert psutil.Process(guardian.pid).children() == []
+
+
+async def test_death_of_the_guardian_is_an_error(start) -> None:
+    """The wait says why, and the workers are dead."""
+    guardian = Guardian.start()
+    context = await start(FOREVER, FOREVER, guardian=guardian)
+    os.kill(guardian.pid, signal.SIGKILL)
+
+    with pytest.raises(GuardianError, match="signal 9"):
+        await context.wait()
+    await guardian.close()
+
+
+@pytest.mark.slow
+async def test_guardian_that_hangs_is_killed(start, monkeypatch) -> None:
+    """Closing is bounded even if nobody answers, and the workers die with their parent."""
+    monkeypatch.setattr("launcher.process.termination.KILL_TIMEOUT", 0.2)
+    monkeypatch.setattr("launcher.process.base.KILL_TIMEOUT", 0.2)
+    monkeypatch.setattr("launcher.process.guardian.client._CLOSE_TIMEOUT", 0.2)
+    context = await start(FOREVER)
+    (guardian,) = psutil.Process().children()
+    guardian.suspend()
+    await context.close(timeout=0.1)
+
+    with pytest.raises(GuardianError, match="signal 9"):
+        await context.wait()
+    assert psutil.Process().children() == []

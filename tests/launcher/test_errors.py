@@ -1,0 +1,184 @@
+"""launcher.errors: what is known of a failed worker, and which one failed first."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from launcher.errors import (
+    ChildFailedError,
+    GuardianError,
+    LauncherError,
+    ProcessFailure,
+    SignalException,
+    UsageError,
+)
+
+NOW = 1_700_000_000
+
+
+def error_file(path: Path, timestamp: object, written_at: float | None = None) -> str:
+    """Write an error file as torch's `record` does and return its path."""
+    message = {
+        "message": "RuntimeError: boom",
+        "extraInfo": {"py_callstack": "Traceback: here", "timestamp": timestamp},
+    }
+    path.write_text(json.dumps({"message": message}))
+    if written_at is not None:
+        os.utime(path, (written_at, written_at))
+    return str(path)
+
+
+def test_failure_reads_message_traceback_and_time_of_the_error_file(tmp_path: Path) -> None:
+    """The worker's own error file says what happened, and when."""
+    path = error_file(tmp_path / "error.json", str(NOW))
+
+    failure = ProcessFailure(0, 42, 1, path)
+
+    assert failure.message == "RuntimeError: boom"
+    assert failure.traceback() == "Traceback: here"
+    assert failure.timestamp == NOW
+    assert failure.error_file == path
+
+
+def test_fraction_of_a_whole_second_comes_from_the_file_itself(tmp_path: Path) -> None:
+    """A file says whole seconds; its own time tells the fraction if the second agrees."""
+    path = error_file(tmp_path / "error.json", NOW, written_at=NOW + 0.25)
+
+    assert ProcessFailure(0, 42, 1, path).timestamp == NOW + 0.25
+
+
+def test_time_of_an_error_file_with_fraction_is_kept(tmp_path: Path) -> None:
+    """A worker that states the fraction knows better than the file system."""
+    path = error_file(tmp_path / "error.json", NOW + 0.5, written_at=NOW + 0.75)
+
+    assert ProcessFailure(0, 42, 1, path).timestamp == NOW + 0.5
+
+
+def test_flat_error_file(tmp_path: Path) -> None:
+    """A message that is plain text is read as it is."""
+    path = tmp_path / "error.json"
+    path.write_text('{"message": "plain"}')
+
+    assert ProcessFailure(0, 42, 1, str(path)).message == "plain"
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "\x00\xff"])
+def test_malformed_error_file_does_not_hide_the_failure(tmp_path: Path, text: str) -> None:
+    """The file is named in the message, and the failure keeps its exit status."""
+    path = tmp_path / "error.json"
+    path.write_text(text, encoding="latin-1")
+
+    failure = ProcessFailure(0, 42, 3, str(path))
+
+    assert f"error file {path} cannot be read" in failure.message
+    assert failure.exitcode == 3
+    assert failure.error_file_data == {"message": "<NONE>"}
+
+
+def test_failure_without_error_file() -> None:
+    """Without a file the message says how to get one, and the time is now."""
+    before = time.time()
+    failure = ProcessFailure(0, 42, 138, "/nonexistent/error.json")
+
+    assert failure.error_file == "<N/A>"
+    assert failure.error_file_data == {"message": "<NONE>"}
+    assert "https://pytorch.org/docs/stable/elastic/errors.html" in failure.message
+    assert failure.signal_name() == "<N/A>"
+    assert before - 0.01 <= failure.timestamp <= time.time()
+
+
+@pytest.mark.parametrize(
+    ("code", "name"),
+    [(-15, "SIGTERM"), (-11, "SIGSEGV"), (-1, "SIGHUP"), (-40, "<N/A>"), (1, "<N/A>")],
+)
+def test_signal_name(code: int, name: str) -> None:
+    """A negative exit status is a signal; real-time signals have no name."""
+    assert ProcessFailure(0, 42, code, "").signal_name() == name
+
+
+def test_signal_is_explained() -> None:
+    """The message of a worker that died of a signal names signal and process."""
+    assert ProcessFailure(0, 123, -1, "").message == "Signal 1 (SIGHUP) received by PID 123"
+
+
+def test_first_failure_is_told_apart_within_a_second() -> None:
+    """Failures are ordered by monotonic time, not by rank or whole seconds."""
+    now = time.monotonic()
+    late = ProcessFailure(0, 1, 1, "", exited_at=now)
+    early = ProcessFailure(1, 2, 1, "", exited_at=now - 0.001)
+
+    assert ChildFailedError("job", {4: late, 5: early}).get_first_failure() == (5, early)
+
+
+def test_first_failure_is_not_one_that_we_stopped() -> None:
+    """A sibling stopped because of a failure is never its cause, whatever the clocks say."""
+    now = time.monotonic()
+    stopped = ProcessFailure(0, 1, -15, "", exited_at=now - 5, stopped_by_us=True)
+    own = ProcessFailure(1, 2, 7, "", exited_at=now)
+
+    assert ChildFailedError("job", {0: stopped, 1: own}).get_first_failure() == (1, own)
+
+
+def test_first_failure_of_stopped_ones_only() -> None:
+    """When all were stopped by us, one of them has to stand for all."""
+    stopped = ProcessFailure(0, 1, -15, "", stopped_by_us=True)
+
+    assert ChildFailedError("job", {3: stopped}).get_first_failure() == (3, stopped)
+
+
+def test_recorded_error_counts_from_when_it_was_recorded(tmp_path: Path) -> None:
+    """A worker that records an error and takes its time to end failed before one that crashed."""
+    now, wall = time.monotonic(), time.time()
+    recorded = ProcessFailure(0, 1, 1, error_file(tmp_path / "e.json", wall - 2.5), exited_at=now)
+    crashed = ProcessFailure(1, 2, -11, "", exited_at=now - 1)
+
+    assert ChildFailedError("job", {0: recorded, 1: crashed}).get_first_failure()[0] == 0
+
+
+def test_text_of_child_failed_error_has_the_fields_of_torchrun(tmp_path: Path) -> None:
+    """The text names the job, the root cause last, and per failure the fields torchrun has."""
+    root = ProcessFailure(0, 11, 1, error_file(tmp_path / "e.json", str(NOW)))
+    other = ProcessFailure(1, 12, -15, "", stopped_by_us=True)
+
+    text = str(ChildFailedError("train.py", {2: root, 3: other}))
+
+    assert "train.py FAILED" in text
+    head, _, tail = text.partition("Root Cause (first observed failure):")
+    assert "rank      : 3 (local_rank: 1)" in head
+    assert "exitcode  : -15 (pid: 12) (SIGTERM)" in head
+    assert "rank      : 2 (local_rank: 0)" in tail
+    assert "exitcode  : 1 (pid: 11)" in tail
+    assert "traceback : Traceback: here" in tail
+    assert f"error_file: {root.error_file}" in tail
+    assert max(len(line) for line in text.split("\n") if set(line) == {"="}) <= 60
+
+
+def test_child_failed_error_needs_a_failure() -> None:
+    """An error without a failed worker would have no root cause."""
+    with pytest.raises(ValueError, match="failures must name at least one worker"):
+        ChildFailedError("job", {})
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        UsageError("--nproc must be at least 1, got 0", "try 1"),
+        SignalException("told to stop", signal.SIGTERM),
+        GuardianError("gone"),
+        ChildFailedError("job", {0: ProcessFailure(0, 1, 1, "")}),
+    ],
+)
+def test_errors_survive_pickle(error: LauncherError) -> None:
+    """Type, text and data come back, since errors cross process borders."""
+    copy = pickle.loads(pickle.dumps(error))
+
+    assert type(copy) is type(error)
+    assert str(copy) == str(error)
+    assert vars(copy) == vars(error)
