@@ -77,6 +77,14 @@ def pytest_configure(config: pytest.Config) -> None:
 # --- time limit
 
 
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Let only the sync test fail that runs too long: the thread method would end the whole run."""
+    if not _is_async(item):
+        given = item.get_closest_marker("timeout") or pytest.mark.timeout().mark
+        kwargs = {"method": "signal", **given.kwargs}
+        item.add_marker(pytest.mark.timeout(*given.args, **kwargs), append=False)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
     """Put the time limit around the body of an async test."""
@@ -94,11 +102,10 @@ def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
 def body_limit(item: pytest.Item) -> float | None:
     """Return how long the body of a test may run in seconds, or None for no limit."""
     marker = item.get_closest_marker("timeout")
-    if item.config.getoption("timeout", None) is not None:
-        backstop = item.config.getoption("timeout")
-    elif marker is not None:
-        backstop = marker.args[0] if marker.args else marker.kwargs.get("timeout", 0)
-    else:
+    backstop = item.config.getoption("timeout", None)
+    if marker is not None:
+        backstop = marker.args[0] if marker.args else marker.kwargs.get("timeout", backstop)
+    if backstop is None:
         backstop = item.config.getini("timeout")
     seconds = float(backstop or 0)
     return max(seconds - MARGIN, seconds / 2) if seconds > 0 else None

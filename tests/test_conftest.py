@@ -125,19 +125,24 @@ def test_leaks_of_the_process_fail(suite: pytest.Pytester) -> None:
 
 
 def test_a_test_that_hangs_fails_with_its_stacks(suite: pytest.Pytester) -> None:
-    """An async test that does not end is cancelled on both loops, and all its tasks are shown."""
+    """A test that does not end fails alone, an async one on both loops and with all its tasks."""
     result = run(
         suite,
         """
-        import asyncio, pytest
-        pytestmark = [pytest.mark.asyncio, pytest.mark.timeout(1)]
+        import asyncio, pytest, time
+        pytestmark = pytest.mark.timeout(1)
+
+        def test_sleeps():
+            time.sleep(10)
 
         async def stuck_here():
             await asyncio.Event().wait()
 
+        @pytest.mark.asyncio
         async def test_hangs():
             await stuck_here()
 
+        @pytest.mark.asyncio
         async def test_swallows_the_cancel():
             try:
                 await stuck_here()
@@ -146,5 +151,5 @@ def test_a_test_that_hangs_fails_with_its_stacks(suite: pytest.Pytester) -> None
         """,
     )
 
-    result.assert_outcomes(failed=4)
+    result.assert_outcomes(failed=5)
     result.stdout.fnmatch_lines(["*still running after 0.5 s*", "*in stuck_here", "*in wait"])
