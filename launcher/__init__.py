@@ -5,8 +5,7 @@ The names below are loaded when first used, so that the command line starts at o
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+TYPE_CHECKING = False  # the typing module would delay the moment that signals are handled
 if TYPE_CHECKING:
     from launcher.api import (
         LaunchResult,

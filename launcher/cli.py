@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -104,7 +103,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit status.
     """
-    _end_on_signals()
     try:
         launch = parse(sys.argv[1:] if argv is None else argv, os.environ)
         launch.target.check(os.environ)
@@ -117,8 +115,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (LauncherError, OSError) as error:
         _print(f"launcher: {_line(error)}")
         return _FAILURE_STATUS
-    except KeyboardInterrupt:  # between the end of the run and our own
-        return 128 + signal.SIGINT
 
 
 class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
@@ -270,14 +266,6 @@ def _report(launch: Launch, result: RunResult, failures: Mapping[int, ProcessFai
         log_dir=result.log_dir,
         log_paths=result.log_paths,
     )
-
-
-def _end_on_signals() -> None:
-    """End without a traceback, and with the right status, until the loop handles signals."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
-        if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
-            # Nothing is to be put in order: no worker runs, and the guardian follows us.
-            signal.signal(number, lambda received, _: os._exit(128 + received))
 
 
 def _show_warnings() -> None:
