@@ -10,6 +10,7 @@ watches are kept up to a limit, then its watch ends with an error.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections import deque
 from pathlib import Path
@@ -93,6 +94,7 @@ class TCPStoreServer:
         self._packer = Packer()
         self._sessions: set[_Session] = set()
         self._unused: asyncio.Future[None] | None = None  # somebody waits for the last to go
+        self._is_unused = asyncio.Event()
         self._greetings: set[asyncio.Task[None]] = set()
         self._listener: Listener | None = None
         self._is_closed = False
@@ -169,6 +171,22 @@ class TCPStoreServer:
         if self._greetings:
             await asyncio.wait(self._greetings)
         await self._wait_closed(sessions)
+
+    async def wait_unused(self, timeout: float) -> bool:
+        """Wait until no client is connected, so that closing takes the store from nobody.
+
+        Args:
+            timeout: seconds to wait at most.
+
+        Returns:
+            Whether they have all gone.
+        """
+        self._is_unused.clear()
+        if self._sessions:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(timeout):
+                    await self._is_unused.wait()
+        return not self._sessions
 
     async def _wait_closed(self, sessions: list[_Session]) -> None:
         try:

@@ -364,3 +364,14 @@ async def test_closing_ends_clients_at_once() -> None:
                 await anext(watch)
             with pytest.raises(StoreConnectionError):
                 await client.set("k", "v")
+
+
+async def test_it_can_wait_for_its_clients(server: TCPStoreServer) -> None:
+    """`wait_unused` returns when the last client has gone, or says that some stayed."""
+    assert await server.wait_unused(0) is True
+    client = await TCPStore.connect(server.host, server.port, secret=SECRET)
+    assert await server.wait_unused(0.01) is False
+    waiting = asyncio.create_task(server.wait_unused(5))
+    await client.close()
+
+    assert await waiting is True
