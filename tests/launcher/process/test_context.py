@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import time
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import psutil
@@ -16,6 +17,7 @@ from launcher.errors import ChildFailedError, GuardianError, SignalException
 from launcher.logs import DefaultLogsSpecs, Std
 from launcher.process import (
     Guardian,
+    ProcessContext,
     RunProcsResult,
     start_processes,
     validate_full_rank,
@@ -23,6 +25,7 @@ from launcher.process import (
 
 pytestmark = pytest.mark.asyncio
 
+Start = Callable[..., Awaitable[ProcessContext]]
 FOREVER = "sleep 100"
 
 
@@ -30,6 +33,13 @@ async def seen(path: Path) -> None:
     """Return when a file exists."""
     while not path.exists():
         await asyncio.sleep(0.005)
+
+
+async def end_of(context: ProcessContext) -> RunProcsResult:
+    """Return the result of workers, waiting as long as it takes."""
+    result = await context.wait()
+    assert result is not None
+    return result
 
 
 def pids_alive(pids: dict[int, int]) -> list[int]:
@@ -40,10 +50,10 @@ def pids_alive(pids: dict[int, int]) -> list[int]:
 # --- how they end
 
 
-async def test_all_succeed(start) -> None:
+async def test_all_succeed(start: Start) -> None:
     """Commands return None each, and their processes are gone when wait returns."""
     context = await start("true", "true", "sleep 0.05")
-    result = await context.wait()
+    result = await end_of(context)
 
     assert result == RunProcsResult(
         {0: None, 1: None, 2: None}, {}, context.stdouts, context.stderrs
@@ -53,10 +63,10 @@ async def test_all_succeed(start) -> None:
     assert await context.wait() is result
 
 
-async def test_failure_stops_the_others(start) -> None:
+async def test_failure_stops_the_others(start: Start) -> None:
     """The failed worker is the root cause, its siblings are marked as stopped by us."""
     context = await start("exit 138", FOREVER, FOREVER)
-    result = await context.wait()
+    result = await end_of(context)
 
     codes = {rank: failure.exitcode for rank, failure in result.failures.items()}
     assert codes == {0: 138, 1: -15, 2: -15}
@@ -69,22 +79,22 @@ async def test_failure_stops_the_others(start) -> None:
     assert pids_alive(context.pids()) == []
 
 
-async def test_failure_by_signal(start) -> None:
+async def test_failure_by_signal(start: Start) -> None:
     """A crash is named by its signal."""
-    result = await (await start("kill -SEGV $$")).wait()
+    result = await end_of(await start("kill -SEGV $$"))
 
     assert result.failures[0].exitcode == -signal.SIGSEGV
     assert result.failures[0].signal_name() == "SIGSEGV"
     assert "Signal 11 (SIGSEGV) received by PID" in result.failures[0].message
 
 
-async def test_sibling_that_failed_by_itself_is_not_marked(start, tmp_path: Path) -> None:
+async def test_sibling_that_failed_by_itself_is_not_marked(start: Start, tmp_path: Path) -> None:
     """A worker that was dead before our signal failed on its own, however late we hear of it."""
     wait = f"while [ ! -e {tmp_path}/go ]; do sleep 0.01; done"
     context = await start(f"touch {tmp_path}/0; {wait}; exit 1", f"{wait}; exit 2")
     (tmp_path / "go").touch()
     time.sleep(0.1)  # the loop stands still while both end
-    result = await context.wait()
+    result = await end_of(context)
 
     assert {rank: failure.stopped_by_us for rank, failure in result.failures.items()} == {
         0: False,
@@ -92,22 +102,24 @@ async def test_sibling_that_failed_by_itself_is_not_marked(start, tmp_path: Path
     }
 
 
-async def test_worker_that_ends_well_after_our_signal_is_no_failure(start, tmp_path: Path) -> None:
+async def test_worker_that_ends_well_after_our_signal_is_no_failure(
+    start: Start, tmp_path: Path
+) -> None:
     """A handler that cleans up and exits with 0 has done what it was asked to."""
     script = f"trap 'exit 0' TERM; sleep 100 & touch {tmp_path}/ready; wait"
     context = await start(script)
     await seen(tmp_path / "ready")
     await context.close()
 
-    assert (await context.wait()).return_values == {0: None}
+    assert (await end_of(context)).return_values == {0: None}
 
 
-async def test_failure_has_the_error_file_and_the_last_lines(start, tmp_path: Path) -> None:
+async def test_failure_has_the_error_file_and_the_last_lines(start: Start, tmp_path: Path) -> None:
     """TORCHELASTIC_ERROR_FILE is set to a path in the worker's own log folder."""
     error = json.dumps({"message": {"message": "boom", "extraInfo": {"timestamp": "1"}}})
     script = f"echo one >&2; echo two >&2; echo '{error}' > $TORCHELASTIC_ERROR_FILE; exit 1"
     context = await start(script, logs_specs=DefaultLogsSpecs(tmp_path))
-    failure = (await context.wait()).failures[0]
+    failure = (await end_of(context)).failures[0]
 
     (expected,) = tmp_path.glob("test_run_id_*/attempt_0/0/error.json")
     assert failure.error_file == str(expected) == context.error_files[0]
@@ -115,7 +127,9 @@ async def test_failure_has_the_error_file_and_the_last_lines(start, tmp_path: Pa
     assert failure.stderr_tail == ("one", "two")
 
 
-async def test_environment_of_a_worker(start, tmp_path: Path, monkeypatch) -> None:
+async def test_environment_of_a_worker(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Ours, overlaid by the worker's own."""
     monkeypatch.setenv("SENTINEL_A", "parent")
     monkeypatch.setenv("SENTINEL_B", "parent")
@@ -131,11 +145,11 @@ async def test_environment_of_a_worker(start, tmp_path: Path, monkeypatch) -> No
 
 
 @pytest.mark.parametrize("redirects", list(Std))
-async def test_redirected_streams(start, tmp_path: Path, redirects: Std) -> None:
+async def test_redirected_streams(start: Start, tmp_path: Path, redirects: Std) -> None:
     """There is a file for a stream iff it is redirected, with this worker's lines."""
     specs = DefaultLogsSpecs(tmp_path, redirects=redirects)
     context = await start(*["echo out; echo err >&2"] * 2, logs_specs=specs)
-    result = await context.wait()
+    result = await end_of(context)
 
     for stream, paths, text in (
         (Std.OUT, result.stdouts, "out\n"),
@@ -145,7 +159,9 @@ async def test_redirected_streams(start, tmp_path: Path, redirects: Std) -> None
         assert texts == [text if redirects & stream else None] * 2
 
 
-async def test_console_gets_the_rest(start, tmp_path: Path, capfd) -> None:
+async def test_console_gets_the_rest(
+    start: Start, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     """What is not redirected is shown on the same stream, with a prefix if it is teed."""
     specs = DefaultLogsSpecs(tmp_path, redirects={0: Std.ERR}, tee={1: Std.OUT})
     context = await start(
@@ -158,7 +174,7 @@ async def test_console_gets_the_rest(start, tmp_path: Path, capfd) -> None:
     assert err == "err\n"
 
 
-async def test_default_prefix(start, capfd) -> None:
+async def test_default_prefix(start: Start, capfd: pytest.CaptureFixture[str]) -> None:
     """Role and local rank."""
     context = await start("echo out", logs_specs=DefaultLogsSpecs(os.devnull, tee=Std.ALL))
     await context.wait()
@@ -166,7 +182,9 @@ async def test_default_prefix(start, capfd) -> None:
     assert capfd.readouterr().out == "[default0]:out\n"
 
 
-async def test_output_is_complete_when_wait_returns(start, capfd) -> None:
+async def test_output_is_complete_when_wait_returns(
+    start: Start, capfd: pytest.CaptureFixture[str]
+) -> None:
     """Also what was written just before the end, by a process the worker left behind."""
     context = await start("(sleep 0.05; echo late) & exit 0")
     await context.wait()
@@ -177,7 +195,7 @@ async def test_output_is_complete_when_wait_returns(start, capfd) -> None:
 # --- waiting
 
 
-async def test_wait_with_timeout(start, tmp_path: Path) -> None:
+async def test_wait_with_timeout(start: Start, tmp_path: Path) -> None:
     """Nothing comes back when the time is up; the workers run on."""
     wait = f"while [ ! -e {tmp_path}/go ]; do sleep 0.01; done"
     context = await start(wait)
@@ -185,10 +203,10 @@ async def test_wait_with_timeout(start, tmp_path: Path) -> None:
     assert await context.wait(timeout=0.02, period=0.01) is None
     assert await context.wait(0) is None
     (tmp_path / "go").touch()
-    assert not (await context.wait()).is_failed()
+    assert not (await end_of(context)).is_failed()
 
 
-async def test_poll_sees_the_end(start) -> None:
+async def test_poll_sees_the_end(start: Start) -> None:
     """wait(0) comes back with the result once there is one."""
     context = await start("true")
     while (result := await context.wait(0)) is None:
@@ -197,7 +215,7 @@ async def test_poll_sees_the_end(start) -> None:
     assert not result.is_failed()
 
 
-async def test_cancelled_wait_changes_nothing(start) -> None:
+async def test_cancelled_wait_changes_nothing(start: Start) -> None:
     """The workers run on, and a later wait has the result."""
     context = await start(FOREVER)
     task = asyncio.create_task(context.wait())
@@ -208,10 +226,10 @@ async def test_cancelled_wait_changes_nothing(start) -> None:
 
     assert await context.wait(0) is None
     await context.close()
-    assert (await context.wait()).failures[0].stopped_by_us
+    assert (await end_of(context)).failures[0].stopped_by_us
 
 
-async def test_interrupt(start) -> None:
+async def test_interrupt(start: Start) -> None:
     """A signal handler makes wait raise, now and later; the workers wait for close."""
     context = await start(FOREVER)
     task = asyncio.create_task(context.wait())
@@ -228,17 +246,17 @@ async def test_interrupt(start) -> None:
 # --- closing
 
 
-async def test_close_right_after_start(start) -> None:
+async def test_close_right_after_start(start: Start) -> None:
     """No process is left, and closing again does nothing."""
     context = await start(FOREVER, FOREVER)
     await context.close()
 
     assert pids_alive(context.pids()) == []
     await context.close()
-    assert [failure.exitcode for failure in (await context.wait()).failures.values()] == [-15, -15]
+    assert [failure.exitcode for failure in (await end_of(context)).failures.values()] == [-15, -15]
 
 
-async def test_leaving_the_context_closes(start) -> None:
+async def test_leaving_the_context_closes(start: Start) -> None:
     """Also when the body fails."""
     context = await start(FOREVER)
     with pytest.raises(RuntimeError, match="body"):
@@ -255,11 +273,11 @@ async def test_close_sends_the_signal_it_is_given() -> None:
     )
     await context.close(signal.SIGINT)
 
-    assert (await context.wait()).failures[0].exitcode == -signal.SIGINT
+    assert (await end_of(context)).failures[0].exitcode == -signal.SIGINT
 
 
 async def test_workers_that_ignore_the_signal_are_killed_at_the_deadline(
-    start, tmp_path: Path
+    start: Start, tmp_path: Path
 ) -> None:
     """All of them share one deadline."""
     script = "trap '' TERM; touch {}; while :; do sleep 100; done"
@@ -270,11 +288,11 @@ async def test_workers_that_ignore_the_signal_are_killed_at_the_deadline(
     await context.close(timeout=0.1)
 
     assert 0.1 <= time.monotonic() - started < 2
-    codes = [failure.exitcode for failure in (await context.wait()).failures.values()]
+    codes = [failure.exitcode for failure in (await end_of(context)).failures.values()]
     assert codes == [-signal.SIGKILL] * 3
 
 
-async def test_second_close_means_now(start, tmp_path: Path) -> None:
+async def test_second_close_means_now(start: Start, tmp_path: Path) -> None:
     """Whoever is asked twice does not wait for the deadline."""
     context = await start(f"trap '' TERM; touch {tmp_path}/0; while :; do sleep 100; done")
     await seen(tmp_path / "0")
@@ -284,10 +302,10 @@ async def test_second_close_means_now(start, tmp_path: Path) -> None:
     await context.close()
     await first
 
-    assert (await context.wait()).failures[0].exitcode == -signal.SIGKILL
+    assert (await end_of(context)).failures[0].exitcode == -signal.SIGKILL
 
 
-async def test_second_close_also_ends_the_wait_for_leftovers(start, tmp_path: Path) -> None:
+async def test_second_close_also_ends_the_wait_for_leftovers(start: Start, tmp_path: Path) -> None:
     """A grandchild in the worker's group has the rest of the time, unless somebody insists."""
     child = f"trap '' TERM; touch {tmp_path}/0; while :; do sleep 100; done"
     context = await start(f"({child}) & sleep 100")
@@ -301,7 +319,7 @@ async def test_second_close_also_ends_the_wait_for_leftovers(start, tmp_path: Pa
     await first
 
 
-async def test_close_during_a_stop_of_our_own_shortens_it(start, tmp_path: Path) -> None:
+async def test_close_during_a_stop_of_our_own_shortens_it(start: Start, tmp_path: Path) -> None:
     """The earliest deadline counts."""
     stubborn = f"trap '' TERM; touch {tmp_path}/0; while :; do sleep 100; done"
     wait = f"while [ ! -e {tmp_path}/0 ]; do sleep 0.01; done"
@@ -310,11 +328,11 @@ async def test_close_during_a_stop_of_our_own_shortens_it(start, tmp_path: Path)
         await asyncio.sleep(0.005)
     await context.close(timeout=0.05)
 
-    codes = {rank: failure.exitcode for rank, failure in (await context.wait()).failures.items()}
+    codes = {rank: failure.exitcode for rank, failure in (await end_of(context)).failures.items()}
     assert codes == {0: -signal.SIGKILL, 1: 1}
 
 
-async def test_grandchildren_are_gone_too(start, tmp_path: Path) -> None:
+async def test_grandchildren_are_gone_too(start: Start, tmp_path: Path) -> None:
     """In the worker's group, in a session of their own, ignoring SIGTERM: none is left."""
     children = (
         "sleep 100",
@@ -383,7 +401,7 @@ async def test_environments_for_other_ranks(count: int) -> None:
         )
 
 
-async def test_prefixes_for_other_ranks(start) -> None:
+async def test_prefixes_for_other_ranks(start: Start) -> None:
     """So must the prefixes."""
     with pytest.raises(RuntimeError, match="log_line_prefixes"):
         await start("true", log_line_prefixes={1: ""})
@@ -419,7 +437,7 @@ async def test_one_worker_that_cannot_start_takes_the_others_back(guardian: Guar
     assert psutil.Process(guardian.pid).children() == []
 
 
-async def test_log_folder_that_is_a_file_starts_nothing(start, tmp_path: Path) -> None:
+async def test_log_folder_that_is_a_file_starts_nothing(start: Start, tmp_path: Path) -> None:
     """It is a NotADirectoryError, also when the file turned up late."""
     specs = DefaultLogsSpecs(tmp_path / "logs")
     (tmp_path / "logs").touch()
@@ -432,7 +450,7 @@ async def test_log_folder_that_is_a_file_starts_nothing(start, tmp_path: Path) -
 # --- the guardian
 
 
-async def test_context_without_guardian_ends_its_own(start) -> None:
+async def test_context_without_guardian_ends_its_own(start: Start) -> None:
     """Nobody has to call close after a result."""
     context = await start("true")
     await context.wait()
@@ -440,7 +458,9 @@ async def test_context_without_guardian_ends_its_own(start) -> None:
     assert psutil.Process().children() == []
 
 
-async def test_guardian_is_shared_by_one_context_after_another(guardian: Guardian, start) -> None:
+async def test_guardian_is_shared_by_one_context_after_another(
+    guardian: Guardian, start: Start
+) -> None:
     """A restart costs no new guardian, and leftovers of a round do not see the next."""
     for _ in range(2):
         context = await start("setsid sleep 100 & exit 0", guardian=guardian)
@@ -448,7 +468,7 @@ async def test_guardian_is_shared_by_one_context_after_another(guardian: Guardia
         assert psutil.Process(guardian.pid).children() == []
 
 
-async def test_death_of_the_guardian_is_an_error(start) -> None:
+async def test_death_of_the_guardian_is_an_error(start: Start) -> None:
     """The wait says why, and the workers are dead."""
     guardian = Guardian.start()
     context = await start(FOREVER, FOREVER, guardian=guardian)
@@ -460,7 +480,7 @@ async def test_death_of_the_guardian_is_an_error(start) -> None:
 
 
 @pytest.mark.slow
-async def test_guardian_that_hangs_is_killed(start, monkeypatch) -> None:
+async def test_guardian_that_hangs_is_killed(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     """Closing is bounded even if nobody answers, and the workers die with their parent."""
     monkeypatch.setattr("launcher.process.termination.KILL_TIMEOUT", 0.2)
     monkeypatch.setattr("launcher.process.base.KILL_TIMEOUT", 0.2)

@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import sys
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import psutil
@@ -13,9 +14,11 @@ import pytest
 
 from launcher.errors import GuardianError
 from launcher.process import Guardian
-from launcher.process.guardian import process_state
+from launcher.process.guardian import GuardedProcess, process_state
 
 pytestmark = pytest.mark.asyncio
+
+Spawn = Callable[..., Awaitable[GuardedProcess]]
 
 
 async def read_line(fd: int) -> str:
@@ -31,7 +34,7 @@ async def dead(pid: int) -> None:
 
 
 @pytest.mark.parametrize("status", [0, 3, 255])
-async def test_exit_status(spawn, status: int) -> None:
+async def test_exit_status(spawn: Spawn, status: int) -> None:
     """The status of a program is reported as it is."""
     process = await spawn("sh", "-c", f"exit {status}")
 
@@ -39,7 +42,7 @@ async def test_exit_status(spawn, status: int) -> None:
 
 
 @pytest.mark.parametrize("signum", [signal.SIGSEGV, signal.SIGKILL, signal.SIGHUP])
-async def test_death_by_signal(spawn, signum: signal.Signals) -> None:
+async def test_death_by_signal(spawn: Spawn, signum: signal.Signals) -> None:
     """A signal is the negative status; it was not ours."""
     process = await spawn("sh", "-c", f"kill -{signum:d} $$")
     end = await process.exited
@@ -48,7 +51,7 @@ async def test_death_by_signal(spawn, signum: signal.Signals) -> None:
     assert not end.was_signalled
 
 
-async def test_signal_reaches_the_process_group(guardian: Guardian, spawn) -> None:
+async def test_signal_reaches_the_process_group(guardian: Guardian, spawn: Spawn) -> None:
     """Children of a worker that are in its group get the signal too."""
     reading, writing = os.pipe()
     process = await spawn("sh", "-c", "sleep 100 & echo $!; wait", stdout=writing)
@@ -64,7 +67,7 @@ async def test_signal_reaches_the_process_group(guardian: Guardian, spawn) -> No
     assert not psutil.pid_exists(child)
 
 
-async def test_signal_after_the_end_is_nothing(guardian: Guardian, spawn) -> None:
+async def test_signal_after_the_end_is_nothing(guardian: Guardian, spawn: Spawn) -> None:
     """A process id that may be somebody else's by now is never signalled."""
     process = await spawn("true")
     await process.exited
@@ -73,7 +76,7 @@ async def test_signal_after_the_end_is_nothing(guardian: Guardian, spawn) -> Non
     assert (await (await spawn("true")).exited).code == 0
 
 
-async def test_worker_leads_its_session_and_has_only_its_descriptors(spawn) -> None:
+async def test_worker_leads_its_session_and_has_only_its_descriptors(spawn: Spawn) -> None:
     """Own session and group, descriptors 0 to 2, default signals, no mask."""
     program = (
         "import os, signal;"
@@ -138,7 +141,7 @@ async def test_program_is_looked_up_in_the_workers_path(
     assert (await process.exited).code == 5
 
 
-async def test_missing_program(spawn) -> None:
+async def test_missing_program(spawn: Spawn) -> None:
     """It is the error of its errno, naming the program."""
     with pytest.raises(FileNotFoundError, match="no-such-program"):
         await spawn("no-such-program")
@@ -146,7 +149,7 @@ async def test_missing_program(spawn) -> None:
         await spawn("/nonexistent/program")
 
 
-async def test_program_that_may_not_be_executed(spawn, tmp_path: Path) -> None:
+async def test_program_that_may_not_be_executed(spawn: Spawn, tmp_path: Path) -> None:
     """A plain file, or a folder, is a PermissionError."""
     (tmp_path / "plain").touch()
     with pytest.raises(PermissionError, match="plain"):
@@ -155,7 +158,7 @@ async def test_program_that_may_not_be_executed(spawn, tmp_path: Path) -> None:
         await spawn(str(tmp_path))
 
 
-async def test_program_that_is_no_program(spawn, tmp_path: Path) -> None:
+async def test_program_that_is_no_program(spawn: Spawn, tmp_path: Path) -> None:
     """A file the kernel cannot run is an OSError with its text."""
     program = tmp_path / "garbage"
     program.write_bytes(b"\x00garbage")
@@ -164,7 +167,7 @@ async def test_program_that_is_no_program(spawn, tmp_path: Path) -> None:
         await spawn(str(program))
 
 
-async def test_missing_folder(spawn) -> None:
+async def test_missing_folder(spawn: Spawn) -> None:
     """The error names the folder, not the program."""
     with pytest.raises(FileNotFoundError, match="/nonexistent"):
         await spawn("true", cwd="/nonexistent")
@@ -253,7 +256,7 @@ async def test_guardian_that_dies_takes_the_workers_along(null: int) -> None:
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1])
 async def test_guardian_ignores_signals_meant_for_everybody(
-    guardian: Guardian, spawn, signum: signal.Signals
+    guardian: Guardian, spawn: Spawn, signum: signal.Signals
 ) -> None:
     """Only the agent ends it: a scheduler signals all processes of a job."""
     await (await spawn("true")).exited
@@ -262,7 +265,7 @@ async def test_guardian_ignores_signals_meant_for_everybody(
     assert (await (await spawn("true")).exited).code == 0
 
 
-async def test_clear_without_leftovers(guardian: Guardian, spawn) -> None:
+async def test_clear_without_leftovers(guardian: Guardian, spawn: Spawn) -> None:
     """It answers at once, and running workers are not touched."""
     process = await spawn("sleep", "100")
 
@@ -270,7 +273,9 @@ async def test_clear_without_leftovers(guardian: Guardian, spawn) -> None:
     assert process_state(process.pid) in ("R", "S")
 
 
-async def test_clear_gives_leftovers_their_time(guardian: Guardian, spawn, tmp_path: Path) -> None:
+async def test_clear_gives_leftovers_their_time(
+    guardian: Guardian, spawn: Spawn, tmp_path: Path
+) -> None:
     """They get the signal first and may end by themselves, in a session of their own too."""
     script = f"trap 'touch {tmp_path}/ended; exit' TERM; touch {tmp_path}/ready; sleep 100 & wait"
     process = await spawn("sh", "-c", f"setsid sh -c '{script.replace(chr(39), chr(34))}' &")
@@ -282,7 +287,7 @@ async def test_clear_gives_leftovers_their_time(guardian: Guardian, spawn, tmp_p
     assert (tmp_path / "ended").exists()
 
 
-async def test_clear_kills_what_ignores_the_signal(guardian: Guardian, spawn) -> None:
+async def test_clear_kills_what_ignores_the_signal(guardian: Guardian, spawn: Spawn) -> None:
     """After its time, and with everything below it."""
     script = "trap '' TERM; sleep 100 & setsid sleep 100 & wait"
     process = await spawn("sh", "-c", f'setsid sh -c "{script}" &')
@@ -296,7 +301,7 @@ async def test_clear_kills_what_ignores_the_signal(guardian: Guardian, spawn) ->
     assert not any(map(psutil.pid_exists, pids))
 
 
-async def test_orphans_are_reaped(guardian: Guardian, spawn) -> None:
+async def test_orphans_are_reaped(guardian: Guardian, spawn: Spawn) -> None:
     """What a worker orphaned leaves no zombie when it ends."""
     process = await spawn("sh", "-c", "(sleep 0.05 &) ; (sleep 0.05 &)")
     await process.exited
@@ -305,7 +310,7 @@ async def test_orphans_are_reaped(guardian: Guardian, spawn) -> None:
 
 
 @pytest.mark.slow
-async def test_nothing_leaks_over_many_workers(guardian: Guardian, spawn) -> None:
+async def test_nothing_leaks_over_many_workers(guardian: Guardian, spawn: Spawn) -> None:
     """Neither side's table of descriptors grows, and no zombie stays."""
     await (await spawn("true")).exited
     ours, theirs = (f"/proc/{pid}/fd" for pid in (os.getpid(), guardian.pid))
