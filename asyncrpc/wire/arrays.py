@@ -47,7 +47,9 @@ def find_array_encoder(cls: type) -> Encoder | None:
     # getattr: the library may be half way through its own import.
     if cls is getattr(torch, "Tensor", None):
         return _encode_tensor
-    if cls.__name__ == "Parameter" and cls is getattr(getattr(torch, "nn", None), cls.__name__, None):
+    if cls.__name__ == "Parameter" and cls is getattr(
+        getattr(torch, "nn", None), cls.__name__, None
+    ):
         return _encode_tensor
     return None
 
@@ -110,9 +112,17 @@ def _encode_ndarray(state: EncodeState, value: Any) -> object:
     if order == "F":
         flat = value.T.reshape(-1)
     else:
-        flat = (value if value.flags.c_contiguous else value.copy("C")).reshape(-1)
+        flat = (value if value.flags.c_contiguous else _make_contiguous(value)).reshape(-1)
     view = memoryview(flat.view(numpy.uint8))
     return [_NDARRAY, description, order, state.put_buffer(view), *value.shape]
+
+
+def _make_contiguous(array: Any) -> Any:
+    """Copy in C order; gaps between fields are zero, not what lay in memory before."""
+    numpy: Any = sys.modules["numpy"]
+    copy = numpy.zeros(array.shape, array.dtype)
+    copy[...] = array
+    return copy
 
 
 def _build_ndarray(state: DecodeState, node: list[Any]) -> object:

@@ -6,18 +6,26 @@ array), and believes an array's header when it allocates; both are bounded here.
 
 from __future__ import annotations
 
+import re
+
 from asyncrpc.errors import MessageTooLargeError
 
 from .state import BytesLike, MalformedError
 
-__all__ = ("Budget",)
+__all__ = ("Budget", "uncounted_length")
 
 BYTES_PER_ELEMENT = 80  # an empty list costs 72 with its slot, a map entry about 100 for its two
 UNCHECKED = 16 * 1024
 """Bodies up to this length cannot make msgpack allocate more than 128 MiB for a moment."""
 _SLOT = 8  # bytes of a list's slot
+_UNTOUCHED = 4
+"""Memory that is allocated ahead and freed untouched may exceed the budget this many times, so
+that bodies of random numbers, in which any byte looks like a header, need no count."""
 _MAX_STACK = 1024  # msgpack's own nesting limit
 _ARRAY_16_MAX = 0xFFFF
+_RUN = 16
+"""Elements of one byte in a row after which the rest of the row is counted at once."""
+_ONES = re.compile(rb"[\x00-\xa0\xc0\xc2\xc3\xe0-\xff]*", re.DOTALL).match
 
 
 class Budget:
@@ -40,11 +48,10 @@ class Budget:
             MessageTooLargeError: it would become more than ``max_object_bytes``.
             MalformedError: its headers do not fit its length.
         """
-        size = len(body)
-        most = size * (BYTES_PER_ELEMENT + 1)
-        if most <= self._max and (size <= UNCHECKED or _preallocation(bytes(body)) <= self._max):
-            return
-        self._compare(bytes(body), self._max)
+        data = bytes(body)
+        most = len(data) * (BYTES_PER_ELEMENT + 1)
+        if most > self._max or _preallocation(data) > self._max * _UNTOUCHED:
+            self._compare(data, self._max)
 
     def spend(self, body: BytesLike) -> None:
         """Check one of several parts of a message, all of which share the budget.
@@ -56,21 +63,29 @@ class Budget:
         self._left -= self._compare(bytes(body), self._left)
 
     def _compare(self, body: bytes, limit: int) -> int:
-        elements = _count_elements(body)
-        estimate = elements * BYTES_PER_ELEMENT + len(body)
-        if estimate > limit:
+        most = max(0, limit - len(body)) // BYTES_PER_ELEMENT
+        elements = _count_elements(body, most)
+        if elements > most:
             raise MessageTooLargeError(
-                f"a body of {len(body)} bytes holds {elements} elements, about {estimate} bytes "
-                f"of objects: more than max_object_bytes={self._max} allows"
+                f"a body of {len(body)} bytes holds more than {most} elements, at "
+                f"{BYTES_PER_ELEMENT} bytes of objects each: more than "
+                f"max_object_bytes={self._max} allows"
             )
-        return estimate
+        return elements * BYTES_PER_ELEMENT + len(body)
+
+
+def uncounted_length(max_object_bytes: int) -> int:
+    """Return the length up to which a body is within the budget whatever is in it."""
+    return min(UNCHECKED, max_object_bytes // (BYTES_PER_ELEMENT + 1))
 
 
 def _preallocation(body: bytes) -> int:
     """Return the most that array headers could make msgpack allocate ahead, were all real."""
-    short = min(body.count(b"\xdc"), _MAX_STACK) * min(len(body), _ARRAY_16_MAX)
-    long = min(body.count(b"\xdd"), _MAX_STACK) * len(body)
-    return (short + long) * _SLOT
+    size = len(body)
+    short = min(body.count(b"\xdc"), _MAX_STACK) * min(size, _ARRAY_16_MAX)
+    # An array longer than the body is refused: the first byte of its length cannot be higher.
+    starts = sum(body.count(bytes((0xDD, top))) for top in range((size >> 24) + 1))
+    return (short + min(starts, _MAX_STACK) * size) * _SLOT
 
 
 def _fixed_widths() -> list[int]:
@@ -101,19 +116,29 @@ _LENGTH_FIELDS = {
 between field and payload, for containers the elements per unit."""
 
 
-def _count_elements(body: bytes) -> int:
-    """Count the values in ``body`` from header to header; payloads are skipped.
+def _count_elements(body: bytes, most: int) -> int:
+    """Count the values in ``body`` from header to header, or until there are more than ``most``.
 
     Raises:
         MalformedError: a payload ends after the body, or containers announce more than there is.
     """
     widths = _WIDTHS
     size = len(body)
-    position = count = announced = 0
-    while position < size:
+    position = count = announced = ones = 0
+    while position < size and count <= most:
         first = body[position]
         width = widths[first]
-        if not width:
+        count += 1
+        if width == 1:
+            ones += 1
+            if ones == _RUN:
+                end = _ONES(body, position).end()  # type: ignore[union-attr]  # always matches
+                count += end - position - 1
+                width = end - position
+                ones = 0
+        elif width:
+            ones = 0
+        else:
             field, unit, extra = _LENGTH_FIELDS[first]
             length = int.from_bytes(body[position + 1 : position + 1 + field], "big")
             width = 1 + field
@@ -121,10 +146,10 @@ def _count_elements(body: bytes) -> int:
                 width += extra + length
             else:
                 announced += length * extra
+            ones = 0
         position += width
-        count += 1
-    if position != size or announced > count:
+    if count <= most and (position != size or announced > count):
         raise MalformedError(
-            f"headers announce {max(position, announced)} of bytes or items, the body has {size}"
+            f"headers announce {max(position, announced)} bytes or items, the body has {size}"
         )
     return count

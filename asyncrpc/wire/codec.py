@@ -12,13 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias
 
 from msgpack import Packer, unpackb
 
 from asyncrpc.errors import EncodingError, MessageTooLargeError, RemoteProtocolError, RpcError
 
-from .budget import Budget
+from .budget import Budget, uncounted_length
 from .decoder import decode_leaf, decode_marked_item, is_deeper, rebuild
 from .encoder import Walk, make_encoders
 from .extensions import encode_big_int
@@ -37,18 +37,14 @@ __all__ = ("Codec",)
 
 MAX_NESTING = 1000  # what API.md allows; the interpreter's own recursion limit is of that order
 _MARKED = 0xC1
+_is_named = frozenset((str,)).issuperset
 _MARKED_PREFIX = bytes((_MARKED,))
 _CALL_LEVELS = 2  # the list [args, kwargs] and the list args, around every argument
 _KEPT_PACKER = 1 << 20  # a Packer never gives back memory: one that packed more is dropped
-_CONTAINER_HEADERS = bytes((*range(0x80, 0xA0), *range(0xDC, 0xE0)))
 
-_unpack_plain = partial(
-    unpackb, strict_map_key=False, unicode_errors="surrogatepass", ext_hook=decode_leaf
-)
 _unpack_marked = partial(
     unpackb, strict_map_key=False, unicode_errors="surrogatepass", ext_hook=decode_marked_item
 )
-_T = TypeVar("_T")
 Hook: TypeAlias = tuple[type, int, Callable[[Any], object], Callable[[Any], object]]
 """Class, code, encode, decode: see `Codec`."""
 
@@ -72,11 +68,13 @@ class Codec:
 
     __slots__ = (
         "_encoders",
+        "_give_packer",
         "_max_nesting",
         "_max_object_bytes",
-        "_packers",
         "_policy",
         "_registry_version",
+        "_take_packer",
+        "_uncounted",
     )
 
     def __init__(
@@ -93,13 +91,16 @@ class Codec:
             raise ValueError(f"max_object_bytes must be at least 1, got {max_object_bytes}")
         self._max_nesting = max_nesting
         self._max_object_bytes = max_object_bytes
+        self._uncounted = uncounted_length(max_object_bytes)
         registry = TypeRegistry() if registry is None else registry
         self._policy = _make_policy(allow_pickle, registry, hooks, self._travels_lightly)
         self._encoders = make_encoders(self._policy)
         self._registry_version = self._policy.registry.version
-        self._packers = [Packer(default=encode_big_int)]
-        """The one Packer, absent while in use: what runs meanwhile (a collected object's
-        ``__del__``, another thread) gets a new one."""
+        packers: list[Callable[[object], bytes]] = [_new_packer()]
+        # The one Packer is taken out while in use: what runs meanwhile (the ``__del__`` of a
+        # collected object, another thread) makes its own.
+        self._take_packer = packers.pop
+        self._give_packer = packers.append
 
     def encode(self, value: object, path: str = "args") -> tuple[bytes, list[BytesLike]]:
         """Encode one value.
@@ -138,7 +139,7 @@ class Codec:
             EncodingError: a class or zone is not known in this process, or user code that
                 rebuilds a value failed.
         """
-        return self._guard(self._decode, body, buffers, 0)
+        return self._decode(body, buffers, 0)
 
     def encode_call(
         self, args: tuple[object, ...], kwargs: Mapping[str, object] | None
@@ -148,14 +149,22 @@ class Codec:
         Raises:
             EncodingError: as for `encode`.
         """
-        if _are_simple(args):
-            if not kwargs:
-                return self._pack((args, {})), []
-            if {str}.issuperset(map(type, kwargs)) and _are_simple(kwargs.values()):
-                return self._pack((args, kwargs)), []
+        for value in args:
+            cls = type(value)
+            if cls not in SCALARS and (cls is not bytes or len(value) >= LARGE):  # type: ignore[arg-type]  # bytes
+                return self._encode_call_by_walk(args, kwargs or {})
+        if kwargs and not (
+            _is_named(map(type, kwargs)) and SCALARS.issuperset(map(type, kwargs.values()))
+        ):
+            return self._encode_call_by_walk(args, kwargs)
+        return self._pack((args, kwargs or {})), []
+
+    def _encode_call_by_walk(
+        self, args: tuple[object, ...], kwargs: Mapping[str, object]
+    ) -> tuple[bytes, list[BytesLike]]:
         walk = self._start_walk()
         new_args = list(args)
-        new_kwargs = {_exact_name(name): value for name, value in (kwargs or {}).items()}
+        new_kwargs = {_exact_name(name): value for name, value in kwargs.items()}
         for name in reversed(new_kwargs):
             walk.add(new_kwargs, name, new_kwargs[name], f"kwargs[{name!r}]")
         for index in range(len(new_args) - 1, -1, -1):
@@ -171,11 +180,14 @@ class Codec:
         Raises:
             RemoteProtocolError, MessageTooLargeError, EncodingError: as for `decode`.
         """
-        call = self._guard(self._decode, body, buffers, _CALL_LEVELS)
-        if type(call) is list and len(call) == len(("args", "kwargs")):
+        call = self._decode(body, buffers, _CALL_LEVELS)
+        if type(call) is list and len(call) == 2:
             args, kwargs = call
-            are_containers = type(args) is list and type(kwargs) is dict
-            if are_containers and (not kwargs or {str}.issuperset(map(type, kwargs))):
+            if (
+                type(args) is list
+                and type(kwargs) is dict
+                and (not kwargs or _is_named(map(type, kwargs)))
+            ):
                 return tuple(args), kwargs
         raise RemoteProtocolError("the body of a call must be [args, kwargs]")
 
@@ -209,55 +221,59 @@ class Codec:
 
     def _pack(self, tree: object) -> bytes:
         try:
-            packer = self._packers.pop()
+            pack = self._take_packer()
         except IndexError:
-            packer = Packer(default=encode_big_int)
+            pack = _new_packer()
         try:
-            body: bytes = packer.pack(tree)
+            body = pack(tree)
         except UnicodeEncodeError:
             # Lone surrogates, as in file names that are not UTF-8. Slower, so not the default.
-            body = Packer(default=encode_big_int, unicode_errors="surrogatepass").pack(tree)
+            body = _new_packer(unicode_errors="surrogatepass")(tree)
         except ValueError as error:
             raise EncodingError(f"the value is too large for one message: {error}") from error
-        if len(body) <= _KEPT_PACKER and not self._packers:
-            self._packers.append(packer)
+        if len(body) <= _KEPT_PACKER:
+            self._give_packer(pack)
         return body
 
-    def _guard(self, decode: Callable[..., _T], *args: object) -> _T:
-        """Let nothing out of ``decode`` but RpcErrors: the bytes are a peer's."""
+    def _decode(self, body: BytesLike, buffers: Sequence[BytesLike], outer_levels: int) -> Any:
+        """Decode, and let nothing out but RpcErrors: the bytes are a peer's."""
         try:
-            return decode(*args)
+            budget = None
+            if len(body) > self._uncounted:
+                budget = Budget(self._max_object_bytes)
+                budget.check(body)
+            if body[0] == _MARKED:
+                return self._decode_marked(memoryview(body)[1:], buffers, outer_levels, budget)
+            value = unpackb(
+                body, strict_map_key=False, ext_hook=decode_leaf, unicode_errors="surrogatepass"
+            )
+            max_levels = self._max_nesting + outer_levels
+            if buffers or (len(body) > max_levels and is_deeper(value, max_levels, body)):
+                raise self._refuse_plain(len(buffers))
         except RpcError:
             raise
         except MalformedError as error:
             raise RemoteProtocolError(f"a message cannot be decoded: {error}") from error
         except MemoryError as error:
             raise MessageTooLargeError("there is no memory for a message") from error
-        except Exception as error:
+        except Exception as error:  # whatever msgpack makes of hostile bytes
             raise RemoteProtocolError(f"a message cannot be decoded: {error!r}") from error
-
-    def _decode(self, body: BytesLike, buffers: Sequence[BytesLike], outer_levels: int) -> Any:
-        size = len(body)
-        budget = Budget(self._max_object_bytes)
-        budget.check(body)
-        if size and body[0] == _MARKED:
-            return self._decode_marked(memoryview(body)[1:], buffers, outer_levels, budget)
-        value = _unpack_plain(body)
-        max_levels = self._max_nesting + outer_levels
-        may_be_deeper = size > max_levels and _count_containers(body) > max_levels
-        if may_be_deeper and is_deeper(value, max_levels):
-            raise MalformedError(f"nested deeper than max_nesting={self._max_nesting}")
-        if buffers:
-            raise MalformedError(f"{len(buffers)} buffers came with a body that refers to none")
         return value
+
+    def _refuse_plain(self, buffers: int) -> MalformedError:
+        if buffers:
+            return MalformedError(f"{buffers} buffers came with a body that refers to none")
+        return MalformedError(f"nested deeper than max_nesting={self._max_nesting}")
 
     def _decode_marked(
         self,
         body: memoryview,
         buffers: Sequence[BytesLike],
         outer_levels: int,
-        budget: Budget,
+        budget: Budget | None,
     ) -> Any:
+        budget = budget or Budget(self._max_object_bytes)
+
         def unpack(part: bytes) -> object:
             budget.spend(part)
             return _unpack_marked(part)
@@ -284,12 +300,10 @@ def _make_policy(
     return Policy(allow_pickle, registry, by_class, by_code, travels_lightly)
 
 
-def _are_simple(values: Iterable[object]) -> bool:
-    for value in values:
-        cls = type(value)
-        if cls not in SCALARS and not (cls is bytes and len(value) < LARGE):  # type: ignore[arg-type]  # bytes
-            return False
-    return True
+def _new_packer(unicode_errors: str | None = None) -> Callable[[object], bytes]:
+    pack: Callable[[object], bytes]
+    pack = Packer(default=encode_big_int, unicode_errors=unicode_errors).pack
+    return pack
 
 
 def _exact_name(name: object) -> str:
@@ -297,8 +311,3 @@ def _exact_name(name: object) -> str:
     if not isinstance(name, str):
         raise EncodingError(f"kwargs must have str keys, got {name!r}", path="kwargs")
     return str.__str__(name)
-
-
-def _count_containers(body: BytesLike) -> int:
-    """Return an upper bound of the lists and dicts in ``body``: payload bytes count as well."""
-    return len(body) - len(bytes(body).translate(None, _CONTAINER_HEADERS))

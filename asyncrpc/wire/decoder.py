@@ -21,6 +21,7 @@ from .state import (
     CODE_NESTED,
     LEVELS_PER_BODY,
     Builder,
+    BytesLike,
     DecodeState,
     Kind,
     MalformedError,
@@ -41,7 +42,10 @@ class _Nested:
 
 
 _MARKS = {bytes((kind,)): Mark(kind) for kind in Kind}
+_CONTAINER_HEADERS = bytes((*range(0x80, 0xA0), *range(0xDC, 0xE0)))
+_SURE_LEVELS = 2  # args and kwargs, the arguments, what is in them
 _CONTAINERS = frozenset((list, dict, _Nested, Mark))
+_have_no_containers = _CONTAINERS.isdisjoint
 _Node: TypeAlias = tuple[Any, Any, Any, int]
 """Container, key in it, the item there, levels from the root."""
 
@@ -74,22 +78,28 @@ def decode_marked_item(code: int, data: bytes) -> object:
     return decode_leaf(code, data)
 
 
-def is_deeper(value: object, levels: int) -> bool:
+def is_deeper(value: object, levels: int, body: BytesLike) -> bool:
     """Tell whether ``value``, of scalars, lists and dicts, has more than ``levels`` of the latter.
 
-    Goes level by level, so that an item costs what C code costs.
+    Goes level by level, so that an item costs what C code costs; after the first levels, in
+    which most values end, not at all if ``body`` holds too few headers of containers.
     """
     level: list[Any] = [value] if type(value) in _CONTAINERS else []
-    for _ in range(levels):
+    for count in range(levels):
         below: list[Any] = []
         for container in level:
             items = container.values() if type(container) is dict else container
-            if not _CONTAINERS.isdisjoint(map(type, items)):
+            if not _have_no_containers(map(type, items)):
                 below += [item for item in items if type(item) in _CONTAINERS]
-        if not below:
+        if not below or (count == _SURE_LEVELS and _count_containers(body) <= levels):
             return False
         level = below
     return bool(level)
+
+
+def _count_containers(body: BytesLike) -> int:
+    """Return an upper bound of the lists and dicts in ``body``: payload bytes count as well."""
+    return len(body) - len(bytes(body).translate(None, _CONTAINER_HEADERS))
 
 
 def rebuild(
@@ -127,32 +137,29 @@ def _find_marked(
     stack: list[_Node] = [(holder, 0, holder[0], first_level)]
     while stack:
         target, key, node, level = stack.pop()
-        if type(node) is _Nested:
+        cls = type(node)
+        if cls not in _CONTAINERS:
+            continue
+        if cls is _Nested:
             node = target[key] = _unpack_nested(node, level, unpack)
-        if level > max_level and type(node) in _CONTAINERS:
+            cls = type(node)
+        if level > max_level:
             raise MalformedError(f"nested deeper than max_nesting={max_level}")
-        if type(node) is list:
-            items = node
-            if node and type(node[0]) is Mark:
-                marked.append((target, key, node))
-                items = node[1:]
-            if not _CONTAINERS.isdisjoint(map(type, items)):
-                start = len(node) - len(items)
-                stack.extend(
-                    (node, index, item, level + 1)
-                    for index, item in enumerate(items, start)
-                    if type(item) in _CONTAINERS
-                )
-        elif type(node) is dict:
-            if not _CONTAINERS.isdisjoint(map(type, node)):
+        level += 1
+        if cls is dict:
+            if not _have_no_containers(map(type, node)):
                 raise MalformedError("the key of a map is no scalar")
-            stack.extend(
-                (node, name, item, level + 1)
-                for name, item in node.items()
-                if type(item) in _CONTAINERS
-            )
-        elif type(node) is Mark:
+            if not _have_no_containers(map(type, node.values())):
+                stack += [(node, name, item, level) for name, item in node.items()]
+        elif cls is Mark:
             raise MalformedError(f"mark {node.kind.name} is not the first item of an array")
+        elif node and type(node[0]) is Mark:
+            marked.append((target, key, node))
+            items = node[1:]
+            if not _have_no_containers(map(type, items)):
+                stack += [(node, index, item, level) for index, item in enumerate(items, 1)]
+        elif not _have_no_containers(map(type, node)):
+            stack += [(node, index, item, level) for index, item in enumerate(node)]
     return marked
 
 

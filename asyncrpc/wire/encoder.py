@@ -15,7 +15,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from functools import partial
-from itertools import chain, islice
+from itertools import chain
 from typing import Any, TypeAlias
 
 from msgpack import ExtType
@@ -26,7 +26,7 @@ from .arrays import find_array_encoder
 from .buffers import BUFFER_ENCODERS
 from .classes import find_class_encoder
 from .extensions import LEAF_ENCODERS
-from .paths import Link, LinkOrRoot, holds_itself, path_of
+from .paths import Link, holds_itself, path_of
 from .pickling import encode_by_pickle
 from .registry import Registration
 from .state import (
@@ -52,7 +52,8 @@ _DICT = mark(Kind.DICT)
 _REGISTERED = mark(Kind.REGISTERED)
 _EXTENSION = mark(Kind.EXTENSION)
 
-_Item: TypeAlias = tuple[Any, Any, object, LinkOrRoot]
+_are_scalars = SCALARS.issuperset
+_Item: TypeAlias = tuple[Any, Any, Any, Link]
 """Encoded container, key in it, the value there, link of that container."""
 
 
@@ -104,7 +105,7 @@ class Walk:
             value: what to encode.
             path: what errors call it.
         """
-        self._stack.append((target, key, value, path))
+        self._stack.append((target, key, value, (None, path, None, None, 0)))
 
     def run(self) -> None:
         """Encode all that was added.
@@ -113,64 +114,58 @@ class Walk:
             EncodingError: an item cannot travel, or sits too deep; ``path`` says where.
         """
         stack = self._stack
+        encoders = self._encoders
+        state = self.state
         watched_depth = min(self._max_nesting + 1, LEVELS_PER_BODY)
         nested: list[tuple[Any, Any]] = []
         while stack:
             target, key, value, parent = stack.pop()
-            new = self._convert(value, parent, key)
+            cls = type(value)
+            new: Any
+            if cls is list:
+                new = value if _are_scalars(map(type, value)) else value[:]
+            elif cls is dict:
+                new = _convert_dict(value)
+            elif cls in SCALARS:
+                continue
+            else:
+                try:
+                    new = (encoders.get(cls) or self._find_encoder(cls))(state, value)
+                except UnencodableError as error:
+                    raise self._error(str(error), value, parent, key) from error.__cause__
+                except RpcError:
+                    raise
+                except Exception as error:  # properties and methods of the user's class run here
+                    reason = f"{type(error).__name__}: {error}"
+                    raise self._error(reason, value, parent, key) from error
             if new is not value:
                 target[key] = new
-            if type(new) is not list and type(new) is not dict:
+            new_cls = type(new)
+            if new_cls is not list and new_cls is not dict:
                 continue
-            depth = 1 if isinstance(parent, str) else parent.depth + 1
+            depth = parent[4] + 1
             if depth >= watched_depth:
                 self._check_depth(depth, value, parent, key)
+                if new is not value and depth % LEVELS_PER_BODY == 0:
+                    nested.append((target, key))
             if new is value:
                 continue  # nothing in it but scalars: packed as it is
-            if depth % LEVELS_PER_BODY == 0:
-                nested.append((target, key))
-            self._add_items(new, Link(parent, key, value, new, depth))
+            items: Any
+            if new_cls is dict:
+                items = new.items()
+            elif cls is list:
+                items = enumerate(new)
+            else:
+                self.is_marked = True
+                items = enumerate(new[1:], 1)
+            link = (parent, key, value, new, depth)
+            if depth + 1 < watched_depth:
+                found = [(new, at, item, link) for at, item in items if not _stays(item)]
+            else:
+                found = [(new, at, item, link) for at, item in items]
+            found.reverse()  # the first item is popped first
+            stack += found
         self._pack_nested(nested)
-
-    def _convert(self, value: Any, parent: LinkOrRoot, key: Any) -> Any:
-        """Return what stands for ``value``: itself if it can be packed as it is."""
-        cls = type(value)
-        if cls is list:
-            return value if SCALARS.issuperset(map(type, value)) else value[:]
-        if cls is dict:
-            return _convert_dict(value)
-        if cls in SCALARS:
-            return value
-        try:
-            encode = self._encoders.get(cls) or self._find_encoder(cls)
-            return encode(self.state, value)
-        except UnencodableError as error:
-            raise self._error(str(error), value, parent, key) from error.__cause__
-        except RpcError:
-            raise
-        except Exception as error:  # properties and methods of the user's class run here
-            raise self._error(f"{type(error).__name__}: {error}", value, parent, key) from error
-
-    def _add_items(self, encoded: Any, link: Link) -> None:
-        """Put the items of a container that are more than scalars on the walk, last one first."""
-        stack = self._stack
-        if type(encoded) is dict:
-            for key in reversed(encoded):
-                item = encoded[key]
-                if type(item) not in SCALARS:
-                    stack.append((encoded, key, item, link))
-            return
-        first = 0
-        if type(link.original) is not list:
-            self.is_marked = True
-            first = 1
-            if SCALARS.issuperset(map(type, islice(encoded, first, None))):
-                return
-        for index in range(len(encoded) - 1, first - 1, -1):
-            item = encoded[index]
-            cls = type(item)
-            if cls not in SCALARS and not (cls is bytes and len(item) < LARGE):
-                stack.append((encoded, index, item, link))
 
     def _pack_nested(self, nested: list[tuple[Any, Any]]) -> None:
         """Replace the containers found too deep for one body, the deepest first."""
@@ -178,7 +173,7 @@ class Walk:
             target[key] = ExtType(CODE_NESTED, self._pack(target[key]))
             self.is_marked = True
 
-    def _check_depth(self, depth: int, item: object, parent: LinkOrRoot, key: Any) -> None:
+    def _check_depth(self, depth: int, item: object, parent: Link, key: Any) -> None:
         if depth <= self._max_nesting:
             return
         if holds_itself(parent, item):
@@ -187,7 +182,7 @@ class Walk:
             f"it is nested deeper than max_nesting={self._max_nesting}", item, parent, key
         )
 
-    def _error(self, reason: str, item: object, parent: LinkOrRoot, key: Any) -> EncodingError:
+    def _error(self, reason: str, item: object, parent: Link, key: Any) -> EncodingError:
         path = path_of(self.state, parent, key, item)
         return EncodingError(f"{path} cannot be encoded: {reason}", path=path)
 
@@ -202,10 +197,22 @@ class Walk:
         return encode
 
 
-def _convert_dict(value: dict[Any, Any]) -> Any:
-    if not SCALARS.issuperset(map(type, value)):
+def _convert_dict(value: Any) -> Any:
+    if not _are_scalars(map(type, value)):
         return [_DICT, *chain.from_iterable(value.items())]
-    return value if SCALARS.issuperset(map(type, value.values())) else value.copy()
+    return value if _are_scalars(map(type, value.values())) else value.copy()
+
+
+def _stays(item: Any) -> bool:
+    """Tell whether an item is packed as it is."""
+    cls = type(item)
+    if cls in SCALARS:
+        return True
+    if cls is list:
+        return _are_scalars(map(type, item))
+    if cls is dict:
+        return _are_scalars(map(type, item)) and _are_scalars(map(type, item.values()))
+    return cls is bytes and len(item) < LARGE
 
 
 def _encode_tuple(_: EncodeState, value: tuple[Any, ...]) -> object:

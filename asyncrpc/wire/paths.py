@@ -5,53 +5,43 @@ Values only. The encoder's walk keeps a chain of links from each container to th
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, TypeAlias
+from itertools import islice
+from typing import Any, TypeAlias
 
 from .state import EncodeState, Kind
 
-__all__ = ("Link", "LinkOrRoot", "holds_itself", "path_of")
+__all__ = ("Link", "holds_itself", "path_of")
 
 _SHOWN = 40  # characters or digits of a key that a path shows
+_SHOWN_ITEMS = 4  # of a tuple that is a key
 _EXCEPTION_PARTS = ("", "", ".args", "", ".__dict__", ".__cause__", "")
 
 
-class Link(NamedTuple):
-    """One container on the way from the root to an item."""
-
-    parent: LinkOrRoot
-    key: Any
-    """Where the container sits in its parent's encoded form."""
-    original: object
-    """The container as the user gave it."""
-    encoded: Any
-    """The list or dict that stands for it."""
-    depth: int
-    """Levels from the root; 1 for the root itself."""
+Link: TypeAlias = tuple[Any, Any, Any, Any, int]
+"""One container on the way from the root to an item: the link of its parent, where it sits in
+its parent's encoded form, the container as the user gave it, the list or dict that stands for
+it, and its level. At the root: ``(None, path, None, None, level)``. A plain tuple, since one is
+made for every container that is walked."""
 
 
-LinkOrRoot: TypeAlias = Link | str
-"""A container, or the path of the root."""
-
-
-def path_of(state: EncodeState, parent: LinkOrRoot, key: Any, item: object) -> str:
+def path_of(state: EncodeState, parent: Link, key: Any, item: object) -> str:
     """Return the path of ``item``, which sits at ``key`` of ``parent``'s encoded form."""
     steps: list[str] = []
-    while not isinstance(parent, str):
-        steps.append(_step(state, parent.original, parent.encoded, key, item))
-        item = parent.original
-        key = parent.key
-        parent = parent.parent
-    return parent + "".join(reversed(steps))
+    while parent[0] is not None:
+        grandparent, parent_key, original, encoded, _ = parent
+        steps.append(_step(state, original, encoded, key, item))
+        parent, key, item = grandparent, parent_key, original
+    return str(parent[1]) + "".join(reversed(steps))
 
 
-def holds_itself(link: LinkOrRoot, item: object) -> bool:
+def holds_itself(parent: Link, item: object) -> bool:
     """Tell whether ``item``, or a container around it, is among its own containers."""
     seen = {id(item)}
-    while not isinstance(link, str):
-        if id(link.original) in seen:
+    while parent[0] is not None:
+        if id(parent[2]) in seen:
             return True
-        seen.add(id(link.original))
-        link = link.parent
+        seen.add(id(parent[2]))
+        parent = parent[0]
     return False
 
 
@@ -65,7 +55,8 @@ def _step(state: EncodeState, original: object, encoded: Any, key: Any, item: ob
     if kind == Kind.TUPLE:
         return f"[{index}]"
     if kind == Kind.DICT:
-        return f"[{_show(encoded[key - 1])}]" if index % 2 else f"[key {_show(item)}]"
+        key = next(islice(original, index // 2, None))  # type: ignore[call-overload]  # a dict
+        return f"[{_show(key)}]" if index % 2 else f"[key {_show(key)}]"
     if kind in (Kind.SET, Kind.FROZENSET):
         return f"{{{_show(item)}}}"
     if kind in (Kind.DATACLASS, Kind.NAMEDTUPLE):
@@ -81,4 +72,6 @@ def _show(key: object) -> str:
         return repr(key) if key.bit_length() <= _SHOWN else "int"
     if key is None or type(key) is bool or type(key) is float:
         return repr(key)
+    if type(key) is tuple and len(key) <= _SHOWN_ITEMS:
+        return f"({', '.join(map(_show, key))})"
     return type(key).__name__
