@@ -21,7 +21,7 @@ from asyncrpc.identity import INCARNATION_BYTES, WorkerInfo
 from asyncrpc.store import PrefixStore, Store, TCPStore, TCPStoreServer
 from asyncrpc.transport import Address
 
-__all__ = ("Record", "StoreLink", "join_static", "open_store", "route_to")
+__all__ = ("Record", "StoreLink", "join_static", "open_store", "record_key", "route_to", "scoped")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -157,7 +157,7 @@ async def join_static(store: Store, record: Record, world_size: int, timeout: fl
         DuplicateNameError: another worker has this name or rank.
         RpcTimeoutError: not all came in time; the message names the ranks that are missing.
     """
-    keys = [f"worker/{rank}" for rank in range(world_size)]
+    keys = [record_key(rank) for rank in range(world_size)]
     mine = record.encode()
     held = await store.compare_set(keys[record.info.id], b"", mine)
     if held != mine:
@@ -188,6 +188,11 @@ def _check_unique(records: Sequence[Record]) -> None:
                 f"RPC worker name {record.info.name} is not unique. Workers {other.info.id} and "
                 f"{record.info.id} share the same name."
             )
+
+
+def record_key(rank: int) -> str:
+    """Return the key of a worker's record."""
+    return f"worker/{rank}"
 
 
 def route_to(host: str, port: int) -> str:

@@ -81,11 +81,11 @@ class Delivery(enum.Enum):
     """Whether the function of a failed call may have run."""
 
     NOT_SENT = "not sent"
-    """It did not run: the request was never handed to a live worker."""
+    """It did not run: the request was never handed over, or the callee refused it unrun."""
     UNKNOWN = "unknown"
     """It may have run: the request went out and no reply came back."""
     EXECUTED = "executed"
-    """It ran (or was refused by the callee's own code) and the callee answered."""
+    """It ran, to its end or to its failure, and the callee answered."""
 
 
 class RpcError(RuntimeError):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import contextlib
 import concurrent.futures
 import contextvars
 import enum
@@ -15,25 +16,35 @@ import hashlib
 import os
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Self
 
 from asyncrpc.agent import Agent, Collectives, Drain, LivenessThread, PeerState, RpcFuture
-from asyncrpc.discovery import Record, StoreLink, join_static, open_store, route_to, scoped
+from asyncrpc.discovery import (
+    Record,
+    StoreLink,
+    join_static,
+    open_store,
+    record_key,
+    route_to,
+    scoped,
+)
 from asyncrpc.errors import RpcError, ShutdownTimeoutError, StatusCode
 from asyncrpc.execution import Executor, ThreadPool
 from asyncrpc.identity import WorkerInfo, new_incarnation
 from asyncrpc.observe import Clock, LoopClock
 from asyncrpc.options import RpcOptions, check_timeout
 from asyncrpc.secret import load_secret, run_key
-from asyncrpc.store import Store
+from asyncrpc.store import Store, StoreError
 from asyncrpc.transport import Address, Network, SocketNetwork
 from asyncrpc.waiting import note_call
 from asyncrpc.wire import Codec, Handshake, Hello, Purpose
 
 __all__ = ("UNSET", "RpcAgent", "Unset")
 
+_WITHDRAW = 1.0  # seconds for the last word to the store
 _LINGER = 5.0  # seconds a served store outlives the worker that serves it
 
 
@@ -49,17 +60,20 @@ class Unset(enum.Enum):
 UNSET: Final = Unset.UNSET
 """Stands for "not given", where ``None`` and 0 have a meaning."""
 
-_starts: collections.Counter[str] = collections.Counter()
-"""How often agents were started in this process, by name: the n-th start of each worker of a group
-meets the n-th of the others in the store."""
+_starts: weakref.WeakKeyDictionary[object, collections.Counter[str]] = weakref.WeakKeyDictionary()
+"""How often each name was started, by the store it was given, or by `_Starter` for the launcher's:
+in a store that outlives groups, the n-th start of a worker meets the n-th of the others."""
 
 
 class RpcAgent:
     """One worker of a group; made by `start` or `init_rpc`, never directly."""
 
-    def __init__(self, agent: Agent, store: StoreLink, liveness: LivenessThread | None) -> None:
+    def __init__(
+        self, agent: Agent, store: StoreLink, group: Store, liveness: LivenessThread | None
+    ) -> None:
         self._agent = agent
         self._store = store
+        self._group = group
         self._liveness = liveness
         self._drain = Drain(agent)
         self._collectives = Collectives(agent)
@@ -136,7 +150,8 @@ class RpcAgent:
         now = self._agent.clock.time
         give_up = now() + timeout if timeout else None
         try:
-            if graceful and not self._agent.is_closed:
+            await self._withdraw_record()
+            if graceful:
                 await self._drain.run(timeout)
         except ShutdownTimeoutError:
             await self._close("lost", "its graceful shutdown timed out", 0.0)
@@ -149,6 +164,12 @@ class RpcAgent:
             await self._close("left", "it shut down", min(left, _LINGER))
         else:
             await self._close("lost", "it shut down without waiting", 0.0)
+
+    async def _withdraw_record(self) -> None:
+        """Take this worker out of the store before the group ends, so that a new one may begin."""
+        with contextlib.suppress(StoreError, TimeoutError):  # the store may be gone already
+            async with asyncio.timeout(_WITHDRAW):
+                await self._group.delete_key(record_key(self.info.id))
 
     async def _close(self, goodbye: str, reason: str, patience: float) -> None:
         running = []
@@ -321,13 +342,22 @@ class _Starter:
         _check_place(rank, world_size)
         info = WorkerInfo(name or self._environ.get("ASYNCRPC_NAME") or f"worker{rank}", rank)
         secret = load_secret(self._options.secret, self._environ)
-        _starts[info.name] += 1
+        count = self._count(store, info.name)
         link = await self._reach_store(store, rank, secret)
+        group = scoped(link.store, self._run_id, self._environ, count)
         try:
-            return await self._start(cls, info, world_size, secret, link)
+            return await self._start(cls, info, world_size, secret, link, group)
         except BaseException:
             await link.close()
             raise
+
+    def _count(self, store: Store | None, name: str) -> int:
+        """Return which start of this name this is, where the store may remember earlier ones."""
+        if store is None and not self._environ.get("LAUNCHER_STORE"):
+            return 0  # served by a worker of the group, so it is as new as the group
+        counter = _starts.setdefault(_Starter if store is None else store, collections.Counter())
+        counter[name] += 1
+        return counter[name]
 
     async def _reach_store(self, store: Store | None, rank: int, secret: bytes) -> StoreLink:
         if store is not None:
@@ -342,7 +372,13 @@ class _Starter:
         )
 
     async def _start(
-        self, cls: type[RpcAgent], info: WorkerInfo, world_size: int, secret: bytes, link: StoreLink
+        self,
+        cls: type[RpcAgent],
+        info: WorkerInfo,
+        world_size: int,
+        secret: bytes,
+        link: StoreLink,
+        group: Store,
     ) -> RpcAgent:
         key = run_key(secret, self._run_id)
         incarnation = new_incarnation()
@@ -353,11 +389,10 @@ class _Starter:
             if self._is_real:
                 host = address.host or "127.0.0.1"
                 liveness = LivenessThread(host, self._liveness_handshake(agent, key))
-            facade = agent.facade = cls(agent, link, liveness)
+            facade = agent.facade = cls(agent, link, group, liveness)
             record = Record(
                 info, incarnation, (address,), agent.host, liveness.address if liveness else None
             )
-            group = scoped(link.store, self._run_id, self._environ, _starts[info.name])
             records = await join_static(group, record, world_size, self._options.init_timeout)
             agent.start(records)
         except BaseException:

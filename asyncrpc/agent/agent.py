@@ -27,7 +27,7 @@ from asyncrpc.identity import WorkerInfo
 from asyncrpc.observe import Clock
 from asyncrpc.options import RpcOptions
 from asyncrpc.transport import Address, Greeter, Listener, Network, Stream, memory_pair
-from asyncrpc.wire import Codec, Frame, Handshake, Hello, Purpose
+from asyncrpc.wire import Codec, Frame, Handshake, HandshakeRefused, Hello, Purpose
 
 __all__ = ("Agent", "ControlHandler")
 
@@ -206,6 +206,10 @@ class Agent:
         try:
             hello = await greeter.greet(stream, self.options.limits.handshake_timeout)
             peer = await self.members.find(hello)
+        except HandshakeRefused as refusal:  # mostly the second of two links opened at once
+            _log.debug("refused a connection from %s: %s", stream.peer, refusal)
+            stream.close()
+            return
         except (RpcError, TimeoutError) as error:
             _log.warning("refused a connection from %s: %s", stream.peer, error)
             stream.close()

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from asyncrpc.agent.peers import Peer, PeerState
 from asyncrpc.errors import Delivery, PeerLostError, RpcTimeoutError
+from asyncrpc.observe import time_limit
 from asyncrpc.wire import MessageType
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ class Collectives:
         key = (names, count)
         request = self._agent.caller.request(leader, MessageType.GATHER, (names, count, obj))
         try:
-            async with asyncio.timeout(timeout or None):
+            async with time_limit(self._agent.clock, timeout):
                 objects: dict[str, Any] = await request
         except TimeoutError as error:
             raise self._timed_out(key, leader, timeout) from error

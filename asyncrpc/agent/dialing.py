@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from asyncrpc.agent.connection import Connection
 from asyncrpc.errors import AuthenticationError, RpcError
+from asyncrpc.observe import time_limit
 from asyncrpc.retry import full_jitter
 from asyncrpc.transport import Greeter, Stream
 from asyncrpc.wire import HandshakeRefused
@@ -141,7 +142,7 @@ class Dialer:
         """Wait for the link that the other side is opening; true if it came."""
         assert self._arrived is not None  # set by start()
         try:
-            async with asyncio.timeout(_INCOMING):
+            async with time_limit(self._agent.clock, _INCOMING):
                 await self._arrived.wait()
         except TimeoutError:
             return False

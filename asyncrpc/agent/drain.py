@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from asyncrpc.agent.peers import Peer
 from asyncrpc.errors import PeerLostError, RpcError, ShutdownTimeoutError, UnknownWorkerError
+from asyncrpc.observe import time_limit
 from asyncrpc.wire import MessageType
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ class Drain:
         self._is_announced = True
         self._changed.set()
         try:
-            async with asyncio.timeout(timeout or None):
+            async with time_limit(self._agent.clock, timeout):
                 while not await self._attempt():
                     pass
         except TimeoutError as error:

@@ -92,7 +92,8 @@ class Server:
         except RemoteProtocolError:
             raise
         except RpcError as error:
-            self.fail(call, error)
+            error.delivery = Delivery.NOT_SENT  # whatever went wrong, the function did not run
+            self._refuse_call(call, error)
             return
         agent.served += 1
         self.calls[ident] = call
@@ -139,7 +140,7 @@ class Server:
             self._send_large(Request(_PYTHON_RET, call.ident, body, buffers))
         except (EncodingError, MessageTooLargeError) as error:
             error.delivery = Delivery.EXECUTED
-            self._send_failure(call.ident, error, call.function)
+            self._send_failure(call.ident, error, call.function, is_ours=True)
 
     def fail(self, call: ServedCall, error: BaseException) -> None:
         """Send the error of a call."""
@@ -160,12 +161,20 @@ class Server:
 
     def refuse(self, ident: int, error: BaseException) -> None:
         """Send the error of a control message."""
-        self._send_failure(ident, error, "")
+        self._send_failure(ident, error, "", is_ours=True)
 
-    def _send_failure(self, ident: int, error: BaseException, function: str) -> None:
+    def _refuse_call(self, call: ServedCall, error: RpcError) -> None:
+        if call.wants_reply:
+            self._send_failure(call.ident, error, call.function, is_ours=True)
+        else:
+            _log.error("a call sent one way by %s was refused: %s", call.caller, error)
+
+    def _send_failure(
+        self, ident: int, error: BaseException, function: str, *, is_ours: bool = False
+    ) -> None:
         agent = self._agent
         payload = encode_failure(
-            error, worker=agent.info.name, function=function, codec=agent.codec
+            error, worker=agent.info.name, function=function, codec=agent.codec, is_ours=is_ours
         )
         body, buffers = agent.codec.encode(payload, "error")
         self._send_large(Request(_PYTHON_RET, ident, body, buffers, flags=ERROR))

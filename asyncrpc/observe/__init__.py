@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from asyncrpc.observe.clock import Clock, LoopClock, Timer
+from asyncrpc.observe.limits import time_limit
 
-__all__ = ("Clock", "LoopClock", "Timer")
+__all__ = ("Clock", "LoopClock", "Timer", "time_limit")

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from asyncrpc.testing.chaos import ChaosProxy
     from asyncrpc.testing.clock import VirtualClock
+    from asyncrpc.testing.cluster import cluster
 
-__all__ = ("ChaosProxy", "VirtualClock")
+__all__ = ("ChaosProxy", "VirtualClock", "cluster")
 
-_MODULES = {"ChaosProxy": "chaos", "VirtualClock": "clock"}
+_MODULES = {"ChaosProxy": "chaos", "VirtualClock": "clock", "cluster": "cluster"}
 
 
 def __getattr__(name: str) -> object:

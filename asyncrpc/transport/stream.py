@@ -19,6 +19,7 @@ from typing import Protocol, cast
 __all__ = ("Stream", "StreamHandler")
 
 _UVLOOP_HIGH_WATER = 512 * 1024  # two chunks: enough to keep the socket busy for one loop turn
+_TLS_HIGH_WATER = 64 * 1024
 
 
 class StreamHandler(Protocol):
@@ -209,9 +210,7 @@ class Stream(asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:  # noqa: D102 -- asyncio's
         self._transport = cast("asyncio.Transport", transport)
         self._is_vectored = type(transport).__module__.startswith("uvloop")
-        self._transport.set_write_buffer_limits(
-            high=_UVLOOP_HIGH_WATER if self._is_vectored else 0
-        )
+        self._transport.set_write_buffer_limits(high=self._high_water(transport))
         self.peer = _name(transport.get_extra_info("peername"))
         self.local = _name(transport.get_extra_info("sockname"))
         if self._accepted is not None:
@@ -220,6 +219,12 @@ class Stream(asyncio.BufferedProtocol):
                 self.abort()
             else:
                 self.handler = handler
+
+    def _high_water(self, transport: asyncio.BaseTransport) -> int:
+        if self._is_vectored:
+            return _UVLOOP_HIGH_WATER
+        # TLS encrypts what it takes, so it copies anyway; and asyncio's TLS never resumes from 0
+        return _TLS_HIGH_WATER if transport.get_extra_info("sslcontext") is not None else 0
 
     def get_buffer(self, sizehint: int) -> memoryview | bytearray:  # noqa: D102 -- asyncio's
         return self.handler.get_buffer(sizehint)

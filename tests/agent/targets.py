@@ -1,0 +1,108 @@
+"""Functions that the agent's tests call on other workers."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from typing import Any
+
+import asyncrpc as rpc
+
+log: list[object] = []
+"""What happened on the callee; tests clear it."""
+
+
+async def echo(value: Any) -> Any:
+    return value
+
+
+def add(a: int, b: int = 10) -> int:
+    return a + b
+
+
+async def who() -> tuple[str, str]:
+    return rpc.current_agent().info.name, rpc.caller().name
+
+
+async def sleep(seconds: float) -> str:
+    try:
+        await asyncio.sleep(seconds)
+    except asyncio.CancelledError:
+        log.append("cancelled")
+        raise
+    log.append("slept")
+    return "slept"
+
+
+def block(seconds: float) -> str:
+    time.sleep(seconds)
+    return threading.current_thread().name
+
+
+async def left() -> float | None:
+    return rpc.remaining()
+
+
+async def left_nested(to: str, detached: bool) -> float | None:
+    if detached:
+        with rpc.detached():
+            return await rpc.rpc_async(to, left, timeout=None)
+    return await rpc.rpc_async(to, left, timeout=None)
+
+
+def nested_sync(to: str, depth: int) -> int:
+    if depth == 0:
+        return 0
+    return 1 + rpc.rpc_sync(to, nested_sync, args=(rpc.current_agent().info.name, depth - 1))
+
+
+async def chain(hops: int, names: list[str]) -> None:
+    """Go on to the next worker without waiting for it."""
+    log.append(hops)
+    if hops:
+        await asyncio.sleep(0.005)
+        rpc.rpc_notify(names[hops % len(names)], chain, args=(hops - 1, names))
+
+
+@rpc.inline
+def inline_thread() -> int:
+    return threading.get_ident()
+
+
+@rpc.functions.async_execution
+def forward(to: str, value: object) -> object:
+    return rpc.rpc_async(to, echo, args=(value,))
+
+
+@rpc.functions.async_execution
+def not_awaitable() -> int:
+    return 1
+
+
+async def cancel_itself() -> None:
+    raise asyncio.CancelledError("own doing")
+
+
+def raise_it(error: BaseException) -> None:
+    raise error
+
+
+def fail(text: str) -> None:
+    raise ValueError(text)
+
+
+class Counter:
+    def __init__(self, start: int) -> None:
+        self.value = start
+
+    def plus(self, n: int) -> int:
+        return self.value + n
+
+    @classmethod
+    def make(cls, n: int) -> str:
+        return f"{cls.__name__}{n}"
+
+    @staticmethod
+    def twice(n: int) -> int:
+        return 2 * n
