@@ -93,7 +93,6 @@ class TCPStoreServer:
         self._expiry = Expiry(self._table, self._clock, self._deliver)
         self._packer = Packer()
         self._sessions: set[_Session] = set()
-        self._unused: asyncio.Future[None] | None = None  # somebody waits for the last to go
         self._is_unused = asyncio.Event()
         self._greetings: set[asyncio.Task[None]] = set()
         self._listener: Listener | None = None
@@ -145,14 +144,6 @@ class TCPStoreServer:
             ) from error
         self._address = self._listener.address
 
-    async def wait_unused(self, timeout: float) -> None:
-        """Accept nobody any more; return once no client is left, or after ``timeout`` seconds."""
-        if self._listener is not None:
-            await self._listener.close()
-        if self._sessions:
-            self._unused = asyncio.get_running_loop().create_future()
-            await asyncio.wait([self._unused], timeout=timeout)
-
     async def close(self) -> None:
         """Stop: clients learn that the store is gone, and its keys with it. Idempotent."""
         if self._is_closed:
@@ -173,7 +164,7 @@ class TCPStoreServer:
         await self._wait_closed(sessions)
 
     async def wait_unused(self, timeout: float) -> bool:
-        """Wait until no client is connected, so that closing takes the store from nobody.
+        """Accept nobody any more and wait for the others to go: so closing takes from nobody.
 
         Args:
             timeout: seconds to wait at most.
@@ -181,6 +172,8 @@ class TCPStoreServer:
         Returns:
             Whether they have all gone.
         """
+        if self._listener is not None:
+            await self._listener.close()
         self._is_unused.clear()
         if self._sessions:
             with contextlib.suppress(TimeoutError):
@@ -273,8 +266,6 @@ class TCPStoreServer:
     def forget(self, session: _Session) -> None:
         """Withdraw what a session waits for, now that its connection is gone."""
         self._sessions.discard(session)
-        if self._unused is not None and not self._sessions and not self._unused.done():
-            self._unused.set_result(None)
         if not self._is_closed:
             self._table.close_session(session, self._clock.time())
             self._expiry.update()

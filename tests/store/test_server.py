@@ -367,11 +367,14 @@ async def test_closing_ends_clients_at_once() -> None:
 
 
 async def test_it_can_wait_for_its_clients(server: TCPStoreServer) -> None:
-    """`wait_unused` returns when the last client has gone, or says that some stayed."""
-    assert await server.wait_unused(0) is True
+    """`wait_unused` takes no new clients, and returns when the last one has gone or time is up."""
     client = await TCPStore.connect(server.host, server.port, secret=SECRET)
     assert await server.wait_unused(0.01) is False
+    with pytest.raises(StoreConnectionError):
+        await TCPStore.connect(server.host, server.port, 0.1, secret=SECRET)
+    await client.set("k", "v")
     waiting = asyncio.create_task(server.wait_unused(5))
     await client.close()
 
     assert await waiting is True
+    assert await server.wait_unused(0) is True
