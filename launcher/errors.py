@@ -19,7 +19,6 @@ Tree::
 
 from __future__ import annotations
 
-import datetime as dt
 import json
 import os
 import signal
@@ -173,8 +172,7 @@ class ProcessFailure:
 
     def timestamp_isoformat(self) -> str:
         """Return the timestamp as local time, ISO 8601, to the second."""
-        when = dt.datetime.fromtimestamp(self.timestamp).astimezone()
-        return when.replace(tzinfo=None).isoformat(sep="_", timespec="seconds")
+        return time.strftime("%Y-%m-%d_%H:%M:%S", time.localtime(self.timestamp))
 
     def traceback(self) -> str:
         """Return the call stack from the error file; "" if there is none."""

@@ -323,3 +323,4 @@ def main() -> None:
     become_subreaper()
     os.set_inheritable(descriptor, False)
     _Program(_socket.socket(fileno=descriptor), agent_pid).run()
+    os._exit(0)  # the agent waits, and taking the interpreter down takes longer than starting it
