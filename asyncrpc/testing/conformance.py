@@ -171,8 +171,8 @@ async def wait_names_missing_keys(connect: Connect) -> None:
     store = await connect()
     await store.set("conformance/here", "")
     keys = ["conformance/x", "conformance/here", "conformance/y"]
-    for operation in (store.wait(keys, _SHORT), store.multi_get(keys, _SHORT)):
-        error = await _failing(StoreTimeoutError, operation)
+    for wait in (store.wait, store.multi_get):
+        error = await _failing(StoreTimeoutError, wait(keys, _SHORT))
         _equal(error.keys, ("conformance/x", "conformance/y"), "the error has the missing keys")
 
 
@@ -283,8 +283,12 @@ async def queues_deliver_once(connect: Connect) -> None:
 async def cancelled_waits_are_withdrawn(connect: Connect) -> None:
     """Who was cancelled waiting takes nothing from a queue and no place in a barrier."""
     one, two = await connect(), await connect()
-    for operation in (one.queue_pop("conformance/q"), one.barrier("conformance/b", 2)):
-        task = asyncio.create_task(operation)
+    starts: tuple[Callable[[], Coroutine[Any, Any, object]], ...] = (
+        lambda: one.queue_pop("conformance/q"),
+        lambda: one.barrier("conformance/b", 2),
+    )
+    for start in starts:
+        task = asyncio.create_task(start())
         await _settle(one)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
