@@ -67,7 +67,10 @@ def check_keys(keys: object, field: str = "keys") -> list[str]:
     """Return a list of keys; a single str is a mistake, not a list of its characters."""
     if isinstance(keys, str | bytes) or not isinstance(keys, Iterable):
         raise TypeError(f"{field} must be a list of str, got {type(keys).__name__}: {keys!r:.100}")
-    checked = [check_key(key, f"{field}[{index}]") for index, key in enumerate(keys)]
+    checked = list(keys)
+    for index, key in enumerate(checked):
+        if type(key) is not str or len(key) > MAX_KEY or not key.isascii():
+            checked[index] = check_key(key, f"{field}[{index}]")
     if len(checked) > MAX_KEYS:
         raise ValueError(f"{field} must have at most {MAX_KEYS} items, got {len(checked)}")
     return checked

@@ -297,9 +297,7 @@ def _unpack(body: memoryview) -> list[Any]:
 
 def _are_lists_of(arguments: list[Any], kinds: tuple[type, ...]) -> bool:
     return all(
-        type(value) is kind
-        for values, kind in zip(arguments, kinds, strict=False)
-        for value in values
+        set(map(type, values)) <= {kind} for values, kind in zip(arguments, kinds, strict=False)
     )
 
 

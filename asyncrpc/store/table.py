@@ -438,9 +438,10 @@ class Table:
         keys: tuple[str, ...],
         now: float,
     ) -> object:
-        missing = tuple(dict.fromkeys(self._missing(keys)))
-        if not missing:
+        absent = self._missing(keys)
+        if not absent:
             return self._result(command)
+        missing = tuple(dict.fromkeys(absent))
         return self._enlist(session, request, command, command.timeout, self._absent, missing, now)
 
     def _result(self, command: Get | Wait | MultiGet | QueuePop | Barrier) -> object:
