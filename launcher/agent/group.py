@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from launcher.agent.ranks import NodeRanks
 from launcher.agent.state import WorkerState
@@ -139,19 +140,18 @@ class WorkerGroup:
         ]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunResult:
+class RunResult(NamedTuple):
     """How a run ended on this node; mappings are keyed by global rank."""
 
     state: WorkerState
     """SUCCEEDED, FAILED or STOPPED."""
-    return_values: Mapping[int, object] = field(default_factory=dict)
+    return_values: Mapping[int, object] = MappingProxyType({})
     """What each worker returned; ``None`` from a command. Empty unless SUCCEEDED."""
-    failures: Mapping[int, ProcessFailure] = field(default_factory=dict)
+    failures: Mapping[int, ProcessFailure] = MappingProxyType({})
     """The workers of the last round that did not succeed."""
-    exit_codes: Mapping[int, int] = field(default_factory=dict)
+    exit_codes: Mapping[int, int] = MappingProxyType({})
     """Exit statuses of the last round, -N for signal N."""
-    log_paths: Mapping[int, Mapping[str, str]] = field(default_factory=dict)
+    log_paths: Mapping[int, Mapping[str, str]] = MappingProxyType({})
     """Files of the last round: by ``stdout``, ``stderr`` and ``error``, those that there are."""
     log_dir: str | None = None
     """Folder of the run's logs; ``None``: none were kept."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:  # the name only: a backend that has a store has imported it
@@ -31,8 +30,7 @@ class RendezvousStoreInfo(NamedTuple):
     """Free when the round began; whoever is rank 0 may listen on it."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class RendezvousInfo:
+class RendezvousInfo(NamedTuple):
     """What the agents of a round agreed on."""
 
     rank: int
@@ -44,10 +42,10 @@ class RendezvousInfo:
     """Rounds of the run before this one."""
     store_url: str
     """Where workers find the run's store, ``tcp://host:port``; its keys outlive rounds."""
-    open_store: Callable[[], Store] = field(repr=False)
-    """Opens `store`."""
+    open_store: Callable[[], Store]
+    """Returns `store`, the same one each time; opened by the first call."""
 
-    @cached_property
+    @property
     def store(self) -> Store:
         """The agents' own store of this round, empty at its begin; opened when asked for."""
         return self.open_store()

@@ -90,15 +90,14 @@ def free_port(host: str, taken: Container[int] = ()) -> int:
 
 
 def _bind(host: str, port: int) -> int:
-    family, kind, protocol, _, address = socket.getaddrinfo(
-        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-    )[0]
-    # Where it matters, torch's rank 0 listens on every address, so every one must be free: the
-    # wildcard is tried as well, and without SO_REUSEADDR, which would hide ports in TIME_WAIT.
-    with socket.socket(family, kind, protocol) as own, socket.socket(family, kind) as wildcard:
-        own.bind(address)
+    # Not by getaddrinfo, which loads the tables of international names even for an address.
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as own:
+        own.bind((host, port))
         chosen: int = own.getsockname()[1]
-        own.close()
+    # Where it matters, torch's rank 0 listens on every address, so every one must be free; tried
+    # without SO_REUSEADDR, which would hide ports in TIME_WAIT.
+    with socket.socket(family) as wildcard:
         wildcard.bind(("", chosen))
     return chosen
 

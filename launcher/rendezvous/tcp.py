@@ -14,6 +14,7 @@ import asyncio
 import logging
 import os
 import socket
+from functools import cache
 from typing import TYPE_CHECKING
 
 from asyncrpc.secret import load_secret, run_secret
@@ -27,7 +28,7 @@ from launcher.rendezvous.base import (
 from launcher.rendezvous.endpoint import free_port, parse_endpoint
 
 if TYPE_CHECKING:
-    from asyncrpc.store import MemoryStore
+    from asyncrpc.store import Store
 
 __all__ = ("TcpRendezvous", "create_handler")
 
@@ -101,7 +102,7 @@ class TcpRendezvous(RendezvousHandler):
             bootstrap_store_info=RendezvousStoreInfo(master_addr=self._host, master_port=port),
             round=number,
             store_url=self._url,
-            open_store=_memory_store,  # there is no other agent to share it with
+            open_store=cache(_memory_store),  # there is no other agent to share it with
         )
 
     async def is_closed(self) -> bool:
@@ -182,7 +183,7 @@ def create_handler(parameters: RendezvousParameters) -> RendezvousHandler:
     return TcpRendezvous(parameters)
 
 
-def _memory_store() -> MemoryStore:
+def _memory_store() -> Store:
     from asyncrpc.store import MemoryStore  # noqa: PLC0415 -- slow, and often not needed
 
     return MemoryStore()
