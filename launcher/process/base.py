@@ -266,8 +266,8 @@ class ProcessContext(ABC):
             if self._owns_guardian:
                 await self._guardian.close()
             self._logs_specs.tidy()
-        except asyncio.CancelledError:
-            # Only the end of the loop cancels us; then there is no time for anything else.
+        except BaseException:
+            # The end of the loop cancels us, and leaves no time for anything else.
             self._output.abort()
             if self._owns_guardian:
                 self._guardian.abandon()

@@ -106,7 +106,7 @@ async def test_worker_that_ends_well_after_our_signal_is_no_failure(
     start: Start, tmp_path: Path
 ) -> None:
     """A handler that cleans up and exits with 0 has done what it was asked to."""
-    script = f"trap 'exit 0' TERM; sleep 100 & touch {tmp_path}/ready; wait"
+    script = f"trap 'exit 0' TERM; touch {tmp_path}/ready; while :; do sleep 0.01; done"
     context = await start(script)
     await seen(tmp_path / "ready")
     await context.close()
@@ -190,6 +190,24 @@ async def test_output_is_complete_when_wait_returns(
     await context.wait()
 
     assert capfd.readouterr().out == "late\n"
+
+
+@pytest.mark.slow
+async def test_floods_of_two_workers_lose_and_mix_nothing(
+    start: Start, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Two processes at full speed on one console: whole lines, each worker's in order."""
+    count = 100_000
+    script = f"import sys\nfor n in range({count}): sys.stdout.write(f'line {{n}}\\n')"
+    specs = DefaultLogsSpecs(os.devnull, tee=Std.OUT)
+    await (await start(script, script, python=True, logs_specs=specs)).wait()
+
+    lines = capfd.readouterr().out.splitlines()
+    for rank in (0, 1):
+        prefix = f"[default{rank}]:"
+        mine = [line for line in lines if line.startswith(prefix)]
+        assert mine == [f"{prefix}line {number}" for number in range(count)]
+    assert len(lines) == 2 * count
 
 
 # --- waiting
@@ -332,6 +350,7 @@ async def test_close_during_a_stop_of_our_own_shortens_it(start: Start, tmp_path
     assert codes == {0: -signal.SIGKILL, 1: 1}
 
 
+@pytest.mark.slow
 async def test_grandchildren_are_gone_too(start: Start, tmp_path: Path) -> None:
     """In the worker's group, in a session of their own, ignoring SIGTERM: none is left."""
     children = (
@@ -458,6 +477,7 @@ async def test_context_without_guardian_ends_its_own(start: Start) -> None:
     assert psutil.Process().children() == []
 
 
+@pytest.mark.slow
 async def test_guardian_is_shared_by_one_context_after_another(
     guardian: Guardian, start: Start
 ) -> None:

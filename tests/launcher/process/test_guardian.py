@@ -184,6 +184,7 @@ async def test_strings_that_no_process_can_have(
         await guardian.spawn(argv, env, {})
 
 
+@pytest.mark.slow
 async def test_large_environment(guardian: Guardian, null: int) -> None:
     """A request larger than the socket's buffer arrives whole, with its descriptors."""
     env = {"PATH": os.defpath, **{f"V{number}": "x" * 100_000 for number in range(15)}}
