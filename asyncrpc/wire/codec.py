@@ -11,8 +11,7 @@ marked ones are walked once more. Arguments that are all scalars are packed with
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
-from typing import Any, TypeAlias
+from typing import Any, NoReturn, TypeAlias
 
 from msgpack import Packer, unpackb
 
@@ -20,7 +19,7 @@ from asyncrpc.errors import EncodingError, MessageTooLargeError, RemoteProtocolE
 
 from .budget import Budget, uncounted_length
 from .decoder import decode_leaf, decode_marked_item, is_deeper, rebuild
-from .encoder import Walk, make_encoders
+from .encoder import Walk, is_plain, make_encoders
 from .extensions import encode_big_int
 from .registry import TypeRegistry
 from .state import (
@@ -37,14 +36,13 @@ __all__ = ("Codec",)
 
 MAX_NESTING = 1000  # what API.md allows; the interpreter's own recursion limit is of that order
 _MARKED = 0xC1
-_is_named = frozenset((str,)).issuperset
+_are_names = frozenset((str,)).issuperset
+_NO_KWARGS: dict[str, object] = {}
 _MARKED_PREFIX = bytes((_MARKED,))
 _CALL_LEVELS = 2  # the list [args, kwargs] and the list args, around every argument
+_PLAIN_LEVELS = 8  # values nested deeper are walked even if msgpack could pack them as they are
 _KEPT_PACKER = 1 << 20  # a Packer never gives back memory: one that packed more is dropped
 
-_unpack_marked = partial(
-    unpackb, strict_map_key=False, unicode_errors="surrogatepass", ext_hook=decode_marked_item
-)
 Hook: TypeAlias = tuple[type, int, Callable[[Any], object], Callable[[Any], object]]
 """Class, code, encode, decode: see `Codec`."""
 
@@ -71,6 +69,7 @@ class Codec:
         "_give_packer",
         "_max_nesting",
         "_max_object_bytes",
+        "_plain_levels",
         "_policy",
         "_registry_version",
         "_take_packer",
@@ -91,6 +90,7 @@ class Codec:
             raise ValueError(f"max_object_bytes must be at least 1, got {max_object_bytes}")
         self._max_nesting = max_nesting
         self._max_object_bytes = max_object_bytes
+        self._plain_levels = min(_PLAIN_LEVELS, max_nesting)
         self._uncounted = uncounted_length(max_object_bytes)
         registry = TypeRegistry() if registry is None else registry
         self._policy = _make_policy(allow_pickle, registry, hooks, self._travels_lightly)
@@ -117,11 +117,10 @@ class Codec:
             EncodingError: an item cannot travel; ``path`` says where it sits. Encoding stopped
                 there; hooks called before were called.
         """
-        if type(value) in SCALARS:
+        if is_plain(value, self._plain_levels):
             return self._pack(value), []
         walk = self._start_walk()
-        holder = [value]
-        walk.add(holder, 0, value, path)
+        holder = walk.add(value, path)
         walk.run()
         return self._finish(walk, holder[0])
 
@@ -150,25 +149,25 @@ class Codec:
             EncodingError: as for `encode`.
         """
         for value in args:
-            cls = type(value)
-            if cls not in SCALARS and (cls is not bytes or len(value) >= LARGE):  # type: ignore[arg-type]  # bytes
+            if type(value) not in SCALARS and not is_plain(value, self._plain_levels):
                 return self._encode_call_by_walk(args, kwargs or {})
-        if kwargs and not (
-            _is_named(map(type, kwargs)) and SCALARS.issuperset(map(type, kwargs.values()))
-        ):
-            return self._encode_call_by_walk(args, kwargs)
-        return self._pack((args, kwargs or {})), []
+        if kwargs:
+            if not (_are_names(map(type, kwargs)) and is_plain(kwargs, self._plain_levels)):
+                return self._encode_call_by_walk(args, kwargs)
+            return self._pack((args, kwargs)), []
+        return self._pack((args, _NO_KWARGS)), []
 
     def _encode_call_by_walk(
         self, args: tuple[object, ...], kwargs: Mapping[str, object]
     ) -> tuple[bytes, list[BytesLike]]:
         walk = self._start_walk()
+        new_kwargs: dict[str, object] = {}
+        if kwargs:
+            named = {_exact_name(name): value for name, value in kwargs.items()}
+            new_kwargs = named.copy()
+            walk.add_items(named, new_kwargs, "kwargs")
         new_args = list(args)
-        new_kwargs = {_exact_name(name): value for name, value in kwargs.items()}
-        for name in reversed(new_kwargs):
-            walk.add(new_kwargs, name, new_kwargs[name], f"kwargs[{name!r}]")
-        for index in range(len(new_args) - 1, -1, -1):
-            walk.add(new_args, index, new_args[index], f"args[{index}]")
+        walk.add_items(new_args.copy(), new_args, "args")
         walk.run()
         return self._finish(walk, [new_args, new_kwargs])
 
@@ -186,7 +185,7 @@ class Codec:
             if (
                 type(args) is list
                 and type(kwargs) is dict
-                and (not kwargs or _is_named(map(type, kwargs)))
+                and (not kwargs or _are_names(map(type, kwargs)))
             ):
                 return tuple(args), kwargs
         raise RemoteProtocolError("the body of a call must be [args, kwargs]")
@@ -210,8 +209,7 @@ class Codec:
             allow_pickle=False, by_class={}, travels_lightly=lambda _: False
         )
         walk = Walk(policy, make_encoders(policy), self._max_nesting, self._pack)
-        holder = [value]
-        walk.add(holder, 0, value, "")
+        holder = walk.add(value, "")
         try:
             walk.run()
             body, buffers = self._finish(walk, holder[0])
@@ -238,18 +236,16 @@ class Codec:
     def _decode(self, body: BytesLike, buffers: Sequence[BytesLike], outer_levels: int) -> Any:
         """Decode, and let nothing out but RpcErrors: the bytes are a peer's."""
         try:
-            budget = None
             if len(body) > self._uncounted:
-                budget = Budget(self._max_object_bytes)
-                budget.check(body)
+                Budget(self._max_object_bytes).check(body)
             if body[0] == _MARKED:
-                return self._decode_marked(memoryview(body)[1:], buffers, outer_levels, budget)
+                return self._decode_marked(memoryview(body)[1:], buffers, outer_levels)
             value = unpackb(
                 body, strict_map_key=False, ext_hook=decode_leaf, unicode_errors="surrogatepass"
             )
             max_levels = self._max_nesting + outer_levels
             if buffers or (len(body) > max_levels and is_deeper(value, max_levels, body)):
-                raise self._refuse_plain(len(buffers))
+                self._refuse_plain(len(buffers))
         except RpcError:
             raise
         except MalformedError as error:
@@ -260,28 +256,23 @@ class Codec:
             raise RemoteProtocolError(f"a message cannot be decoded: {error!r}") from error
         return value
 
-    def _refuse_plain(self, buffers: int) -> MalformedError:
+    def _refuse_plain(self, buffers: int) -> NoReturn:
         if buffers:
-            return MalformedError(f"{buffers} buffers came with a body that refers to none")
-        return MalformedError(f"nested deeper than max_nesting={self._max_nesting}")
+            raise MalformedError(f"{buffers} buffers came with a body that refers to none")
+        raise MalformedError(f"nested deeper than max_nesting={self._max_nesting}")
 
     def _decode_marked(
         self,
         body: memoryview,
         buffers: Sequence[BytesLike],
         outer_levels: int,
-        budget: Budget | None,
     ) -> Any:
-        budget = budget or Budget(self._max_object_bytes)
-
-        def unpack(part: bytes) -> object:
-            budget.spend(part)
-            return _unpack_marked(part)
-
         state = DecodeState(self._policy, buffers)
-        state.references, root = _unpack_marked(body)
+        state.references, root = unpackb(
+            body, strict_map_key=False, ext_hook=decode_marked_item, unicode_errors="surrogatepass"
+        )
         levels = (1 - outer_levels, self._max_nesting)
-        value = rebuild(state, root, levels, unpack)
+        value = rebuild(state, root, levels, Budget(self._max_object_bytes))
         state.check_all_taken()
         return value
 

@@ -9,9 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
+from msgpack import unpackb
+
 from asyncrpc.errors import EncodingError, RpcError
 
 from .arrays import ARRAY_BUILDERS
+from .budget import Budget
 from .buffers import BUFFER_BUILDERS
 from .classes import CLASS_BUILDERS
 from .extensions import LEAF_DECODERS
@@ -90,7 +93,9 @@ def is_deeper(value: object, levels: int, body: BytesLike) -> bool:
         for container in level:
             items = container.values() if type(container) is dict else container
             if not _have_no_containers(map(type, items)):
-                below += [item for item in items if type(item) in _CONTAINERS]
+                for item in items:
+                    if type(item) in _CONTAINERS:
+                        below.append(item)  # noqa: PERF401 -- a comprehension costs a frame
         if not below or (count == _SURE_LEVELS and _count_containers(body) <= levels):
             return False
         level = below
@@ -106,7 +111,7 @@ def rebuild(
     state: DecodeState,
     root: object,
     levels: tuple[int, int],
-    unpack: Callable[[bytes], object],
+    budget: Budget,
 ) -> object:
     """Replace every array that starts with a mark by the value it stands for.
 
@@ -114,7 +119,7 @@ def rebuild(
         state: of the message; its buffers are taken.
         root: fresh from msgpack; its lists and dicts are changed in place.
         levels: level of ``root`` and the highest level allowed.
-        unpack: unpacks a container that was packed by itself.
+        budget: pays for containers that were packed by themselves.
 
     Raises:
         MalformedError: a mark, its items or the nesting are wrong.
@@ -122,7 +127,7 @@ def rebuild(
         MessageTooLargeError: there is no memory for it.
     """
     holder = [root]
-    marked = _find_marked(holder, levels, unpack)
+    marked = _find_marked(holder, levels, budget)
     # Last found first: children before parents, and in the order of the sender's walk.
     for target, key, node in reversed(marked):
         target[key] = _build(state, node)
@@ -130,7 +135,7 @@ def rebuild(
 
 
 def _find_marked(
-    holder: list[Any], levels: tuple[int, int], unpack: Callable[[bytes], object]
+    holder: list[Any], levels: tuple[int, int], budget: Budget
 ) -> list[tuple[Any, Any, list[Any]]]:
     first_level, max_level = levels
     marked: list[tuple[Any, Any, list[Any]]] = []
@@ -141,32 +146,40 @@ def _find_marked(
         if cls not in _CONTAINERS:
             continue
         if cls is _Nested:
-            node = target[key] = _unpack_nested(node, level, unpack)
+            node = target[key] = _unpack_nested(node, level, budget)
             cls = type(node)
         if level > max_level:
             raise MalformedError(f"nested deeper than max_nesting={max_level}")
         level += 1
-        if cls is dict:
+        keys: Any
+        if cls is list:
+            keys = range(len(node))
+            if node and type(node[0]) is Mark:
+                marked.append((target, key, node))
+                keys = range(1, len(node))
+        elif cls is dict:
             if not _have_no_containers(map(type, node)):
                 raise MalformedError("the key of a map is no scalar")
-            if not _have_no_containers(map(type, node.values())):
-                stack += [(node, name, item, level) for name, item in node.items()]
-        elif cls is Mark:
+            keys = node
+        else:
             raise MalformedError(f"mark {node.kind.name} is not the first item of an array")
-        elif node and type(node[0]) is Mark:
-            marked.append((target, key, node))
-            items = node[1:]
-            if not _have_no_containers(map(type, items)):
-                stack += [(node, index, item, level) for index, item in enumerate(items, 1)]
-        elif not _have_no_containers(map(type, node)):
-            stack += [(node, index, item, level) for index, item in enumerate(node)]
+        for at in keys:
+            item = node[at]
+            if type(item) in _CONTAINERS:
+                stack.append((node, at, item, level))
     return marked
 
 
-def _unpack_nested(nested: _Nested, level: int, unpack: Callable[[bytes], object]) -> Any:
+def _unpack_nested(nested: _Nested, level: int, budget: Budget) -> Any:
     if level % LEVELS_PER_BODY:
         raise MalformedError(f"a container at level {level} must not be packed by itself")
-    node = unpack(nested.body)
+    budget.spend(nested.body)
+    node = unpackb(
+        nested.body,
+        strict_map_key=False,
+        ext_hook=decode_marked_item,
+        unicode_errors="surrogatepass",
+    )
     if type(node) is not list and type(node) is not dict:
         raise MalformedError("only a container may be packed by itself")
     return node

@@ -45,7 +45,7 @@ from .state import (
 )
 from .structures import STANDARD_ENCODERS, STRUCTURE_ENCODERS
 
-__all__ = ("Walk", "make_encoders")
+__all__ = ("Walk", "is_plain", "make_encoders")
 
 _TUPLE = mark(Kind.TUPLE)
 _DICT = mark(Kind.DICT)
@@ -55,6 +55,32 @@ _EXTENSION = mark(Kind.EXTENSION)
 _are_scalars = SCALARS.issuperset
 _Item: TypeAlias = tuple[Any, Any, Any, Link]
 """Encoded container, key in it, the value there, link of that container."""
+
+
+def is_plain(value: Any, levels: int) -> bool:
+    """Tell whether msgpack may pack ``value`` as it is: scalars, small bytes, lists and dicts.
+
+    Args:
+        value: anything.
+        levels: of lists and dicts to look into, from 0; a value with more of them is not plain.
+    """
+    cls = type(value)
+    if cls is list:
+        items = value
+    elif cls is dict:
+        if not _are_scalars(map(type, value)):
+            return False
+        items = value.values()
+    else:
+        return cls in SCALARS or (cls is bytes and len(value) < LARGE)
+    if levels < 1:
+        return False
+    if cls is list and _are_scalars(map(type, value)):
+        return True
+    for item in items:  # noqa: SIM110 -- a generator costs twice as much
+        if type(item) not in SCALARS and not is_plain(item, levels - 1):
+            return False
+    return True
 
 
 def make_encoders(policy: Policy) -> dict[type, Encoder]:
@@ -96,16 +122,28 @@ class Walk:
         self._pack = pack
         self._stack: list[_Item] = []
 
-    def add(self, target: Any, key: Any, value: object, path: str) -> None:
+    def add(self, value: object, path: str) -> list[Any]:
         """Put ``value`` on the walk; last added, first walked.
 
-        Args:
-            target: list or dict that gets what stands for ``value``.
-            key: where in ``target``; ``value`` itself must be there already.
-            value: what to encode.
-            path: what errors call it.
+        Returns:
+            A list whose one item is ``value``, and after the walk what stands for it.
         """
-        self._stack.append((target, key, value, (None, path, None, None, 0)))
+        holder = [value]
+        self._stack.append((holder, 0, value, (None, path, None, None, 0)))
+        return holder
+
+    def add_items(self, values: Any, encoded: Any, path: str) -> None:
+        """Put the items of a list or dict on the walk, as if the container were none.
+
+        Args:
+            values: list or dict.
+            encoded: a copy of it, which gets what stands for the items.
+            path: what errors call the container.
+        """
+        link = ((None, path, None, None, 0), 0, values, encoded, 0)
+        for at in reversed(values if type(values) is dict else range(len(values))):
+            if type(values[at]) not in SCALARS:
+                self._stack.append((encoded, at, values[at], link))
 
     def run(self) -> None:
         """Encode all that was added.
@@ -150,21 +188,21 @@ class Walk:
                     nested.append((target, key))
             if new is value:
                 continue  # nothing in it but scalars: packed as it is
-            items: Any
+            link = (parent, key, value, new, depth)
+            # One level only: what is looked at here and not plain is looked at again.
+            levels = int(depth + 1 < watched_depth)
+            keys: Any
             if new_cls is dict:
-                items = new.items()
+                keys = reversed(new)
             elif cls is list:
-                items = enumerate(new)
+                keys = range(len(new) - 1, -1, -1)
             else:
                 self.is_marked = True
-                items = enumerate(new[1:], 1)
-            link = (parent, key, value, new, depth)
-            if depth + 1 < watched_depth:
-                found = [(new, at, item, link) for at, item in items if not _stays(item)]
-            else:
-                found = [(new, at, item, link) for at, item in items]
-            found.reverse()  # the first item is popped first
-            stack += found
+                keys = range(len(new) - 1, 0, -1)
+            for at in keys:  # from the last one, so that the first one is popped first
+                item = new[at]
+                if type(item) not in SCALARS and not is_plain(item, levels):
+                    stack.append((new, at, item, link))
         self._pack_nested(nested)
 
     def _pack_nested(self, nested: list[tuple[Any, Any]]) -> None:
@@ -201,18 +239,6 @@ def _convert_dict(value: Any) -> Any:
     if not _are_scalars(map(type, value)):
         return [_DICT, *chain.from_iterable(value.items())]
     return value if _are_scalars(map(type, value.values())) else value.copy()
-
-
-def _stays(item: Any) -> bool:
-    """Tell whether an item is packed as it is."""
-    cls = type(item)
-    if cls in SCALARS:
-        return True
-    if cls is list:
-        return _are_scalars(map(type, item))
-    if cls is dict:
-        return _are_scalars(map(type, item)) and _are_scalars(map(type, item.values()))
-    return cls is bytes and len(item) < LARGE
 
 
 def _encode_tuple(_: EncodeState, value: tuple[Any, ...]) -> object:

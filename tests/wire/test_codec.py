@@ -5,7 +5,7 @@ from __future__ import annotations
 import array
 import collections
 import dataclasses
-import datetime
+import datetime as dt
 import decimal
 import enum
 import fractions
@@ -26,7 +26,7 @@ from asyncrpc.wire.codec import Codec
 class Colour(enum.Enum):
     RED = "red"
     BLUE = (1, 2)
-    CRIMSON = "red"  # an alias
+    CRIMSON = "red"  # noqa: PIE796 -- an alias is what is tested
 
 
 class Level(enum.IntEnum):
@@ -76,6 +76,8 @@ class Pair(NamedTuple):
 
 class Outer:
     class Inner(NamedTuple):
+        """Named by two names."""
+
         value: int
 
 
@@ -118,7 +120,7 @@ def is_same(one: object, other: object) -> bool:
             [other.start, other.stop, other.step],  # type: ignore[attr-defined]  # likewise
         )
     if isinstance(one, list | tuple):
-        return len(one) == len(other) and all(map(is_same, one, other))  # type: ignore[arg-type]  # likewise
+        return len(one) == len(other) and all(map(is_same, one, other))  # type: ignore[arg-type, call-overload]  # likewise
     if isinstance(one, dict):
         return is_same(list(one.items()), list(other.items()))  # type: ignore[attr-defined]  # likewise
     if isinstance(one, set | frozenset):
@@ -202,19 +204,19 @@ VALUES = [
     range(10, -(2**70), -3),
     slice(None),
     slice(1, "x", (2, 3)),
-    datetime.date(2024, 2, 29),
-    datetime.date.min,
-    datetime.datetime.max,
-    datetime.datetime(2024, 10, 27, 2, 30, fold=1),
-    datetime.datetime(2024, 10, 27, 2, 30, 1, 5, tzinfo=PARIS, fold=1),
-    datetime.datetime(2024, 1, 1, tzinfo=datetime.UTC),
-    datetime.datetime(2024, 1, 1, tzinfo=datetime.timezone(datetime.timedelta(hours=-3), "X")),
-    datetime.time(1, 2, 3, 4),
-    datetime.time(1, 2, fold=1, tzinfo=datetime.UTC),
-    datetime.timedelta(days=-1, microseconds=7),
-    datetime.timedelta.max,
-    datetime.UTC,
-    datetime.timezone(datetime.timedelta(minutes=90)),
+    dt.date(2024, 2, 29),
+    dt.date.min,
+    dt.datetime.max,  # noqa: DTZ901 -- naive values are tested, too
+    dt.datetime(2024, 10, 27, 2, 30, fold=1),  # noqa: DTZ001 -- likewise
+    dt.datetime(2024, 10, 27, 2, 30, 1, 5, tzinfo=PARIS, fold=1),
+    dt.datetime(2024, 1, 1, tzinfo=dt.UTC),
+    dt.datetime(2024, 1, 1, tzinfo=dt.timezone(dt.timedelta(hours=-3), "X")),
+    dt.time(1, 2, 3, 4),
+    dt.time(1, 2, fold=1, tzinfo=dt.UTC),
+    dt.timedelta(days=-1, microseconds=7),
+    dt.timedelta.max,
+    dt.UTC,
+    dt.timezone(dt.timedelta(minutes=90)),
     PARIS,
     decimal.Decimal("1.500"),
     decimal.Decimal("-0"),
@@ -291,15 +293,15 @@ LEAVES = st.one_of(
     st.text(st.characters(), max_size=40),
     st.binary(max_size=40),
     st.binary(max_size=40).map(bytearray),
-    st.binary(max_size=40).map(memoryview),
+    st.binary(max_size=40).map(lambda data: memoryview(data)),  # noqa: PLW0108 -- mypy cannot map the class
     st.sampled_from([b"x" * 5000, bytearray(5000)]),
     st.complex_numbers(),
     st.decimals(),
     st.fractions(),
     st.uuids(),
     st.dates(),
-    st.times(timezones=st.sampled_from([None, datetime.UTC])),  # type: ignore[arg-type]  # typed for UTC only
-    st.datetimes(timezones=st.sampled_from([None, datetime.UTC, PARIS])),  # type: ignore[arg-type]  # likewise
+    st.times(timezones=st.sampled_from([None, dt.UTC])),
+    st.datetimes(timezones=st.sampled_from([None, dt.UTC, PARIS])),
     st.timedeltas(),
     st.sampled_from([*Colour, *Level, *Word, *Access, Bits.A | Bits.B]),
     st.builds(pathlib.PurePosixPath, st.text("ab/.", max_size=6)),

@@ -56,7 +56,8 @@ def assert_same_array(one: Any, other: Any) -> None:
     assert np.ndarray is type(other)
     assert one.dtype == other.dtype
     assert one.shape == other.shape
-    assert one.tobytes() == other.tobytes()
+    # Bytes between the fields of a structure are nobody's.
+    assert one.tobytes() == other.tobytes() or repr(one.tolist()) == repr(other.tolist())
     assert other.flags.writeable
 
 
@@ -144,7 +145,7 @@ class Sub(np.ndarray[Any, Any]):
 def test_arrays_that_are_more_than_bytes_are_pickled_where_allowed() -> None:
     """Arrays of objects and subclasses of ndarray; large memory still goes out of band."""
     objects = np.array([1, "a", None], object)
-    masked = np.ma.masked_array(np.arange(10_000), np.arange(10_000) % 2)
+    masked = np.ma.masked_array(np.arange(10_000), np.arange(10_000) % 2 == 1)
     codec = Codec()
 
     assert objects.tolist() == travel(objects, codec).tolist()
@@ -192,11 +193,11 @@ def test_missing_numpy_is_an_encoding_error(monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.slow
 def test_importing_the_codec_imports_no_array_library() -> None:
     """Nor anything that brings its own."""
-    code = "import sys, asyncrpc.wire.codec; print([m for m in ('numpy', 'torch') if m in sys.modules])"
+    code = "import sys, asyncrpc.wire.codec; print({'numpy', 'torch'} & set(sys.modules))"
 
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
-    assert "[]\n" == done.stdout
+    assert "set()\n" == done.stdout
 
 
 @pytest.mark.slow
@@ -223,7 +224,7 @@ def test_tensors_come_back() -> None:
         assert type(tensor) is type(decoded)
         assert (tensor.dtype, tensor.shape) == (decoded.dtype, decoded.shape)
         assert tensor.requires_grad == decoded.requires_grad
-        assert torch.equal(tensor.float(), decoded.float())
+        assert torch.equal(tensor.to(torch.complex64), decoded.to(torch.complex64))
     shared = torch.zeros(3)
     codec = Codec()
     body, buffers = codec.encode(shared)

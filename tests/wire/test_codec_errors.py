@@ -232,7 +232,7 @@ def test_rpc_error_of_an_extension_is_raised_as_it_is() -> None:
     def refuse(_: object) -> object:
         raise RemoteProtocolError("mine")
 
-    with pytest.raises(RemoteProtocolError, match="^mine$"):
+    with pytest.raises(RemoteProtocolError, match=r"^mine$"):
         Codec(hooks=[(Opaque, 1, refuse, Opaque)]).encode([Opaque()])
 
 
@@ -325,7 +325,7 @@ class Failure(Exception):
     pass
 """
     sys.modules[name] = module
-    exec(source, vars(module))  # noqa: S102 -- a module that can be taken away again
+    exec(source, vars(module))
     return module
 
 
@@ -355,7 +355,7 @@ def test_module_is_imported_only_where_pickle_is_allowed(
     """Pickle off: what is not loaded is not loaded for a peer."""
     (tmp_path / "codec_probe.py").write_text("import enum\nclass E(enum.Enum):\n    A = 1\n")
     monkeypatch.syspath_prepend(tmp_path)
-    import codec_probe  # type: ignore[import-not-found]  # noqa: PLC0415 -- made above
+    import codec_probe  # type: ignore[import-not-found]
 
     body, buffers = Codec().encode(codec_probe.E.A)
     monkeypatch.delitem(sys.modules, "codec_probe")

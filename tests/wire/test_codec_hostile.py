@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import datetime as dt
+import decimal
+import fractions
+import pathlib
 import random
 import time
 import tracemalloc
+import uuid
 from typing import Any
 
 import msgpack
@@ -43,21 +48,15 @@ def decode_quietly(codec: Codec, body: bytes, buffers: list[Any]) -> None:
 
 
 def _seeds() -> list[tuple[bytes, list[bytearray]]]:
-    import datetime  # noqa: PLC0415 -- only for the values below
-    import decimal  # noqa: PLC0415 -- likewise
-    import fractions  # noqa: PLC0415 -- likewise
-    import pathlib  # noqa: PLC0415 -- likewise
-    import uuid  # noqa: PLC0415 -- likewise
-
     values: list[Any] = [
         {"a": [1, 2.5, None, True, "text", b"bytes", 2**70]},
         (1, {2, 3}, frozenset({4}), {(1, 2): 3}, complex(1, 2), range(3), slice(1, 2, 3)),
         [decimal.Decimal("1.5"), fractions.Fraction(1, 3), uuid.UUID(int=1), pathlib.Path("/a")],
         [
-            datetime.datetime(2024, 1, 2, tzinfo=datetime.UTC),
-            datetime.time(1, 2, tzinfo=datetime.timezone(datetime.timedelta(hours=1), "x")),
-            datetime.date(2024, 1, 2),
-            datetime.timedelta(1, 2, 3),
+            dt.datetime(2024, 1, 2, tzinfo=dt.UTC),
+            dt.time(1, 2, tzinfo=dt.timezone(dt.timedelta(hours=1), "x")),
+            dt.date(2024, 1, 2),
+            dt.timedelta(1, 2, 3),
         ],
         [bytearray(5), memoryview(b"abc"), memoryview(bytes(16)).cast("I", (2, 2)), bytes(5000)],
         [np.arange(6).reshape(2, 3), np.float32(1), np.zeros(2, [("a", "i4"), ("b", "S3")])],
@@ -271,7 +270,12 @@ def test_small_object_budget_holds_for_small_bodies() -> None:
 
 def test_large_payload_of_few_elements_is_within_the_budget() -> None:
     """What counts is elements, not bytes of text."""
-    value = ["x" * 5_000_000, {"k" * 300: 1.5, "b": [2**40, -5, None, 2**80]}, "y" * 70_000, "z" * 99]
+    value = [
+        "x" * 5_000_000,
+        {"k" * 300: 1.5, "b": [2**40, -5, None, 2**80]},
+        "y" * 70_000,
+        "z" * 99,
+    ]
 
     codec = Codec()
 

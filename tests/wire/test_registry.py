@@ -12,7 +12,7 @@ from asyncrpc.wire.registry import TypeRegistry
 
 
 class Money:
-    def __init__(self, amount: object) -> None:
+    def __init__(self, amount: Any) -> None:
         self.amount = amount
 
     def __reduce__(self) -> Any:
@@ -46,7 +46,6 @@ def test_registered_type_travels(allow_pickle: bool) -> None:
 
 def test_registered_type_travels_inside_a_pickled_object() -> None:
     """Where it would not pickle by itself."""
-
     codec = Codec(registry=_make_registry())
 
     decoded = codec.decode(*codec.encode(Box(Money(5))))
