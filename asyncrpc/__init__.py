@@ -51,8 +51,8 @@ if TYPE_CHECKING:
     from asyncrpc.identity import WorkerInfo as WorkerInfo
     from asyncrpc.options import Limits as Limits
     from asyncrpc.options import RpcOptions as RpcOptions
+    from asyncrpc.options import UNSET as UNSET
     from asyncrpc.options import TlsOptions as TlsOptions
-    from asyncrpc.runtime import UNSET as UNSET
     from asyncrpc.runtime import RpcAgent as RpcAgent
     from asyncrpc.wire import MessageType as MessageType
 
@@ -73,8 +73,8 @@ _HOMES = {
     "execution": "caller detached remaining",
     "functions": "inline",
     "identity": "WorkerInfo",
-    "options": "Limits RpcOptions TlsOptions",
-    "runtime": "UNSET RpcAgent",
+    "options": "UNSET Limits RpcOptions TlsOptions",
+    "runtime": "RpcAgent",
     "wire": "MessageType",
 }
 _MODULES = ("functions", "store", "testing")

@@ -11,14 +11,13 @@ from collections.abc import Callable, Coroutine, Generator, Iterable, Mapping, S
 from types import TracebackType
 from typing import Any, TypeVar
 
-from asyncrpc.agent import RpcFuture
+from asyncrpc.agent import NOT_INITIALIZED, RpcFuture, WaitAll
 from asyncrpc.errors import AlreadyInitializedError, NotInitializedError
 from asyncrpc.execution import current_call
 from asyncrpc.identity import WorkerInfo
-from asyncrpc.options import RpcOptions
-from asyncrpc.runtime import UNSET, RpcAgent, Unset
+from asyncrpc.options import UNSET, RpcOptions, Unset
+from asyncrpc.runtime import RpcAgent
 from asyncrpc.store import Store
-from asyncrpc.waiting import WaitAll
 
 __all__ = (
     "all_gather",
@@ -159,7 +158,7 @@ def current_agent() -> RpcAgent:
         return call.agent
     agent = _process.agent
     if agent is None:
-        raise NotInitializedError("RPC has not been initialized. Call asyncrpc.init_rpc first.")
+        raise NotInitializedError(NOT_INITIALIZED)
     return agent
 
 
@@ -200,10 +199,12 @@ def rpc_async(
         All of these are NOT_SENT. Other errors come through the future: what the function raised
         (EXECUTED), `RpcTimeoutError`, `PeerLostError` and others that say whether it may have run.
     """
-    future = current_agent().rpc_async(to, func, args, kwargs, timeout, idempotent=idempotent)
-    frame = sys._getframe(1)  # noqa: SLF001 -- the only way to say where an unseen failure came from
-    future.site = (frame.f_code, frame.f_lasti)
-    return future
+    served = current_call.get()
+    agent: Any = _process.agent if served is None else served.agent
+    if agent is None:
+        raise NotInitializedError(NOT_INITIALIZED)
+    site = sys._getframe(1)  # noqa: SLF001 -- says where an unseen failure came from
+    return agent.call(to, func, args, kwargs, timeout, idempotent, site)  # type: ignore[no-any-return]  # an RpcAgent
 
 
 def rpc_sync(

@@ -6,15 +6,29 @@ One declaration per option: environment, defaults and documentation all read it 
 from __future__ import annotations
 
 import dataclasses
+import enum
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Literal
+from typing import Final, Literal
 
 from asyncrpc.transport import Address, TlsOptions
 
-__all__ = ("Limits", "RpcOptions", "TlsOptions", "check_timeout")
+__all__ = ("UNSET", "Limits", "RpcOptions", "TlsOptions", "Unset", "check_timeout")
+
+
+class Unset(enum.Enum):
+    """The type of `UNSET`."""
+
+    UNSET = "unset"
+
+    def __repr__(self) -> str:
+        return "UNSET"
+
+
+UNSET: Final = Unset.UNSET
+"""Stands for "not given", where ``None`` and 0 have a meaning."""
 
 MAX_NESTING = 1000  # CPython's own recursion limit
 

@@ -11,7 +11,6 @@ import collections
 import contextlib
 import concurrent.futures
 import contextvars
-import enum
 import hashlib
 import os
 import sys
@@ -19,7 +18,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Self
 
 from asyncrpc.agent import Agent, Collectives, Drain, LivenessThread, PeerState, RpcFuture
 from asyncrpc.discovery import (
@@ -35,30 +34,17 @@ from asyncrpc.errors import RpcError, ShutdownTimeoutError, StatusCode
 from asyncrpc.execution import Executor, ThreadPool
 from asyncrpc.identity import WorkerInfo, new_incarnation
 from asyncrpc.observe import Clock, LoopClock
-from asyncrpc.options import RpcOptions, check_timeout
+from asyncrpc.options import UNSET, RpcOptions, Unset, check_timeout
 from asyncrpc.secret import load_secret, run_key
 from asyncrpc.store import Store, StoreError
 from asyncrpc.transport import Address, Network, SocketNetwork
-from asyncrpc.waiting import note_call
 from asyncrpc.wire import Codec, Handshake, Hello, Purpose
 
-__all__ = ("UNSET", "RpcAgent", "Unset")
+__all__ = ("RpcAgent",)
 
 _WITHDRAW = 1.0  # seconds for the last word to the store
 _LINGER = 5.0  # seconds a served store outlives the worker that serves it
 
-
-class Unset(enum.Enum):
-    """The type of `UNSET`."""
-
-    UNSET = "unset"
-
-    def __repr__(self) -> str:
-        return "UNSET"
-
-
-UNSET: Final = Unset.UNSET
-"""Stands for "not given", where ``None`` and 0 have a meaning."""
 
 _starts: weakref.WeakKeyDictionary[object, collections.Counter[str]] = weakref.WeakKeyDictionary()
 """How often each name was started, by the store it was given, or by `_Starter` for the launcher's:
@@ -79,9 +65,9 @@ class RpcAgent:
         self._collectives = Collectives(agent)
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
-        self._timeout = agent.options.rpc_timeout
         self._ending: asyncio.Task[None] | None = None
-        self._call = agent.caller.call
+        self.call = agent.caller.call
+        """`rpc_async` with all arguments given; for the module-level function."""
 
     # -- life
 
@@ -199,14 +185,7 @@ class RpcAgent:
         idempotent: bool = False,
     ) -> RpcFuture[Any]:
         """Call a function on another worker; see `asyncrpc.rpc_async`."""
-        seconds = self._timeout if timeout is UNSET else check_timeout("timeout", timeout)
-        frame = sys._getframe(1)  # noqa: SLF001 -- the only way to say where an unseen failure came from
-        future = self._call(
-            to, func, args, kwargs, seconds,
-            idempotent=idempotent, site=(frame.f_code, frame.f_lasti),
-        )  # fmt: skip
-        note_call(future)
-        return future
+        return self.call(to, func, args, kwargs, timeout, idempotent, sys._getframe(1))  # noqa: SLF001 -- says where an unseen failure came from
 
     def rpc_sync(
         self,
@@ -242,7 +221,7 @@ class RpcAgent:
         timeout: float | None | Unset = UNSET,
     ) -> dict[str, Any]:
         """Exchange one object per worker; see `asyncrpc.all_gather`."""
-        seconds = self._timeout if timeout is UNSET else check_timeout("timeout", timeout)
+        seconds = self.get_rpc_timeout() if timeout is UNSET else check_timeout("timeout", timeout)
         return await self._collectives.all_gather(obj, worker_names, seconds)
 
     async def barrier(
@@ -275,11 +254,11 @@ class RpcAgent:
 
     def get_rpc_timeout(self) -> float:
         """Return the default timeout in seconds, 0 for none."""
-        return self._timeout
+        return self._agent.caller.timeout
 
     def set_rpc_timeout(self, timeout: float | None) -> None:
         """Set the default timeout of later calls; see `asyncrpc.set_rpc_timeout`."""
-        self._timeout = check_timeout("timeout", timeout)
+        self._agent.caller.timeout = check_timeout("timeout", timeout)
 
     def debug_info(self) -> dict[str, str]:
         """Return counters by name; see `asyncrpc.debug_info`."""

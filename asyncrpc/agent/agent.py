@@ -82,9 +82,9 @@ class Agent:
         self.facade = facade
         self.loop = asyncio.get_running_loop()
         self.functions = FunctionTable(options.expose, worker=info.name)
+        self.members = Members(self)
         self.caller = Caller(self)
         self.pending = self.caller.pending
-        self.members = Members(self)
         self.detector = FailureDetector(self)
         self.servers: set[Server] = set()
         """The callee's sides of all links."""

@@ -7,16 +7,17 @@ append the frame to the link's batch. There is no coroutine, task, timer or clos
 from __future__ import annotations
 
 import itertools
-import threading
 from collections.abc import Mapping, Sequence
-from types import BuiltinFunctionType, FunctionType
+from threading import get_ident
+from types import BuiltinFunctionType, FrameType, FunctionType
 from typing import TYPE_CHECKING, Any
 
+from asyncrpc.agent.members import DESTINATIONS
 from asyncrpc.agent.pending import Deadlines, RpcFuture
 from asyncrpc.agent.request import Request
+from asyncrpc.agent.scope import open_scope
 from asyncrpc.errors import (
     Delivery,
-    EncodingError,
     MessageTooLargeError,
     NotInitializedError,
     RemoteProtocolError,
@@ -25,6 +26,7 @@ from asyncrpc.errors import (
     RpcTimeoutError,
 )
 from asyncrpc.execution import ServedCall, current_call, decode_failure, describe
+from asyncrpc.options import UNSET, check_timeout
 from asyncrpc.wire import CHUNK_SIZE, HEADER, MessageType
 
 if TYPE_CHECKING:
@@ -37,6 +39,7 @@ _PYTHON_CALL = int(MessageType.PYTHON_CALL)
 _NOTIFY = int(MessageType.NOTIFY)
 _MAX_DEPTH = 255  # one byte of the header
 _PLAIN_TYPES = (FunctionType, BuiltinFunctionType, type)
+pack_header = HEADER.pack
 _LEAST = 1e-6  # seconds; 0 would mean no deadline
 
 NOT_INITIALIZED = "RPC has not been initialized. Call asyncrpc.init_rpc first."
@@ -52,14 +55,18 @@ class Caller:
     def __init__(self, agent: Agent) -> None:
         self._agent = agent
         self._loop = agent.loop
-        self._thread = threading.get_ident()
+        self._thread = get_ident()
         self._now = agent.clock.time
         self._encode_call = agent.codec.encode_call
         self._max_inflight = agent.options.limits.max_inflight
+        self._routes = agent.members.routes
+        self.timeout = agent.options.rpc_timeout
+        """Default timeout of calls in seconds, 0 for none."""
         self._new_id = itertools.count(1).__next__
         self.pending: dict[int, RpcFuture[Any]] = {}
         """Calls that are out, by id."""
         self._deadlines = Deadlines(agent.clock, self.pending.__contains__, self._expire)
+        self._watch = self._deadlines.add
         self._ids: dict[str, int] = {}
         self._names: list[str] = [""]
         self._plain: dict[object, int] = {}  # ids of functions that carry no arguments of their own
@@ -70,70 +77,105 @@ class Caller:
         func: object,
         args: Sequence[object] | None,
         kwargs: Mapping[str, object] | None,
-        timeout: float,
-        *,
-        idempotent: bool = False,
-        site: Any = None,
+        timeout: object,
+        idempotent: bool,
+        site: FrameType,
     ) -> RpcFuture[Any]:
         """Start a call; see `asyncrpc.rpc_async`.
+
+        Written out in one piece, since each Python call less is a measurable part of a call: what
+        is not needed for a plain call to a connected peer is in the methods below.
 
         Args:
             to: destination.
             func: what to call.
             args: positional arguments.
             kwargs: keyword arguments.
-            timeout: seconds, 0 for none; already checked.
+            timeout: seconds, 0 or ``None`` for none, `UNSET` for the default.
             idempotent: whether it may be sent again when a link breaks.
-            site: where the user called, for reports.
+            site: the frame in which the user called, for reports.
         """
-        peer = self._destination(to)
-        function, args, kwargs = self._name(func, args, kwargs)
+        peer = self._routes.get(to) if to.__class__ in DESTINATIONS else None
+        if peer is None or get_ident() != self._thread:
+            peer = self._destination(to)
+        if args.__class__ is not tuple:
+            args = _as_tuple(args)
+        if kwargs:
+            kwargs = _as_dict(kwargs)
+        function = self._plain.get(func) if func.__class__ in _PLAIN_TYPES else None
+        if function is None:
+            function, args, kwargs = self._name(func, args, kwargs)
         body, buffers = self._encode_call(args, kwargs)
         now = self._now()
-        deadline = now + timeout if timeout else 0.0
+        seconds = self.timeout if timeout is UNSET else check_timeout("timeout", timeout)
+        deadline = now + seconds if seconds else 0.0
         depth = 0
         served = current_call.get()
         if served is not None:
             depth = min(served.depth, _MAX_DEPTH)
-            deadline = self._capped(deadline, served, now)
-        future = self._future(peer, self._names[function], timeout, deadline)
-        future.site = site
+            deadline = _capped(deadline, served, now)
+
+        future: RpcFuture[Any] = RpcFuture(loop=self._loop)
+        future.call_id = call_id = self._new_id()
+        future.owner = peer
+        future.function = self._names[function]
+        future.timeout = seconds
+        future.deadline = deadline
+        future.site = (site.f_code, site.f_lasti)
         future.is_user = True
-        call_id = future.call_id
         connection = peer.connection
         if (
-            connection is not None
-            and not buffers
-            and len(body) < CHUNK_SIZE
-            and not idempotent
-            and (peer.inflight < self._max_inflight or depth)
-            and not peer.queue
+            buffers
+            or idempotent
+            or connection is None
+            or peer.queue
+            or (peer.inflight >= self._max_inflight and not depth)
+            or len(body) >= CHUNK_SIZE
+            or connection.hook is not None
         ):
+            self._call_slowly(peer, future, function, body, buffers, depth, idempotent)
+        else:
             # the short path: nothing waits, nothing is kept, one frame goes to the batch
-            connection.announce(function, future.function)
-            remaining = max(deadline - now, _LEAST) if deadline else 0.0
+            if function not in connection.announced:
+                connection.announce(function, future.function)
+            future.request = None
             future.is_sent = future.counts = True
             peer.inflight += 1
             self.pending[call_id] = future
-            connection.send(
-                HEADER.pack(len(body), _PYTHON_CALL, 0, depth, call_id, function, 0, remaining)
+            remaining = deadline - now if deadline else 0.0
+            connection.write(
+                pack_header(len(body), _PYTHON_CALL, 0, depth, call_id, function, 0, remaining)
                 + body
             )
-        else:
-            request = Request(
-                _PYTHON_CALL, call_id, body, buffers, function=function, depth=depth,
-                deadline=deadline,
-            )  # fmt: skip
-            self._check(peer, request)
-            if idempotent:
-                future.request = request
-            self.pending[call_id] = future
-            peer.submit(request, future, counts=True)
-        if served is not None and served.task is None:
-            self._tie(served, future)
         if deadline:
-            self._deadlines.add(deadline, call_id)
+            self._watch(deadline, call_id)
+        if served is not None and served.task is None:
+            _tie(served, future)
+        scope = open_scope.get()
+        if scope is not None:
+            scope.add(future)
         return future
+
+    def _call_slowly(
+        self,
+        peer: Peer,
+        future: RpcFuture[Any],
+        function: int,
+        body: bytes,
+        buffers: Sequence[Any],
+        depth: int,
+        idempotent: bool,
+    ) -> None:
+        """Send a call that is large, may be sent again, or has to wait."""
+        request = Request(
+            _PYTHON_CALL, future.call_id, body, buffers, function=function, depth=depth,
+            deadline=future.deadline,
+        )  # fmt: skip
+        self._check(peer, request)
+        future.request = request if idempotent else None
+        future.is_sent = future.counts = False
+        self.pending[future.call_id] = future
+        peer.submit(request, future, counts=True)
 
     def notify(
         self,
@@ -144,7 +186,9 @@ class Caller:
     ) -> None:
         """Send a one-way call; see `asyncrpc.rpc_notify`."""
         peer = self._destination(to)
-        function, args, kwargs = self._name(func, args, kwargs)
+        function, args, kwargs = self._name(
+            func, _as_tuple(args), _as_dict(kwargs) if kwargs else None
+        )
         body, buffers = self._encode_call(args, kwargs)
         served = current_call.get()
         depth = min(served.depth, _MAX_DEPTH) if served is not None else 0
@@ -166,7 +210,14 @@ class Caller:
         """
         body, buffers = self._agent.codec.encode(payload, kind.name)
         deadline = self._now() + timeout if timeout else 0.0
-        future = self._future(peer, kind.name, timeout, deadline)
+        future: RpcFuture[Any] = RpcFuture(loop=self._loop)
+        future.call_id = self._new_id()
+        future.owner = peer
+        future.function = kind.name
+        future.timeout = timeout
+        future.deadline = deadline
+        future.site = future.request = None
+        future.is_sent = future.counts = future.is_user = False
         request = Request(int(kind), future.call_id, body, buffers, deadline=deadline)
         self._check(peer, request)
         self.pending[future.call_id] = future
@@ -194,24 +245,25 @@ class Caller:
 
     # -- replies and deadlines
 
-    def settle(
+    def settle_slowly(
         self, future: RpcFuture[Any], is_error: int, body: memoryview, buffers: Sequence[memoryview]
     ) -> None:
-        """Give a reply to the call that waits for it."""
-        if future.done():
-            return
+        """Give a failure, or a reply with buffers, to the call that waits for it."""
         try:
             value = self._agent.codec.decode(body, buffers)
             if is_error:
                 future.set_exception(decode_failure(value, codec=self._agent.codec))
             else:
                 future.set_result(value)
-        except RemoteProtocolError as error:
-            future.set_exception(error)
-            raise
-        except (EncodingError, MessageTooLargeError) as error:
-            error.delivery = Delivery.EXECUTED
-            future.set_exception(error)
+        except RpcError as error:
+            self.undecodable(future, error)
+
+    def undecodable(self, future: RpcFuture[Any], error: RpcError) -> None:
+        """Fail a call whose reply cannot be read; raises again what ends the link."""
+        error.delivery = Delivery.EXECUTED
+        future.set_exception(error)
+        if isinstance(error, RemoteProtocolError):
+            raise error
 
     def _expire(self, call_id: int) -> None:
         """Fail a call whose time is over, and stop it where it runs."""
@@ -235,7 +287,7 @@ class Caller:
     # -- parts of a call
 
     def _destination(self, to: object) -> Peer:
-        if threading.get_ident() != self._thread:
+        if get_ident() != self._thread:
             raise RuntimeError(
                 "this must be called on the thread of the loop that ran init_rpc; "
                 "from other threads use rpc_sync"
@@ -244,58 +296,20 @@ class Caller:
             raise NotInitializedError(NOT_INITIALIZED)
         return self._agent.members.route(to)
 
-    def _future(
-        self, peer: Peer, function: str, timeout: float, deadline: float
-    ) -> RpcFuture[Any]:
-        future: RpcFuture[Any] = RpcFuture(loop=self._loop)
-        future.call_id = self._new_id()
-        future.owner = peer
-        future.function = function
-        future.timeout = timeout
-        future.deadline = deadline
-        future.site = future.request = None
-        future.is_sent = future.counts = future.is_user = False
-        return future
-
     def _name(
-        self,
-        func: object,
-        args: Sequence[object] | None,
-        kwargs: Mapping[str, object] | None,
-    ) -> tuple[int, tuple[object, ...], dict[str, object]]:
+        self, func: object, args: tuple[object, ...], kwargs: dict[str, object] | None
+    ) -> tuple[int, tuple[object, ...], dict[str, object] | None]:
         """Return the id of a function, and the call's arguments with those bound to it."""
-        if type(args) is not tuple:
-            args = _as_tuple(args)
-        kwargs = _as_dict(kwargs) if kwargs else {}
-        if type(func) in _PLAIN_TYPES:
-            ident = self._plain.get(func)
-            if ident is not None:
-                return ident, args, kwargs
         reference = describe(func)
         ident = self._ids.get(reference.name)
         if ident is None:
             ident = self._ids[reference.name] = len(self._names)
             self._names.append(reference.name)
-        if not reference.args and not reference.kwargs:
-            if type(func) in _PLAIN_TYPES:
-                self._plain[func] = ident
-            return ident, args, kwargs
-        return ident, (*reference.args, *args), {**reference.kwargs, **kwargs}
-
-    def _capped(self, deadline: float, served: ServedCall, now: float) -> float:
-        """Return the earlier of a deadline and that of the call being served."""
-        if served.is_cancelled:
-            return now + _LEAST
-        if served.deadline and (not deadline or served.deadline < deadline):
-            return served.deadline
-        return deadline
-
-    def _tie(self, served: ServedCall, future: RpcFuture[Any]) -> None:
-        """End a nested call when the ``def`` that made it is cancelled: no task does it."""
-        if served.nested is None:
-            served.nested = set()
-        served.nested.add(future)
-        future.add_done_callback(served.nested.discard)
+        if reference.args or reference.kwargs:
+            return ident, (*reference.args, *args), {**reference.kwargs, **(kwargs or {})}
+        if func.__class__ in _PLAIN_TYPES:
+            self._plain[func] = ident
+        return ident, args, kwargs
 
     def _check(self, peer: Peer, request: Request) -> None:
         """Refuse what is too large, or would wait where nothing may wait."""
@@ -316,6 +330,23 @@ class Caller:
             raise ResourceExhaustedError(
                 f"{len(peer.queue)} calls wait for {peer}, max_queued is {limits.max_queued}"
             )
+
+
+def _capped(deadline: float, served: ServedCall, now: float) -> float:
+    """Return the earlier of a deadline and that of the call being served."""
+    if served.is_cancelled:
+        return now + _LEAST
+    if served.deadline and (not deadline or served.deadline < deadline):
+        return max(served.deadline, now + _LEAST)
+    return deadline
+
+
+def _tie(served: ServedCall, future: RpcFuture[Any]) -> None:
+    """End a nested call when the ``def`` that made it is cancelled: no task does it."""
+    if served.nested is None:
+        served.nested = set()
+    served.nested.add(future)
+    future.add_done_callback(served.nested.discard)
 
 
 def _delivery(future: RpcFuture[Any]) -> Delivery:

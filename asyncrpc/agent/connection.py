@@ -72,8 +72,9 @@ class Connection:
 
     __slots__ = (
         "_agent",
-        "_announced",
+        "announced",
         "_bulk",
+        "_decode",
         "_fences",
         "_handlers",
         "_is_closed",
@@ -91,6 +92,7 @@ class Connection:
         "rtt",
         "server",
         "stream",
+        "write",
     )
 
     def __init__(self, agent: Agent, peer: Peer, stream: Stream, hello: Hello | None) -> None:
@@ -106,13 +108,17 @@ class Connection:
         self.received = 0
         self.functions: dict[int, str] = {}
         """The peer's interned names; they die with the link."""
-        self._announced: set[int] = set()
+        self.announced: set[int] = set()
+        """Ids of the functions whose names the peer was told."""
+        self.write = stream.write
+        """Puts a small frame on the stream, past the fault hook."""
         self._bulk: deque[Transfer] = deque()
         self._next_transfer = 1
         self._is_closed = False
         self._fences: dict[int, asyncio.Future[None]] = {}
         self._next_fence = 0
         self._pending = agent.pending
+        self._decode = agent.codec.decode
         self._reader = FrameReader(
             max_message_size=agent.options.limits.max_message_size, allocate=agent.allocate
         )
@@ -130,9 +136,9 @@ class Connection:
 
     def announce(self, function: int, name: str) -> None:
         """Tell the peer once which name ``function`` stands for, before it is first used."""
-        if function not in self._announced:
-            self._announced.add(function)
-            self.stream.write(encode_frame(_INTERN, 0, name.encode(), function=function))
+        if function not in self.announced:
+            self.announced.add(function)
+            self.write(encode_frame(_INTERN, 0, name.encode(), function=function))
 
     def send(self, message: bytes | Transfer) -> None:
         """Send a frame, or queue a transfer behind other bulk."""
@@ -244,18 +250,28 @@ class Connection:
         """Dispatch frames by type; replies and calls come first since they are most."""
         pending = self._pending
         peer = self.peer
+        decode = self._decode
         for frame in frames:
             kind = frame[0]
             if kind == _PYTHON_RET:
-                future = pending.pop(frame[3], None)
+                _, flags, _, call_id, _, _, _, body, buffers = frame
+                future = pending.pop(call_id, None)
                 if future is None:
                     continue  # cancelled or timed out meanwhile
                 if future.owner is not peer:
-                    pending[frame[3]] = future
+                    pending[call_id] = future
                     raise RemoteProtocolError("reply to a call of another worker")
                 if future.counts:
                     peer.inflight -= 1
-                self._agent.caller.settle(future, frame[1] & ERROR, frame[7], frame[8])
+                if flags or buffers:
+                    self._agent.caller.settle_slowly(future, flags & ERROR, body, buffers)
+                    continue
+                try:
+                    value = decode(body)
+                except RpcError as error:
+                    self._agent.caller.undecodable(future, error)
+                else:
+                    future.set_result(value)
             elif kind == _PYTHON_CALL:
                 self.server.request(frame)
             else:

@@ -21,11 +21,12 @@ from asyncrpc.wire import Hello
 if TYPE_CHECKING:
     from asyncrpc.agent.agent import Agent
 
-__all__ = ("Members",)
+__all__ = ("DESTINATIONS", "Members")
 
 _log = logging.getLogger("asyncrpc.members")
 
-_DESTINATIONS = frozenset((str, int, WorkerInfo))
+DESTINATIONS = frozenset((str, int, WorkerInfo))
+"""Types of what names a destination: exact ones, since 1.0 and True are equal to the id 1."""
 
 
 class Members:
@@ -38,6 +39,8 @@ class Members:
     def __init__(self, agent: Agent) -> None:
         self._agent = agent
         self._routes: dict[str | int | WorkerInfo, Peer] = {}
+        self.routes: dict[object, Peer] = {}
+        """The present workers by name, id and `WorkerInfo`: what the hot path looks into."""
         self._peers: list[Peer] = []
         self._ready = asyncio.Event()
         self.listeners: list[Callable[[Peer], None]] = []
@@ -49,7 +52,7 @@ class Members:
             peer = Peer(self._agent, record)
             self._peers.append(peer)
             for route in (record.info.name, record.info.id, record.info):
-                self._routes[route] = peer
+                self._routes[route] = self.routes[route] = peer
         self._ready.set()
 
     def route(self, to: object) -> Peer:
@@ -60,7 +63,7 @@ class Members:
             UnknownWorkerError: there is no such worker, or it left.
             PeerLostError: it was lost.
         """
-        if to.__class__ not in _DESTINATIONS:
+        if to.__class__ not in DESTINATIONS:
             raise ValueError(
                 f"Cannot get WorkerInfo from name {to!r}: a destination is a name, an int id or a "
                 "WorkerInfo"
@@ -92,6 +95,8 @@ class Members:
             _log.warning("%s lost %s: %s", self._agent.info.name, peer, reason)
         else:
             _log.info("%s left: %s", peer, reason)
+        for route in (peer.info.name, peer.info.id, peer.info):
+            self.routes.pop(route, None)
         peer.end(state, reason)
         for listener in tuple(self.listeners):
             listener(peer)

@@ -8,9 +8,9 @@ of finished calls stay until their time or until half of the heap is dead, then 
 from __future__ import annotations
 
 import asyncio
-import heapq
 import math
 from collections.abc import Callable
+from heapq import heapify, heappop, heappush
 from types import CodeType
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -115,10 +115,11 @@ class Deadlines:
 
     def add(self, when: float, key: int) -> None:
         """Watch ``key`` until ``when`` on the clock."""
-        heapq.heappush(self._heap, (when, key))
+        heap = self._heap
+        heappush(heap, (when, key))
         if when < self._armed:
             self._arm(when)
-        if len(self._heap) > self._limit:
+        elif len(heap) > self._limit:
             self._rebuild()
 
     def close(self) -> None:
@@ -144,7 +145,7 @@ class Deadlines:
         now = self._clock.time()
         heap = self._heap
         while heap and (heap[0][0] <= now or not self._is_live(heap[0][1])):
-            _, key = heapq.heappop(heap)
+            _, key = heappop(heap)
             if self._is_live(key):
                 self._expire(key)
         if heap and heap[0][0] < self._armed:
@@ -153,5 +154,5 @@ class Deadlines:
     def _rebuild(self) -> None:
         """Drop dead entries; the next look comes when the heap has doubled again."""
         self._heap[:] = [entry for entry in self._heap if self._is_live(entry[1])]
-        heapq.heapify(self._heap)
+        heapify(self._heap)
         self._limit = 2 * len(self._heap) + _SPARE

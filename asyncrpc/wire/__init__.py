@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from asyncrpc.wire.codec import Codec
 from asyncrpc.wire.exceptions import rebuild_exception, split_exception
-from asyncrpc.wire.framing import (
+from asyncrpc.wire.frame import (
     ABORT,
     BUFFERS,
     CHUNK_SIZE,
@@ -13,14 +13,14 @@ from asyncrpc.wire.framing import (
     FIRST,
     HEADER,
     Frame,
-    FrameReader,
-    Transfer,
     encode_frame,
 )
+from asyncrpc.wire.framing import FrameReader
 from asyncrpc.wire.handshake import Handshake, HandshakeRefused
 from asyncrpc.wire.hello import Hello, Purpose
 from asyncrpc.wire.messages import MessageType
 from asyncrpc.wire.registry import TypeRegistry
+from asyncrpc.wire.transfer import Transfer, allocate_buffer
 
 __all__ = (
     "ABORT",
@@ -40,6 +40,7 @@ __all__ = (
     "Purpose",
     "Transfer",
     "TypeRegistry",
+    "allocate_buffer",
     "encode_frame",
     "rebuild_exception",
     "split_exception",

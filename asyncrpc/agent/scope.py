@@ -1,6 +1,6 @@
 """`wait_all`: a scope that waits for every call started in it.
 
-Used by `RpcAgent`, which tells the open scope of each call it starts.
+The caller's side tells the scope that is open of each call it starts.
 """
 
 from __future__ import annotations
@@ -10,16 +10,10 @@ from contextvars import ContextVar, Token
 from types import TracebackType
 from typing import Any, Self
 
-__all__ = ("WaitAll", "note_call")
+__all__ = ("WaitAll", "open_scope")
 
-_scope: ContextVar[WaitAll | None] = ContextVar("asyncrpc_wait_all", default=None)
-
-
-def note_call(future: asyncio.Future[Any]) -> None:
-    """Add a call to the scope that is open in this task, if any."""
-    scope = _scope.get()
-    if scope is not None:
-        scope.add(future)
+open_scope: ContextVar[WaitAll | None] = ContextVar("asyncrpc_wait_all", default=None)
+"""The scope that is open here."""
 
 
 class WaitAll:
@@ -41,7 +35,7 @@ class WaitAll:
 
     async def __aenter__(self) -> Self:
         self._task = asyncio.current_task()
-        self._token = _scope.set(self)
+        self._token = open_scope.set(self)
         return self
 
     async def __aexit__(
@@ -51,7 +45,7 @@ class WaitAll:
         traceback: TracebackType | None,
     ) -> None:
         if self._token is not None:
-            _scope.reset(self._token)
+            open_scope.reset(self._token)
         for future in self._futures:
             future.add_done_callback(_look_at)
         if error is not None or not self._futures:
