@@ -4,7 +4,7 @@ Sans-IO: values only; `framing` reads frames and `transfer` cuts large messages 
 is a fixed header of 32 bytes, a header map (msgpack, mostly absent), a body (msgpack) and, when
 ``BUFFERS`` is set, large buffers out of band::
 
-    length u32 | type u16 | flags u8 | depth u8 | call u64 | function u32 | map length u32 | time f64
+    length u32, type u16, flags u8, depth u8, call u64, function u32, map length u32, time f64
     map | [count u32, count x u64 lengths] | body | buffers
 
 ``length`` counts what follows the header; ``time`` is the seconds left of the deadline, 0 for none.

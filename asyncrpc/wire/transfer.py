@@ -38,6 +38,7 @@ MAX_DESCRIPTION = HEADER.size + (MAX_BUFFERS + 2) * LENGTH.size
 _MAX_TRANSFERS = 4096  # open at once: one per call in flight and per reply, in a wide margin
 _MAPPED = 8 * 1024 * 1024  # from here on mapping beats malloc plus clearing (measured)
 _CHUNK = int(MessageType.CHUNK)
+_EMPTY = memoryview(b"")  # one for all: a description may list half a million empty sections
 
 Allocate = Callable[[int], bytearray | memoryview]
 """Makes writable memory of exactly that many bytes."""
@@ -78,9 +79,7 @@ class Transfer:
 
     __slots__ = ("_at", "_described", "_header", "_index", "_sections", "call", "ident", "kind")
 
-    def __init__(
-        self, header: bytes, sections: Sequence[bytes | memoryview], *, call: int
-    ) -> None:
+    def __init__(self, header: bytes, sections: Sequence[bytes | memoryview], *, call: int) -> None:
         if len(sections) > MAX_BUFFERS + 2:
             raise MessageTooLargeError(
                 f"message has {len(sections) - 2} large buffers, expected at most {MAX_BUFFERS}"
@@ -267,4 +266,4 @@ class _Incoming:
             (self.length,) = LENGTH.unpack_from(self._lengths, self._index * LENGTH.size)
             self._index += 1
             if not self.length:
-                self.sections.append(memoryview(b""))
+                self.sections.append(_EMPTY)
