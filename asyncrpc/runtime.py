@@ -136,9 +136,10 @@ class RpcAgent:
         now = self._agent.clock.time
         give_up = now() + timeout if timeout else None
         try:
-            await self._withdraw_record()
             if graceful:
+                # First: some workers may not have read the records yet, and would wait for ours.
                 await self._drain.run(timeout)
+            await self._withdraw_record()
         except ShutdownTimeoutError:
             await self._close("lost", "its graceful shutdown timed out", 0.0)
             raise
