@@ -28,7 +28,7 @@ class PrefixStore:
         store: the store below; it stays open.
     """
 
-    __slots__ = ("_prefix", "_store")
+    __slots__ = ("__weakref__", "_prefix", "_store")
 
     def __init__(self, prefix: str, store: Store) -> None:
         if not isinstance(store, Store):
