@@ -67,7 +67,7 @@ def run(command: str, folder: Path) -> str:
     """Run a shell command in a folder with this interpreter as `python`, return its output."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(
-        command,
+        f"exec {command}",  # killed in place of a shell when its time is up
         shell=True,
         check=False,
         cwd=folder,
