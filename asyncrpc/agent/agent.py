@@ -12,8 +12,9 @@ import contextlib
 import contextvars
 import logging
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
+from asyncrpc.agent.accepting import Acceptor
 from asyncrpc.agent.calling import Caller
 from asyncrpc.agent.connection import Connection, FaultHook
 from asyncrpc.agent.failure_detector import FailureDetector
@@ -26,13 +27,15 @@ from asyncrpc.execution import Executor, FunctionTable
 from asyncrpc.identity import WorkerInfo
 from asyncrpc.observe import Clock
 from asyncrpc.options import RpcOptions
-from asyncrpc.transport import Address, Greeter, Listener, Network, Stream, memory_pair
-from asyncrpc.wire import Codec, Frame, Handshake, HandshakeRefused, Hello, Purpose
+from asyncrpc.transport import Address, Greeter, Network, Stream, memory_pair
+from asyncrpc.wire import Codec, Frame, Handshake, Hello, MessageType, Purpose
 
 __all__ = ("Agent", "ControlHandler")
 
 _log = logging.getLogger("asyncrpc.agent")
-_CLOSING = 1.0  # seconds for the system to take the last bytes of a link that is being closed
+_CLOSING = 1.0  # seconds for what is being closed: last bytes of a link, clean-up of functions
+
+T = TypeVar("T")
 
 ControlHandler = Callable[[Peer, Any], "asyncio.Future[Any] | object"]
 """Handles one kind of control message: takes its sender and payload, returns the reply's payload
@@ -97,18 +100,15 @@ class Agent:
         """Calls taken in since the start."""
         self._key = key
         self._run_id = run_id
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._listener: Listener | None = None
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._acceptor = Acceptor(self)
         self._idle_waiters: list[asyncio.Future[None]] = []
 
     # -- life
 
     async def listen(self, address: Address) -> Address:
         """Accept links at ``address``; return where that really is."""
-        self._listener = await self.network.listen(
-            address, self._accept, max_connections=self.options.limits.max_connections
-        )
-        return self._listener.address
+        return await self._acceptor.listen(address)
 
     def start(self, records: Sequence[Record]) -> None:
         """Take the group's records, one of them this worker's own, into use."""
@@ -126,8 +126,8 @@ class Agent:
         far.attach(Connection(self, Peer(self, me.record), far, None))
         me.opened(connection)
 
-    def spawn(self, coroutine: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
-        """Run a task of the agent's own, outside of any call's context."""
+    def spawn(self, coroutine: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:
+        """Run a task of the agent's own, outside of any call's context; it ends with the agent."""
         task = self.loop.create_task(
             coroutine, name=f"asyncrpc {self.info.name}: {name}", context=contextvars.Context()
         )
@@ -135,7 +135,7 @@ class Agent:
         task.add_done_callback(self._task_done)
         return task
 
-    def _task_done(self, task: asyncio.Task[None]) -> None:
+    def _task_done(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and task.exception() is not None:
             _log.error("%s failed", task.get_name(), exc_info=task.exception())
@@ -151,20 +151,29 @@ class Agent:
             return
         self.is_closed = True
         self.detector.stop()
-        if self._listener is not None:
-            await self._listener.close()
-        streams = [c.stream for c in self.connections()]
-        for connection in self.connections():
-            connection.goaway(goodbye, reason)
-            connection.server.close()
-            connection.stream.close()
+        await self._acceptor.close()
+        links = self.connections()
+        for link in links:
+            link.goaway(goodbye, reason)
+            link.server.close()
+            link.stream.close()
         self.caller.close(NotInitializedError("the RPC agent was shut down during the call"))
-        for task in tuple(self._tasks):
+        for peer in self.members.all():
+            peer.drop_waiting("the RPC agent was shut down")
+        tasks = tuple(self._tasks)
+        for task in tasks:
             task.cancel()
-        if self._tasks:
-            await asyncio.wait(tuple(self._tasks))
-        for stream in streams:
-            await _wait_closed(stream)
+        if tasks:
+            await asyncio.wait(tasks)
+        await self._end_calls()
+        await asyncio.gather(*[_wait_closed(link.stream) for link in links])
+
+    async def _end_calls(self) -> None:
+        """Give the functions that were cancelled a moment to clean up."""
+        calls = [call for server in self.servers for call in server.calls.values()]
+        tasks = [call.task for call in calls if call.task is not None and not call.task.done()]
+        if tasks:
+            await asyncio.wait(tasks, timeout=_CLOSING)
 
     def connections(self) -> list[Connection]:
         """Return the open links, the one to itself included."""
@@ -173,7 +182,12 @@ class Agent:
     # -- links in
 
     def make_handshake(
-        self, *, is_client: bool, flags: int = 0, purpose: Purpose = Purpose.RPC
+        self,
+        *,
+        is_client: bool,
+        flags: int = 0,
+        purpose: Purpose = Purpose.RPC,
+        authorize: Callable[[Hello], str | None] | None = None,
     ) -> Handshake:
         """Return the machine for one new connection."""
         hello = Hello(
@@ -185,9 +199,6 @@ class Agent:
             worker_id=self.info.id,
             flags=flags,
         )
-        # the liveness thread answers anyone who has the key, without looking at shared tables
-        decides = not is_client and purpose is Purpose.RPC
-        authorize = self.members.authorize if decides else None
         return Handshake(key=self._key, hello=hello, is_client=is_client, authorize=authorize)
 
     def make_server(self, connection: Connection) -> Server:
@@ -195,33 +206,6 @@ class Agent:
         server = Server(self, connection)
         self.servers.add(server)
         return server
-
-    def _accept(self, stream: Stream) -> Greeter:
-        greeter = Greeter(self.make_handshake(is_client=False), stream)
-        self.spawn(self._greet(greeter, stream), f"greet {stream.peer}")
-        return greeter
-
-    async def _greet(self, greeter: Greeter, stream: Stream) -> None:
-        """Authenticate who connected, and give the link to that peer."""
-        try:
-            hello = await greeter.greet(stream, self.options.limits.handshake_timeout)
-            peer = await self.members.find(hello)
-        except HandshakeRefused as refusal:  # mostly the second of two links opened at once
-            _log.debug("refused a connection from %s: %s", stream.peer, refusal)
-            stream.close()
-            return
-        except (RpcError, TimeoutError) as error:
-            _log.warning("refused a connection from %s: %s", stream.peer, error)
-            stream.close()
-            return
-        except BaseException:
-            stream.abort()
-            raise
-        if stream.is_closed:
-            return
-        connection = Connection(self, peer, stream, hello)
-        peer.opened(connection)
-        stream.attach(connection, greeter.handshake.leftover)
 
     # -- control messages
 
@@ -231,7 +215,14 @@ class Agent:
         if handler is None:
             raise RemoteProtocolError(f"unexpected message type {frame[0]:#x}")
         call_id = frame[3]
-        result = handler(connection.peer, self.codec.decode(frame[7], frame[8]))
+        payload = self.codec.decode(frame[7], frame[8])
+        try:
+            result = handler(connection.peer, payload)
+        except RpcError:
+            raise
+        except Exception as error:
+            kind = MessageType(frame[0]).name
+            raise RemoteProtocolError(f"{kind} message makes no sense: {error}") from error
         if isinstance(result, asyncio.Future):
             result.add_done_callback(lambda done: _answer_later(connection, call_id, done))
         else:
@@ -260,11 +251,12 @@ class Agent:
         """Wait until no call is out or served here, and all that was sent has arrived."""
         while True:
             while not self.is_idle:
-                waiter: asyncio.Future[Any] = self.loop.create_future()
-                self._idle_waiters.append(waiter)
-                await asyncio.wait(
-                    [waiter, *self.caller.user_calls()], return_when=asyncio.FIRST_COMPLETED
-                )
+                if calls := self.caller.user_calls():
+                    await asyncio.wait(calls)
+                else:
+                    waiter: asyncio.Future[None] = self.loop.create_future()
+                    self._idle_waiters.append(waiter)
+                    await waiter
             loose = [p for p in self.members.all() if not p.is_fenced]
             if not loose:
                 return

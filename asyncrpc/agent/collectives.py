@@ -95,6 +95,8 @@ class Collectives:
 
     def _on_message(self, peer: Peer, payload: Any) -> asyncio.Future[Any]:
         names, count, obj = payload
+        if type(names) is not tuple or type(count) is not int or peer.info.name not in names:
+            raise ValueError(f"gather over {names!r:.100}, number {count!r:.20}")
         done: asyncio.Future[Any] = self._agent.loop.create_future()
         gathering = self._gatherings.setdefault((names, count), _Gathering(names, {}, []))
         gathering.objects[peer.info.name] = obj
@@ -102,6 +104,7 @@ class Collectives:
         gone = [p for p in self._agent.members.all() if p.state is not PeerState.PRESENT]
         for lost in gone:
             self._check_gone(lost)
+        self._watch(gathering)
         if len(gathering.objects) == len(names):
             self._gatherings.pop((names, count), None)
             ordered = {name: gathering.objects[name] for name in names}
@@ -109,6 +112,13 @@ class Collectives:
                 if not future.done():
                     future.set_result(ordered)
         return done
+
+    def _watch(self, gathering: _Gathering) -> None:
+        """Have a link to each worker that is waited for, so that its death is noticed."""
+        for name in set(gathering.names).difference(gathering.objects):
+            other = self._agent.members.known(name)
+            if other is not None:
+                other.connect()
 
     def _on_gone(self, peer: Peer) -> None:
         self._check_gone(peer)
@@ -121,6 +131,8 @@ class Collectives:
                 for future in gathering.waiting:
                     if not future.done():
                         future.set_exception(
-                            PeerLostError(f"all_gather cannot complete: {peer} is gone: {peer.reason}")
+                            PeerLostError(
+                                f"all_gather cannot complete: {peer} is gone: {peer.reason}"
+                            )
                         )
                         future.exception()  # seen, should nobody be left to be told

@@ -72,7 +72,6 @@ class Connection:
 
     __slots__ = (
         "_agent",
-        "announced",
         "_bulk",
         "_decode",
         "_fences",
@@ -82,6 +81,7 @@ class Connection:
         "_next_transfer",
         "_pending",
         "_reader",
+        "announced",
         "functions",
         "hello",
         "hook",
@@ -173,7 +173,7 @@ class Connection:
         self.stream.write(encode_frame(_PING, 0, remaining=self._agent.clock.time()))
 
     def fence(self) -> asyncio.Future[None]:
-        """Return a future that is done once all that was sent before has arrived, or the link ended."""
+        """Return a future that is done once all sent before has arrived, or the link ended."""
         done = self._agent.loop.create_future()
         self._next_fence += 1
         ident = self._next_fence
@@ -189,6 +189,12 @@ class Connection:
     def is_idle(self) -> bool:
         """Whether nothing large is on its way out."""
         return not self._bulk
+
+    def take_unsent(self) -> list[bytes | Transfer]:
+        """Hand over what never left completely, in order; for a link that is gone."""
+        transfers = [transfer for transfer in self._bulk if not transfer.is_finished]
+        self._bulk.clear()
+        return [*filter(None, self.stream.batch), *transfers]
 
     def _pump(self) -> None:
         """Write chunks, one of each transfer in turn, while the stream takes them."""
@@ -207,7 +213,8 @@ class Connection:
     def _drop_transfer(self, call_id: int) -> bool:
         """Take a request out of the bulk queue; true if none of it was sent."""
         for transfer in self._bulk:
-            if transfer.call == call_id and transfer.kind in (_PYTHON_CALL, _NOTIFY):
+            is_it = transfer.call == call_id and transfer.kind in (_PYTHON_CALL, _NOTIFY)
+            if is_it and not transfer.is_finished:
                 self._bulk.remove(transfer)
                 if transfer.is_started:
                     self.stream.write(transfer.abort_frame())
@@ -280,6 +287,8 @@ class Connection:
                     self._agent.handle_control(self, frame)
                 else:
                     handler(frame)
+                if self.stream.is_closed:  # it said goodbye: what follows is nobody's
+                    return
         if peer.queue:
             peer.admit()
 
@@ -292,11 +301,11 @@ class Connection:
         if self._is_closed:
             return
         self._is_closed = True
-        self._bulk.clear()
         for fence in self._fences.values():
             self._pass_fence(fence)
         self.server.close()
         self.peer.link_lost(self, error)
+        self._bulk.clear()
 
     def fail(self, error: RpcError) -> None:
         """Close the link because of what the peer sent."""

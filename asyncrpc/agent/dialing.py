@@ -12,7 +12,7 @@ import random
 from typing import TYPE_CHECKING
 
 from asyncrpc.agent.connection import Connection
-from asyncrpc.errors import AuthenticationError, RpcError
+from asyncrpc.errors import AuthenticationError, PeerLostError
 from asyncrpc.observe import time_limit
 from asyncrpc.retry import full_jitter
 from asyncrpc.transport import Greeter, Stream
@@ -22,12 +22,14 @@ if TYPE_CHECKING:
     from asyncrpc.agent.agent import Agent
     from asyncrpc.agent.peers import Peer
 
-__all__ = ("DUPLICATE", "REPLACE", "Dialer")
+__all__ = ("CLOSING", "DUPLICATE", "REPLACE", "Dialer")
 
 REPLACE = 0x01
 """Hello flag: this side has no link, so one that the other still has is dead."""
 DUPLICATE = "duplicate connection"
 """Reason to refuse a link whose other direction is being opened."""
+CLOSING = "shutting down"
+"""Reason to refuse a link to a worker that is about to say goodbye."""
 
 _FIRST_DELAY = 0.02
 _MAX_DELAY = 1.0
@@ -72,10 +74,11 @@ class Dialer:
     async def _run(self) -> None:
         try:
             await self._dial()
-        except asyncio.CancelledError:
-            raise
-        except RpcError as error:
+        except AuthenticationError as error:
             self._peer.fail_waiting(error)
+        except Exception as error:  # noqa: BLE001 -- no call may be left without an answer
+            reason = f"cannot open a link to {self._peer}: {error}"
+            self._peer.fail_waiting(PeerLostError(reason))
         finally:
             self.is_dialing = False
             self._task = None
@@ -83,25 +86,30 @@ class Dialer:
     async def _dial(self) -> None:
         """Try until there is a link, the peer is gone, or this side may not talk to it."""
         clock = self._agent.clock
+        peer = self._peer
         budget = self._agent.options.heartbeat_interval * self._agent.options.heartbeat_misses
         give_up = clock.time() + budget
         flags = attempt = 0
-        while self._peer.connection is None:
+        while peer.connection is None:
+            if peer.arriving and await self._arrives():
+                return
             try:
                 await self._attempt(flags)
+                continue
             except HandshakeRefused as refusal:
-                if refusal.reason != DUPLICATE:
-                    raise
-                if not await self._arrives():
-                    flags = REPLACE
+                if refusal.reason == DUPLICATE:
+                    flags = flags if await self._arrives() else REPLACE
+                    continue
+                error: Exception = refusal
             except AuthenticationError:
                 raise
-            except (ConnectionError, TimeoutError) as error:
-                if self._is_dead(error) or clock.time() >= give_up:
-                    self._agent.members.lose(self._peer, str(error))
-                    return
-                await clock.sleep(full_jitter(attempt, _FIRST_DELAY, 2.0, _MAX_DELAY, random.random))
-                attempt += 1
+            except (ConnectionError, TimeoutError) as failure:
+                error = failure
+            if self._is_final(error) or clock.time() >= give_up:
+                self._agent.members.lose(peer, str(error))
+                return
+            await clock.sleep(full_jitter(attempt, _FIRST_DELAY, 2.0, _MAX_DELAY, random.random))
+            attempt += 1
 
     async def _attempt(self, flags: int) -> None:
         """Open one link over the first address that answers."""
@@ -114,15 +122,15 @@ class Dialer:
             self.is_dialing = False
         if hello.incarnation != peer.record.incarnation:
             stream.abort()
-            agent.members.lose(peer, "another worker answers at its address")
-            return
+            raise HandshakeRefused("another worker answers at its address", reason="other run")
         if peer.connection is not None:
             stream.abort()  # the other side's link came in meanwhile
             return
         connection = Connection(agent, peer, stream, hello)
         stream.attach(connection, greeter.handshake.leftover)
-        if not stream.is_closed:
-            peer.opened(connection)
+        if stream.is_closed:
+            raise ConnectionResetError(f"{stream.peer} closed the link as soon as it was open")
+        peer.opened(connection)
 
     async def _connect(self, flags: int) -> tuple[Greeter, Stream]:
         errors: list[Exception] = []
@@ -141,6 +149,9 @@ class Dialer:
     async def _arrives(self) -> bool:
         """Wait for the link that the other side is opening; true if it came."""
         assert self._arrived is not None  # set by start()
+        if self._peer.connection is not None:
+            return True
+        self._arrived.clear()  # what came before is gone again
         try:
             async with time_limit(self._agent.clock, _INCOMING):
                 await self._arrived.wait()
@@ -148,8 +159,11 @@ class Dialer:
             return False
         return True
 
-    def _is_dead(self, error: Exception) -> bool:
-        """Whether an error proves that the process is gone: its own host refuses the address."""
+    def _is_final(self, error: Exception) -> bool:
+        """Whether an error proves that the worker is gone, or that it took this one for gone."""
+        if isinstance(error, HandshakeRefused):
+            return error.reason != CLOSING
+        # its own host refuses the address: the process that listened there has ended
         return (
             isinstance(error.__cause__, (ConnectionRefusedError, FileNotFoundError))
             and self._peer.record.host == self._agent.host

@@ -109,6 +109,8 @@ class Drain:
         self._phase = "announce"
         while missing := self._missing():
             self._waiting_for = tuple(missing)
+            for name in missing:  # without a link nobody would notice that it died
+                self._agent.members.route(name).connect()
             self._changed.clear()
             await self._changed.wait()
         self._waiting_for = ()
@@ -135,9 +137,7 @@ class Drain:
             while unanswered:
                 waits = [probes[f].info.name for f in unanswered if f in probes]
                 self._waiting_for = tuple(sorted(waits)) or (self._agent.info.name,)
-                _, unanswered = await asyncio.wait(
-                    unanswered, return_when=asyncio.FIRST_COMPLETED
-                )
+                _, unanswered = await asyncio.wait(unanswered, return_when=asyncio.FIRST_COMPLETED)
             return [self._agent.served, *[probe.result() for probe in probes]]
         except RpcError:
             return None  # one was lost; look again at who is present
@@ -155,7 +155,7 @@ class Drain:
             self._changed.set()
             return done
         if payload == _PROBE:
-            return asyncio.ensure_future(self._answer_probe())
+            return self._agent.spawn(self._answer_probe(), "wait until idle")
         if payload == _STATUS:
             return [self._phase, list(self._waiting_for or self._missing())]
         raise ValueError(f"unknown drain message {payload!r}")

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from asyncrpc.agent.dialing import DUPLICATE, REPLACE
+from asyncrpc.agent.dialing import CLOSING, DUPLICATE, REPLACE
 from asyncrpc.agent.peers import Peer, PeerState
 from asyncrpc.discovery import Record
 from asyncrpc.errors import Delivery, RemoteProtocolError, UnknownWorkerError
@@ -111,20 +111,24 @@ class Members:
         Called while its handshake is decided, so that of two links opened at once exactly one is
         accepted: the one from the worker whose name sorts first.
         """
+        if self._agent.is_closed:
+            return CLOSING
         peer = self._routes.get(hello.name)
-        if peer is None or self._agent.is_closed:
-            return "shutting down" if self._agent.is_closed else None
+        if peer is None:
+            return None  # the group is not known yet; `find` decides then
         if peer.record.incarnation != hello.incarnation:
             return f"{hello.name} is another run of this worker than the group knows"
         if peer.state is not PeerState.PRESENT:
             return f"{hello.name} is no longer in the group: {peer.reason}"[:200]
-        if hello.flags & REPLACE:
-            return None
-        if peer.connection is not None:
-            return DUPLICATE
         if peer.is_dialing and self._agent.info.name < hello.name:
             return DUPLICATE
+        if peer.connection is not None and not hello.flags & REPLACE:
+            return DUPLICATE
         return None
+
+    def known(self, name: str) -> Peer | None:
+        """Return the worker of that name, present or not."""
+        return self._routes.get(name)
 
     async def find(self, hello: Hello) -> Peer:
         """Return the peer behind an authenticated link, waiting until the group is known.

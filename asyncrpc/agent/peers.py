@@ -16,7 +16,7 @@ from asyncrpc.agent.dialing import Dialer
 from asyncrpc.agent.pending import RpcFuture
 from asyncrpc.agent.request import Request
 from asyncrpc.errors import Delivery, PeerLostError, RpcError, UnknownWorkerError
-from asyncrpc.wire import HEADER, MessageType
+from asyncrpc.wire import HEADER, MessageType, Transfer
 
 if TYPE_CHECKING:
     from asyncrpc.agent.agent import Agent
@@ -27,7 +27,13 @@ __all__ = ("Peer", "PeerState")
 
 _log = logging.getLogger("asyncrpc.peer")
 
-_REQUESTS = (int(MessageType.PYTHON_CALL), int(MessageType.NOTIFY))
+_PYTHON_CALL = int(MessageType.PYTHON_CALL)
+_NOTIFY = int(MessageType.NOTIFY)
+# what is sent again over the next link if it never left completely; replies are nobody's any more
+_REQUESTS = (_PYTHON_CALL, _NOTIFY, int(MessageType.GATHER), int(MessageType.DRAIN))
+
+
+_SPARE = 64  # withdrawn entries of a queue that are not worth a pass over it
 
 
 class PeerState(enum.Enum):
@@ -51,9 +57,11 @@ class Peer:
     __slots__ = (
         "_agent",
         "_dialer",
+        "_withdrawn",
+        "arriving",
         "connection",
-        "info",
         "inflight",
+        "info",
         "is_fenced",
         "queue",
         "reason",
@@ -74,6 +82,9 @@ class Peer:
         """Messages that wait for the link or for a place in flight."""
         self.is_fenced = True
         """Whether all that was sent without a reply is known to have arrived."""
+        self.arriving = 0
+        """Links of the worker's own that were let in and are about to be opened."""
+        self._withdrawn = 0  # entries of the queue that nobody waits for any more
         self._dialer = Dialer(agent, self)
 
     def __repr__(self) -> str:
@@ -81,15 +92,21 @@ class Peer:
 
     # -- calls out
 
+    @property
+    def waiting(self) -> int:
+        """How many messages wait for the link or for a place in flight."""
+        return len(self.queue) - self._withdrawn
+
     def submit(self, request: Request, future: RpcFuture[Any] | None, *, counts: bool) -> None:
         """Send a message as soon as there is a link and, for calls, a place in flight."""
         connection = self.connection
-        if connection is not None and not (counts and self._is_full(request)):
-            self._transmit(connection, request, future, counts=counts)
-            return
-        self.queue.append((request, future))
         if connection is None:
+            self.queue.append((request, future))
             self._dialer.start()
+        elif counts and self._is_full(request):
+            self.queue.append((request, future))
+        else:
+            self._transmit(connection, request, future, counts=counts)
 
     def admit(self) -> None:
         """Send what waits, as far as there are places in flight."""
@@ -99,12 +116,29 @@ class Peer:
             request, future = queue[0]
             if future is not None and future.done():
                 queue.popleft()
+                self._withdrawn = max(0, self._withdrawn - 1)
                 continue
-            counts = request.kind == _REQUESTS[0]
+            counts = request.kind == _PYTHON_CALL
             if counts and self._is_full(request):
                 return
             queue.popleft()
             self._transmit(connection, request, future, counts=counts)
+        if not queue:
+            self._agent.became_idle()
+
+    def _admit_uncounted(self) -> None:
+        """Send control messages and nested calls that wait behind calls without a place."""
+        waiting, self.queue = self.queue, deque()
+        self._withdrawn = 0
+        connection = self.connection
+        for request, future in waiting:
+            if future is not None and future.done():
+                continue
+            if connection is None or (request.kind == _PYTHON_CALL and not request.depth):
+                self.queue.append((request, future))
+            else:
+                counts = request.kind == _PYTHON_CALL
+                self._transmit(connection, request, future, counts=counts)
 
     def _is_full(self, request: Request) -> bool:
         # a nested call waits for nobody's place: the call it serves may hold the last one
@@ -131,16 +165,27 @@ class Peer:
         """Forget a call that was cancelled or timed out, and stop it where it runs."""
         self._agent.pending.pop(future.call_id, None)
         if not future.is_sent:
-            return  # it waits in the queue, which skips it
+            self._skip()
+            return
         if future.counts:
             self.inflight -= 1
             future.counts = False
         connection = self.connection
         if connection is not None:
-            if not connection.cancel(future.call_id):
+            if connection.cancel(future.call_id):
+                future.is_sent = False
+            else:
                 self.is_fenced = False
             if self.queue:
                 self.admit()
+
+    def _skip(self) -> None:
+        """Count a message of the queue that nobody waits for; drop them when they are most."""
+        self._withdrawn += 1
+        if self._withdrawn * 2 > len(self.queue) + _SPARE:
+            live = [entry for entry in self.queue if entry[1] is None or not entry[1].done()]
+            self.queue = deque(live)
+            self._withdrawn = 0
 
     # -- the link
 
@@ -148,6 +193,11 @@ class Peer:
     def is_dialing(self) -> bool:
         """Whether this side is opening a link right now."""
         return self._dialer.is_dialing
+
+    def connect(self) -> None:
+        """Open a link if there is none, so that the worker's end is noticed."""
+        if self.connection is None and self.state is PeerState.PRESENT:
+            self._dialer.start()
 
     async def fence(self) -> None:
         """Make sure that all that was sent has arrived: a link keeps the order."""
@@ -164,6 +214,8 @@ class Peer:
             old.stream.abort()
             self._break(old, None)
         self.admit()
+        if self.queue:
+            self._admit_uncounted()
 
     def link_lost(self, connection: Connection, error: Exception | None) -> None:
         """Sort the calls that were out on a broken link; find out whether the worker lives."""
@@ -173,6 +225,7 @@ class Peer:
         self._break(connection, error)
         if self.state is PeerState.PRESENT and not self._agent.is_closed:
             self._dialer.start()
+        self._agent.became_idle()
 
     def _break(self, connection: Connection, error: Exception | None) -> None:
         unsent = self._unsent(connection)
@@ -182,24 +235,27 @@ class Peer:
             if future.counts:
                 self.inflight -= 1
             future.is_sent = future.counts = False
-            frame = unsent.get(future.call_id)
-            if frame is not None:
-                again.append((Request.from_frame(frame, future.deadline), future))
-            elif future.request is not None:
-                again.append((future.request, future))
-            else:
+            request = unsent.get(future.call_id) or future.request
+            if request is None:
                 self._fail(future, self._broken(future, error))
+            else:
+                request.deadline = future.deadline
+                again.append((request, future))
+        again += [(request, None) for request in unsent.values() if request.kind == _NOTIFY]
+        again.sort(key=lambda entry: entry[0].call_id)  # the order in which they were made
         self.queue.extendleft(reversed(again))
 
-    def _unsent(self, connection: Connection) -> dict[int, bytes]:
-        """Return the request frames that never reached the socket, by call id."""
-        frames: dict[int, bytes] = {}
-        for frame in connection.stream.batch:
-            if frame:
-                _, kind, _, _, call_id, _, _, _ = HEADER.unpack_from(frame)
-                if kind in _REQUESTS:
-                    frames[call_id] = frame
-        return frames
+    def _unsent(self, connection: Connection) -> dict[int, Request]:
+        """Return the requests that never left completely, so that they cannot run, by call id."""
+        requests: dict[int, Request] = {}
+        for message in connection.take_unsent():
+            if isinstance(message, Transfer):
+                kind, call_id = message.kind, message.call
+            else:
+                _, kind, _, _, call_id, _, _, _ = HEADER.unpack_from(message)
+            if kind in _REQUESTS:
+                requests[call_id] = Request.take_back(message)
+        return requests
 
     def _broken(self, future: RpcFuture[Any], error: Exception | None) -> PeerLostError:
         reason = f": {error}" if error else ""
@@ -227,15 +283,26 @@ class Peer:
         for future in [f for f in self._agent.pending.values() if f.owner is self]:
             delivery = Delivery.UNKNOWN if future.is_sent else Delivery.NOT_SENT
             self._fail(future, self.gone_error(delivery, future.function))
-        self.queue.clear()
+        self.is_fenced = True
         self.inflight = 0
+        self.drop_waiting(reason)
 
     def fail_waiting(self, error: RpcError) -> None:
         """Fail what waits for a link that cannot be had."""
-        waiting, self.queue = self.queue, deque()
-        for _, future in waiting:
-            if future is not None and not future.done():
-                self._fail(future, error)
+        for _, future in tuple(self.queue):
+            if future is not None:
+                # each gets its own: who raises one adds a traceback to it
+                self._fail(future, type(error)(str(error), delivery=Delivery.NOT_SENT))
+        self.drop_waiting(str(error))
+
+    def drop_waiting(self, reason: str) -> None:
+        """Forget what waits; nobody hears of one-way calls otherwise, so say it."""
+        one_way = sum([future is None for _, future in self.queue])
+        if one_way:
+            _log.error("%d one-way calls to %s were not sent: %s", one_way, self, reason)
+        self.queue.clear()
+        self._withdrawn = 0
+        self._agent.became_idle()
 
     def gone_error(self, delivery: Delivery, function: str = "") -> RpcError:
         """Return the error of a call to a worker that is no longer there."""

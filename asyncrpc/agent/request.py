@@ -7,6 +7,7 @@ too many calls in flight, the message is large, or it may be sent again. Values 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, cast
 
 from asyncrpc.wire import BUFFERS, CHUNK_SIZE, HEADER, Transfer, encode_frame
 
@@ -23,7 +24,7 @@ class Request:
         flags: frame flags.
         depth: how many served calls lie below the sender.
         deadline: when the call is over on the sender's clock, 0 for never.
-        body: encoded body.
+        body: encoded body, `bytes` unless the message is large.
         buffers: out-of-band buffers, unchanged until sent.
     """
 
@@ -34,7 +35,7 @@ class Request:
         kind: int,
         call_id: int,
         body: bytes,
-        buffers: Sequence[memoryview] = (),
+        buffers: Sequence[Any] = (),
         *,
         function: int = 0,
         flags: int = 0,
@@ -51,33 +52,24 @@ class Request:
         self.buffers = buffers
 
     @classmethod
-    def from_frame(cls, frame: bytes, deadline: float) -> Request:
-        """Take back a small request frame that never reached the socket."""
-        _, kind, flags, depth, call_id, function, meta, _ = HEADER.unpack_from(frame)
-        if meta or flags & BUFFERS:
-            return _Raw(
-                kind,
-                call_id,
-                frame[HEADER.size :],
-                function=function,
-                flags=flags,
-                depth=depth,
-                deadline=deadline,
-            )
-        return cls(
-            kind,
-            call_id,
-            frame[HEADER.size :],
-            function=function,
-            flags=flags,
-            depth=depth,
-            deadline=deadline,
-        )
+    def take_back(cls, message: bytes | Transfer) -> Request:
+        """Make a request again of a message that never left completely."""
+        if isinstance(message, Transfer):
+            header = message.header
+            content: Sequence[bytes | memoryview] = message.sections[1:]
+        else:
+            header, content = message, [message[HEADER.size :]]
+        _, kind, flags, depth, call_id, function, meta, _ = HEADER.unpack_from(header)
+        is_whole = isinstance(message, Transfer) or not (meta or flags & BUFFERS)
+        return (cls if is_whole else _Raw)(
+            kind, call_id, cast("bytes", content[0]), content[1:],
+            function=function, flags=flags, depth=depth,
+        )  # fmt: skip
 
     @property
     def size(self) -> int:
         """Bytes of body and buffers."""
-        return len(self.body) + sum([b.nbytes for b in self.buffers])
+        return len(self.body) + sum([memoryview(b).nbytes for b in self.buffers])
 
     def frame(self, now: float) -> bytes | Transfer:
         """Return the frame, or the transfer if it is too large for one."""

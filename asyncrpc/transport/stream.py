@@ -3,10 +3,14 @@
 Owns its transport: nobody else reads, writes or closes the socket, so cancelling a caller can never
 tear a frame. Knows nothing of messages; a `StreamHandler` sits on it and may be swapped.
 
-Everything written in one turn of the loop leaves in one system call. While the transport's buffer is
-over its limit, writes wait in this stream's own batch. Large parts go past the batch: uvloop keeps
-references to them and writes them as one vector; the stock loop copies what the socket does not
-take at once, which is why its buffer limit is zero and the next chunk waits until it is empty.
+Everything written in one turn of the loop leaves in one system call. While the transport's buffer
+is over its limit, writes wait in this stream's own batch. Large parts go past the batch: uvloop
+keeps references to them and writes them as one vector; the stock loop copies what the socket does
+not take at once, which is why its buffer limit is zero and the next chunk waits until it is empty.
+
+The end of the peer's bytes is the end of the stream: there is no life half-closed. What the
+transport has taken by then is still sent; the batch is not, so that the handler can see in
+`stream_closed` what never left.
 """
 
 from __future__ import annotations
@@ -54,17 +58,18 @@ class Stream(asyncio.BufferedProtocol):
 
     __slots__ = (
         "_accepted",
-        
         "_call_soon",
         "_closed",
-        "_is_closing",
+        "_error",
         "_is_lost",
+        "_is_open",
         "_is_scheduled",
         "_is_vectored",
         "_on_closed",
         "_transport",
         "batch",
         "handler",
+        "is_closed",
         "is_writable",
         "local",
         "peer",
@@ -81,18 +86,22 @@ class Stream(asyncio.BufferedProtocol):
         self.handler = cast("StreamHandler", handler)  # set in connection_made when accepted
         self.is_writable = True
         """Whether large parts may be written now; the handler hears of it when it turns true."""
+        self.is_closed = False
+        """Whether the stream is gone or on its way."""
         self.peer = ""
         self.local = ""
         self._accepted = accepted
         self._on_closed = closed
         self._call_soon = loop.call_soon
         self._closed: asyncio.Future[None] = loop.create_future()
-        self._transport: asyncio.Transport | None = None
+        # None until connection_made, which comes before anybody but us has the stream
+        self._transport = cast("asyncio.Transport", None)
         self.batch: list[bytes] = []
         """What was written and has not been handed to the system; entries may be emptied."""
         self._is_scheduled = False
-        self._is_closing = False
+        self._is_open = False  # connected, and neither closing nor lost
         self._is_lost = False
+        self._error: Exception | None = None
         self._is_vectored = False
 
     # -- writing
@@ -109,7 +118,7 @@ class Stream(asyncio.BufferedProtocol):
             self._call_soon(self.flush)
 
     def flush_soon(self) -> None:
-        """Flush after the callbacks that are ready now, so that what they write leaves with them."""
+        """Flush after the callbacks that are ready now, with what they write."""
         if not self._is_scheduled:
             self._is_scheduled = True
             self._call_soon(self.flush)
@@ -118,22 +127,28 @@ class Stream(asyncio.BufferedProtocol):
         """Hand the batch to the transport, unless its buffer is over the limit."""
         self._is_scheduled = False
         batch = self.batch
-        if not batch or not self.is_writable or self._transport is None or self._is_lost:
+        if not batch:
             return
-        self.batch = []
-        self._transport.write(batch[0] if len(batch) == 1 else b"".join(batch))
+        if self._is_open:
+            if self.is_writable:
+                self.batch = []
+                self._transport.write(batch[0] if len(batch) == 1 else b"".join(batch))
+        elif self._is_lost:  # until then its writer may want to know what never left
+            batch.clear()
 
     def write_parts(self, parts: Sequence[bytes | memoryview]) -> None:
         """Send large parts without joining them, after everything written before.
 
         Args:
             parts: sent in order; each must stay unchanged until sent. Write only while
-                `is_writable`.
+                `is_writable`; otherwise copies are kept, behind what waits already.
         """
         self.flush()
-        if self._transport is None or self._is_lost:
+        if not self._is_open:
             return
-        if self._is_vectored:
+        if self.batch:  # not writable: nothing may overtake it
+            self.batch.extend(map(bytes, parts))
+        elif self._is_vectored:
             self._transport.writelines(parts)
         else:
             for part in parts:  # the stock loop's writelines() joins
@@ -142,88 +157,100 @@ class Stream(asyncio.BufferedProtocol):
     @property
     def unsent(self) -> int:
         """Bytes written but not yet taken by the system."""
-        size = self._transport.get_write_buffer_size() if self._transport else 0
+        size = 0 if self._is_lost else self._transport.get_write_buffer_size()
         return size + sum(map(len, self.batch))
 
     @property
     def socket(self) -> socket.socket | None:
         """The socket below, for options only; ``None`` where there is none."""
-        if self._transport is None:
-            return None
         return cast("socket.socket | None", self._transport.get_extra_info("socket"))
 
     # -- reading
 
     def pause_reading(self) -> None:
         """Ask for no more bytes until `resume_reading`; the peer will feel back-pressure."""
-        if self._transport is not None and not self._is_lost:
+        if self._is_open:
             self._transport.pause_reading()
 
     def resume_reading(self) -> None:
         """Undo `pause_reading`."""
-        if self._transport is not None and not self._is_lost:
+        if self._is_open:
             self._transport.resume_reading()
 
     def attach(self, handler: StreamHandler, received: bytes = b"") -> None:
-        """Put ``handler`` on the stream, give it bytes already received, and go on reading."""
+        """Put ``handler`` on the stream, give it bytes already received, and go on reading.
+
+        Args:
+            handler: told of the end at once if the stream is gone already.
+            received: what came after the last byte that the handler before it used.
+        """
         self.handler = handler
         view = memoryview(received)
-        while view:
-            room = memoryview(handler.get_buffer(len(view)))
+        while view and (not self.is_closed or self._is_lost):
+            room = memoryview(self.handler.get_buffer(len(view)))
             count = min(len(room), len(view))
             room[:count] = view[:count]
-            handler.buffer_updated(count)
+            self.handler.buffer_updated(count)  # may close the stream or swap the handler
             view = view[count:]
         if self._is_lost:  # it ended before there was a handler to tell
-            handler.stream_closed(None)
+            self.handler.stream_closed(self._error)
         else:
             self.resume_reading()
 
     # -- closing
 
-    @property
-    def is_closed(self) -> bool:
-        """Whether the stream is gone or on its way."""
-        return self._is_closing or self._is_lost
-
     def close(self) -> None:
         """Send what was written, then close. Idempotent."""
-        if self._is_closing or self._transport is None:
-            return
-        self._is_closing = True
-        self.is_writable = True  # what is left goes to the transport, which sends before it closes
-        self.flush()
-        self._transport.close()
+        if self._is_open:
+            self.is_writable = True  # what is left goes to the transport, which sends it first
+            self.flush()
+            self._end()
+            self._transport.close()
 
     def abort(self) -> None:
-        """Close at once; what was not sent is lost. Idempotent."""
-        self._is_closing = True
+        """Close at once; what was not sent is lost. Idempotent, and allowed after `close`."""
         if self._transport is not None:
+            self._end()
             self._transport.abort()
 
     async def wait_closed(self) -> None:
         """Wait until the stream is gone."""
         await asyncio.shield(self._closed)
 
+    def _end(self) -> None:
+        """Hand nothing more to the transport."""
+        self._is_open = False
+        self.is_closed = True
+
     # -- asyncio.BufferedProtocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:  # noqa: D102 -- asyncio's
         self._transport = cast("asyncio.Transport", transport)
+        self._is_open = True
         self._is_vectored = type(transport).__module__.startswith("uvloop")
         self._transport.set_write_buffer_limits(high=self._high_water(transport))
         self.peer = _name(transport.get_extra_info("peername"))
         self.local = _name(transport.get_extra_info("sockname"))
         if self._accepted is not None:
-            handler = self._accepted(self)
-            if handler is None:
-                self.abort()
-            else:
-                self.handler = handler
+            self._accept(self._accepted)
+
+    def _accept(self, accepted: Callable[[Stream], StreamHandler | None]) -> None:
+        self._accepted = None
+        try:
+            handler = accepted(self)
+        except BaseException:
+            self.abort()
+            raise
+        if handler is None:
+            self.abort()
+        else:
+            self.handler = handler
 
     def _high_water(self, transport: asyncio.BaseTransport) -> int:
         if self._is_vectored:
             return _UVLOOP_HIGH_WATER
-        # TLS encrypts what it takes, so it copies anyway; and asyncio's TLS never resumes from 0
+        # TLS encrypts what it takes, so it copies anyway; and asyncio's TLS counts a size equal to
+        # the limit as over it, so that from 0 it would never resume
         return _TLS_HIGH_WATER if transport.get_extra_info("sslcontext") is not None else 0
 
     def get_buffer(self, sizehint: int) -> memoryview | bytearray:  # noqa: D102 -- asyncio's
@@ -233,6 +260,7 @@ class Stream(asyncio.BufferedProtocol):
         self.handler.buffer_updated(nbytes)
 
     def eof_received(self) -> bool | None:  # noqa: D102 -- asyncio's
+        self._end()
         return None  # the transport closes, which connection_lost reports
 
     def pause_writing(self) -> None:  # noqa: D102 -- asyncio's
@@ -241,16 +269,20 @@ class Stream(asyncio.BufferedProtocol):
     def resume_writing(self) -> None:  # noqa: D102 -- asyncio's
         self.is_writable = True
         self.flush()
-        if self.handler is not None and self.is_writable:
+        if self.is_writable and self._is_open:
             self.handler.write_ready()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: D102 -- asyncio's
+        self._end()
         self._is_lost = True
+        self._error = exc
         if not self._closed.done():
             self._closed.set_result(None)
+        if self._transport is None:
+            return  # a TLS handshake failed: `connect` raises that, and nobody accepted it
         if self._on_closed is not None:
             self._on_closed(self)
-        if self.handler is not None:
+        if self.handler is not None:  # None: refused
             self.handler.stream_closed(exc)  # may look at what was left in the batch
         self.batch = []
 

@@ -72,12 +72,15 @@ class Transfer:
 
     Attributes:
         ident: id of the transfer, unique among those open on its connection, which sets it.
+        kind: the message's `MessageType` as a plain int.
+        header: as given.
+        sections: as given, as views.
 
     Raises:
         MessageTooLargeError: more than `MAX_BUFFERS` buffers.
     """
 
-    __slots__ = ("_at", "_described", "_header", "_index", "_sections", "call", "ident", "kind")
+    __slots__ = ("_at", "_described", "_index", "call", "header", "ident", "kind", "sections")
 
     def __init__(self, header: bytes, sections: Sequence[bytes | memoryview], *, call: int) -> None:
         if len(sections) > MAX_BUFFERS + 2:
@@ -87,8 +90,8 @@ class Transfer:
         self.ident = 0
         self.call = call
         self.kind = HEADER.unpack(header)[1]
-        self._header = header
-        self._sections = [memoryview(s).cast("B") for s in sections]
+        self.header = header
+        self.sections = [memoryview(s).cast("B") for s in sections]
         self._described = False
         self._index = 0  # the section that the next chunk is cut from, never an empty one
         self._at = 0
@@ -102,16 +105,16 @@ class Transfer:
     @property
     def is_finished(self) -> bool:
         """Whether the last chunk was handed out, so that nothing can take the message back."""
-        return self._described and self._index == len(self._sections)
+        return self._described and self._index == len(self.sections)
 
     def next_chunk(self) -> list[bytes | memoryview] | None:
         """Return the parts of the next chunk frame, or ``None`` after the last."""
         if not self._described:
             self._described = True
             return [self._describe()]
-        if self._index == len(self._sections):
+        if self._index == len(self.sections):
             return None
-        part = self._sections[self._index][self._at : self._at + CHUNK_SIZE]
+        part = self.sections[self._index][self._at : self._at + CHUNK_SIZE]
         self._at += part.nbytes
         self._skip_empty()
         return [HEADER.pack(part.nbytes, _CHUNK, 0, 0, self.ident, 0, 0, 0.0), part]
@@ -122,14 +125,14 @@ class Transfer:
 
     def _skip_empty(self) -> None:
         """Go on to the next section that has bytes left."""
-        sections = self._sections
+        sections = self.sections
         while self._index < len(sections) and self._at == sections[self._index].nbytes:
             self._index += 1
             self._at = 0
 
     def _describe(self) -> bytes:
-        lengths = b"".join([LENGTH.pack(s.nbytes) for s in self._sections])
-        payload = self._header + lengths
+        lengths = b"".join([LENGTH.pack(s.nbytes) for s in self.sections])
+        payload = self.header + lengths
         return HEADER.pack(len(payload), _CHUNK, FIRST, 0, self.ident, 0, 0, 0.0) + payload
 
 
