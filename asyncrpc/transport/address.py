@@ -6,11 +6,14 @@ Values only. Parsed from options and store records, printed into them and into e
 from __future__ import annotations
 
 import dataclasses
+import os
+import socket
 from typing import Self
 
 __all__ = ("Address",)
 
 _MAX_UNIX_PATH = 107  # sun_path of sockaddr_un, less the final zero
+_LOOPBACK_6 = bytes(15) + b"\1"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -43,7 +46,7 @@ class Address:
             host, port = _host_port(text, rest)
             return cls(scheme, host, port)
         if scheme == "unix":
-            if not rest.startswith("/") or len(rest.encode()) > _MAX_UNIX_PATH:
+            if not _is_socket_path(rest):
                 raise ValueError(
                     f"address {text!r} must name an absolute path of at most {_MAX_UNIX_PATH} bytes"
                 )
@@ -65,9 +68,23 @@ class Address:
         """Whether only this machine can reach it: loopback, unix or memory."""
         return (
             self.scheme in ("unix", "memory")
-            or self.host in ("localhost", "::1")
-            or self.host.startswith("127.")
+            or self.host == "localhost"
+            or _is_loopback(socket.AF_INET, self.host)
+            or _is_loopback(socket.AF_INET6, self.host)
         )
+
+
+def _is_socket_path(path: str) -> bool:
+    return path.startswith("/") and "\0" not in path and len(os.fsencode(path)) <= _MAX_UNIX_PATH
+
+
+def _is_loopback(family: socket.AddressFamily, host: str) -> bool:
+    """Whether it is a loopback address; a name such as 127.example is none."""
+    try:
+        packed = socket.inet_pton(family, host)
+    except (OSError, ValueError):
+        return False
+    return packed[0] == 127 if family == socket.AF_INET else packed == _LOOPBACK_6
 
 
 def _host_port(text: str, rest: str) -> tuple[str, int]:
@@ -76,8 +93,8 @@ def _host_port(text: str, rest: str) -> tuple[str, int]:
         host = host[1:-1]
     elif ":" in host:
         raise ValueError(f"address {text!r} must put an IPv6 host in brackets")
-    if not separator or not host:
+    if not separator or not host or any(c.isspace() or c in "/\0" for c in host):
         raise ValueError(f"address {text!r} must give a host and a port")
-    if not port.isascii() or not port.isdigit() or int(port) > 65535:
+    if not port.isascii() or not port.isdigit() or len(port) > 5 or int(port) > 65535:
         raise ValueError(f"address {text!r} must give a port from 0 to 65535, got {port!r}")
     return host, int(port)

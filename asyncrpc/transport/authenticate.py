@@ -28,7 +28,9 @@ class Greeter:
     def __init__(self, handshake: Handshake, stream: Stream | None = None) -> None:
         self.handshake = handshake
         self._room = memoryview(bytearray(_ROOM))
+        self._early = b""  # came before the stream was known here
         self._done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._error: Exception | None = None  # what ended it, when done
         self._stream = stream
 
     async def greet(self, stream: Stream, timeout: float) -> Hello:
@@ -49,6 +51,8 @@ class Greeter:
         self._stream = stream
         try:
             self._send(self.handshake.start())
+            if self._early:
+                self._feed(self._early)
             async with asyncio.timeout(timeout):
                 await self._done
         except TimeoutError as error:
@@ -57,40 +61,52 @@ class Greeter:
                 f"{stream.peer} did not finish the handshake in {timeout:g} s"
             ) from error
         except BaseException:
-            if self._done.done() and not self._done.cancelled():
-                self._done.exception()  # seen: what is raised here tells it
             stream.close()
             raise
+        if self._error is not None:
+            stream.close()
+            raise self._error
         return self.handshake.peer
 
     def get_buffer(self, size_hint: int) -> memoryview:  # noqa: ARG002, D102 -- StreamHandler
         return self._room
 
     def buffer_updated(self, count: int) -> None:  # noqa: D102 -- StreamHandler
-        if self._done.done() or self._stream is None:
-            return
-        try:
-            reply = self.handshake.feed(bytes(self._room[:count]))
-        except (AuthenticationError, RemoteProtocolError) as error:
-            self._send(self.handshake.farewell)
-            self._stream.pause_reading()
-            self._done.set_exception(error)
-            return
-        self._send(reply)
-        if self.handshake.is_done:
-            self._stream.pause_reading()
-            self._done.set_result(None)
+        data = bytes(self._room[:count])
+        if self._stream is not None:
+            self._feed(data)
+        else:
+            self._early = (self._early + data)[:_ROOM]  # no peer has so much to say
 
     def stream_closed(self, error: Exception | None) -> None:  # noqa: D102 -- StreamHandler
-        if not self._done.done():
-            peer = self._stream.peer if self._stream else "the peer"
-            reason = f": {error}" if error else ""
-            self._done.set_exception(
-                RemoteProtocolError(f"{peer} closed the connection during the handshake{reason}")
-            )
+        peer = self._stream.peer if self._stream else "the peer"
+        reason = f": {error}" if error else ""
+        self._finish(
+            RemoteProtocolError(f"{peer} closed the connection during the handshake{reason}")
+        )
 
     def write_ready(self) -> None:
         """Have nothing large to write."""
+
+    def _feed(self, data: bytes) -> None:
+        assert self._stream is not None  # called with it known
+        if self._done.done():
+            return
+        try:
+            self._send(self.handshake.feed(data))
+        except (AuthenticationError, RemoteProtocolError) as error:
+            self._send(self.handshake.farewell)
+            self._stream.pause_reading()
+            self._finish(error)
+            return
+        if self.handshake.is_done:
+            self._stream.pause_reading()
+            self._finish(None)
+
+    def _finish(self, error: Exception | None) -> None:
+        if not self._done.done():
+            self._error = error
+            self._done.set_result(None)  # not the error: nobody may come to see it
 
     def _send(self, data: bytes) -> None:
         if data and self._stream is not None:

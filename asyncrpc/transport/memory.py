@@ -7,6 +7,7 @@ so everything above behaves as over a socket, without system calls and in a repe
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections import deque
 from typing import TYPE_CHECKING, Any, cast
 
@@ -29,10 +30,11 @@ class MemoryNetwork:
 
     async def connect(self, address: Address, handler: StreamHandler, *, timeout: float) -> Stream:  # noqa: ARG002 -- answers at once
         """Open a stream; see `asyncrpc.transport.Network.connect`."""
-        listener = self._listeners.get(address.host)
         await asyncio.sleep(0)
-        if listener is None or listener.is_full:
-            raise ConnectionError(f"cannot connect to {address}: connection refused")
+        listener = self._listeners.get(address.host)
+        if listener is None:
+            refused = ConnectionRefusedError(errno.ECONNREFUSED, "connection refused")
+            raise ConnectionError(f"cannot connect to {address}: connection refused") from refused
         near, far = Stream(handler), listener.make_stream()
         _link(near, far)
         near.peer = str(address)
@@ -43,7 +45,7 @@ class MemoryNetwork:
     ) -> Listener:
         """Listen on a name; see `asyncrpc.transport.Network.listen`."""
         if address.host in self._listeners:
-            raise OSError(f"cannot listen on {address}: address already in use")
+            raise OSError(errno.EADDRINUSE, f"cannot listen on {address}: address already in use")
         listener = _MemoryListener(self._listeners, address, make_handler, max_connections)
         self._listeners[address.host] = listener
         return listener
@@ -70,18 +72,17 @@ class _MemoryListener:
         self._max_connections = max_connections
         self._count = 0
 
-    @property
-    def is_full(self) -> bool:
-        return self._count >= self._max_connections
-
     async def close(self) -> None:
         """Stop accepting; see `asyncrpc.transport.Listener.close`."""
         if self._listeners.get(self.address.host) is self:
             del self._listeners[self.address.host]
 
     def make_stream(self) -> Stream:
+        return Stream(accepted=self._accept, closed=self._forget)
+
+    def _accept(self, stream: Stream) -> StreamHandler | None:
         self._count += 1
-        return Stream(accepted=self._make_handler, closed=self._forget)
+        return self._make_handler(stream) if self._count <= self._max_connections else None
 
     def _forget(self, _stream: Stream) -> None:
         self._count -= 1
@@ -103,8 +104,8 @@ class _MemoryTransport(asyncio.Transport):
         self._is_closing = False
         self._is_gone = False
 
-    def get_extra_info(self, name: str, default: Any = None) -> Any:
-        return default
+    def get_extra_info(self, name: str, default: Any = None) -> Any:  # noqa: ARG002 -- asyncio's
+        return default  # there is no socket and no name
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
         """Keep the one limit that memory links have."""
@@ -176,10 +177,22 @@ class _MemoryTransport(asyncio.Transport):
             room[:count] = part[:count]
             part = part[count:]
             self.twin._drained(count)
-            self._stream.buffer_updated(count)
+            try:
+                self._stream.buffer_updated(count)
+            except Exception as error:  # noqa: BLE001 -- as the loops' own transports do
+                self._fail(error)
+                return
             if self._is_paused and part.nbytes:
                 self._inbox.appendleft(part)
                 return
+
+    def _fail(self, error: Exception) -> None:
+        """Break the link because its handler did, and tell the loop."""
+        self._loop.call_exception_handler(
+            {"message": "protocol.buffer_updated() call failed.", "exception": error,
+             "transport": self, "protocol": self._stream}
+        )  # fmt: skip
+        self.abort()
 
     def _drained(self, count: int) -> None:
         self._queued -= count

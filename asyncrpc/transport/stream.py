@@ -186,7 +186,8 @@ class Stream(asyncio.BufferedProtocol):
         """
         self.handler = handler
         view = memoryview(received)
-        while view and (not self.is_closed or self._is_lost):
+        was_closed = self.is_closed
+        while view and self.is_closed == was_closed:
             room = memoryview(self.handler.get_buffer(len(view)))
             count = min(len(room), len(view))
             room[:count] = view[:count]

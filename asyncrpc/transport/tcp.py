@@ -25,7 +25,13 @@ if TYPE_CHECKING:
 __all__ = ("SocketNetwork",)
 
 _BACKLOG = 1024
-_USER_TIMEOUT = 15_000  # milliseconds; unacknowledged data for this long breaks a half-open link
+_TLS_TIMEOUT = 5.0  # seconds for a TLS handshake, and for its farewell; as `handshake_timeout`
+
+# Milliseconds that data may wait for the peer's system to take it, before the link breaks. It ends
+# half-open links that nobody pings; and links whose peer does not read for so long, even if its
+# system answers: a loop blocked by user code must not lose its links, so this is ample. (The
+# system's own limit is about 15 minutes.)
+_USER_TIMEOUT = 120_000
 
 
 class SocketNetwork:
@@ -45,33 +51,39 @@ class SocketNetwork:
 
     async def connect(self, address: Address, handler: StreamHandler, *, timeout: float) -> Stream:
         """Open a stream; see `asyncrpc.transport.Network.connect`."""
-        loop = asyncio.get_running_loop()
+        _check_scheme(address)
         try:
             async with asyncio.timeout(timeout):
-                if address.scheme == "unix":
-                    _, stream = await loop.create_unix_connection(
-                        lambda: Stream(handler), address.path
-                    )
-                else:
-                    _, stream = await loop.create_connection(
-                        lambda: Stream(handler),
-                        address.host,
-                        address.port,
-                        ssl=self._client_context(address),
-                        server_hostname=self._server_hostname(address),
-                    )
-                    _tune(stream)
+                stream = await self._open(address, handler)
         except TimeoutError as error:
             raise TimeoutError(f"no answer from {address} within {timeout:g} s") from error
-        except OSError as error:
+        except (OSError, UnicodeError) as error:  # a name that IDNA refuses is a UnicodeError
             raise ConnectionError(f"cannot connect to {address}: {_reason(error)}") from error
         stream.peer = str(address)
+        return stream
+
+    async def _open(self, address: Address, handler: StreamHandler) -> Stream:
+        loop = asyncio.get_running_loop()
+        if address.scheme == "unix":
+            _, stream = await loop.create_unix_connection(lambda: Stream(handler), address.path)
+            return stream
+        context = self._client_context(address)
+        _, stream = await loop.create_connection(
+            lambda: Stream(handler),
+            address.host,
+            address.port,
+            ssl=context,
+            server_hostname=self._server_hostname(address),
+            ssl_shutdown_timeout=_TLS_TIMEOUT if context else None,
+        )
+        _tune(stream)
         return stream
 
     async def listen(
         self, address: Address, make_handler: MakeHandler, *, max_connections: int
     ) -> Listener:
         """Listen on a socket; see `asyncrpc.transport.Network.listen`."""
+        _check_scheme(address)
         listener = _SocketListener(address, make_handler, max_connections)
         listening, self._listening = self._listening, None
         await listener.start(self._server_context(address), listening)
@@ -114,28 +126,53 @@ class _SocketListener:
         self._inode: tuple[int, int] | None = None
 
     async def start(self, context: ssl.SSLContext | None, listening: socket.socket | None) -> None:
-        loop = asyncio.get_running_loop()
+        """Begin to accept: on ``listening`` if it is given, else at the address.
+
+        Raises:
+            OSError: the address cannot be bound; the message names it.
+        """
         address = self.address
         try:
-            if listening is not None:
-                self._server = await loop.create_server(
-                    self._make_stream, sock=listening, ssl=context, backlog=_BACKLOG
-                )
-            elif address.scheme == "unix":
-                self._server = await loop.create_unix_server(
-                    self._make_stream, sock=_bind_unix(address.path), backlog=_BACKLOG
-                )
-                status = os.stat(address.path)
-                self._inode = (status.st_dev, status.st_ino)
+            if listening is None and address.scheme == "unix":
+                await self._start_unix()
                 return
-            else:
-                self._server = await loop.create_server(
-                    self._make_stream, address.host, address.port, ssl=context, backlog=_BACKLOG
-                )
-        except OSError as error:
-            raise OSError(error.errno, f"cannot listen on {address}: {_reason(error)}") from error
+            self._server = await self._start_tcp(context, listening)
+        except (OSError, UnicodeError) as error:
+            code = error.errno if isinstance(error, OSError) else None
+            raise OSError(code, f"cannot listen on {address}: {_reason(error)}") from error
         port = self._server.sockets[0].getsockname()[1]
         self.address = Address(address.scheme, address.host, port)
+
+    async def _start_tcp(
+        self, context: ssl.SSLContext | None, listening: socket.socket | None
+    ) -> asyncio.Server:
+        loop = asyncio.get_running_loop()
+        limit = _TLS_TIMEOUT if context else None
+        if listening is not None:
+            return await loop.create_server(
+                self._make_stream, sock=listening, ssl=context, backlog=_BACKLOG,
+                ssl_handshake_timeout=limit, ssl_shutdown_timeout=limit,
+            )  # fmt: skip
+        host = self.address.host
+        if self.address.port == 0:
+            host = await _first_address(host)
+        return await loop.create_server(
+            self._make_stream, host, self.address.port, ssl=context, backlog=_BACKLOG,
+            ssl_handshake_timeout=limit, ssl_shutdown_timeout=limit,
+        )  # fmt: skip
+
+    async def _start_unix(self) -> None:
+        path = self.address.path
+        sock = _bind_unix(path)
+        try:
+            status = os.stat(path)
+            self._inode = (status.st_dev, status.st_ino)
+            self._server = await asyncio.get_running_loop().create_unix_server(
+                self._make_stream, sock=sock, backlog=_BACKLOG
+            )
+        except BaseException:
+            sock.close()
+            raise
 
     async def close(self) -> None:
         """Stop accepting; see `asyncrpc.transport.Listener.close`."""
@@ -164,28 +201,48 @@ class _SocketListener:
         self._count -= 1
 
 
+async def _first_address(host: str) -> str:
+    """Return the first address of a host: with port 0 each would get a port of its own."""
+    found = await asyncio.get_running_loop().getaddrinfo(
+        host, 0, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )
+    addresses = [str(info[4][0]) for info in found]
+    return addresses[0] if len(addresses) > 1 else host
+
+
 def _bind_unix(path: str) -> socket.socket:
-    """Bind a unix socket that only its owner may use, replacing one that nobody serves."""
+    """Listen on a unix socket that only its owner may use, replacing one that nobody serves."""
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     sock.setblocking(False)
     try:
-        if os.path.exists(path) and stat.S_ISSOCK(os.stat(path).st_mode) and not _is_served(path):
-            os.unlink(path)
+        if _is_stale(path):
+            with contextlib.suppress(FileNotFoundError):  # somebody else replaces it too
+                os.unlink(path)
         sock.bind(path)
-        os.chmod(path, 0o600)
+        os.chmod(path, 0o600)  # before listen(): until then nobody can connect
+        sock.listen(_BACKLOG)  # at once: bound but not served, it would look stale to others
     except BaseException:
         sock.close()
         raise
     return sock
 
 
-def _is_served(path: str) -> bool:
+def _is_stale(path: str) -> bool:
+    """Whether there is a socket at ``path`` that nobody listens on."""
+    try:
+        if not stat.S_ISSOCK(os.stat(path).st_mode):
+            return False
+    except FileNotFoundError:
+        return False
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)  # a full backlog would block, and is an answer too
         try:
             probe.connect(path)
+        except ConnectionRefusedError:
+            return True
         except OSError:
             return False
-    return True
+    return False
 
 
 def _tune(stream: Stream) -> None:
@@ -199,5 +256,18 @@ def _tune(stream: Stream) -> None:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _USER_TIMEOUT)
 
 
-def _reason(error: OSError) -> str:
-    return os.strerror(error.errno).lower() if error.errno else str(error)
+def _check_scheme(address: Address) -> None:
+    if address.scheme not in {"tcp", "tls", "unix"}:
+        raise ValueError(f"address {address} must start with tcp://, tls:// or unix://")
+
+
+def _reason(error: Exception) -> str:
+    """Say in the system's words what went wrong; TLS and the resolver have numbers of their own."""
+    reason = getattr(error, "reason", None)
+    if isinstance(reason, str):
+        detail = getattr(error, "verify_message", None)
+        return reason.lower().replace("_", " ") + (f": {detail}" if detail else "")
+    if isinstance(error, OSError) and error.errno:
+        is_system = error.errno > 0 and not isinstance(error, socket.gaierror)
+        return (os.strerror(error.errno) if is_system else str(error.strerror)).lower()
+    return str(error) or type(error).__name__
