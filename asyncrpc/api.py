@@ -154,12 +154,11 @@ def current_agent() -> RpcAgent:
     """
     call = current_call.get()
     if call is not None:
-        assert isinstance(call.agent, RpcAgent)
-        return call.agent
-    agent = _process.agent
-    if agent is None:
+        agent: RpcAgent = call.replier.agent
+        return agent
+    if _process.agent is None:
         raise NotInitializedError(NOT_INITIALIZED)
-    return agent
+    return _process.agent
 
 
 def rpc_async(
@@ -200,7 +199,7 @@ def rpc_async(
         (EXECUTED), `RpcTimeoutError`, `PeerLostError` and others that say whether it may have run.
     """
     served = current_call.get()
-    agent: Any = _process.agent if served is None else served.agent
+    agent: Any = _process.agent if served is None else served.replier.agent
     if agent is None:
         raise NotInitializedError(NOT_INITIALIZED)
     site = sys._getframe(1)  # noqa: SLF001 -- says where an unseen failure came from

@@ -20,7 +20,7 @@ from asyncrpc.errors import (
     ResourceExhaustedError,
     RpcError,
 )
-from asyncrpc.execution import ServedCall, Target, encode_failure
+from asyncrpc.execution import ServedCall, Target, TargetKind, encode_failure
 from asyncrpc.wire import CHUNK_SIZE, ERROR, HEADER, Frame, MessageType
 
 if TYPE_CHECKING:
@@ -31,9 +31,12 @@ __all__ = ("Server",)
 
 _log = logging.getLogger("asyncrpc.server")
 
+pack_header = HEADER.pack
 _NOTIFY = int(MessageType.NOTIFY)
 _PYTHON_RET = int(MessageType.PYTHON_RET)
 _EARLY_CANCELS = 4096  # cancels remembered for requests that have not come yet
+_UNRESOLVED = Target(TargetKind.SYNC, callable, "?")
+"""Stands for a function that was not looked up yet."""
 MAX_DEPTH = 64
 """Nested calls are admitted beyond the limit up to this many calls deep, so that a chain of calls
 cannot deadlock on the limit, and a runaway recursion still ends."""
@@ -51,16 +54,25 @@ class Server:
         "_agent",
         "_connection",
         "_deadlines",
+        "_decode_call",
         "_early",
+        "_encode",
         "_is_closed",
         "_max_inflight",
+        "_now",
+        "_start",
         "_targets",
+        "_watch",
+        "agent",
         "calls",
+        "caller",
     )
 
     def __init__(self, agent: Agent, connection: Connection) -> None:
         self._agent = agent
         self._connection = connection
+        self.agent = agent.facade
+        self.caller = connection.peer.info
         self._max_inflight = agent.options.limits.max_inflight
         self._targets: dict[int, Target] = {}
         self._early: OrderedDict[int, None] = OrderedDict()
@@ -68,38 +80,47 @@ class Server:
         self.calls: dict[int, ServedCall] = {}
         """Calls whose function has not ended, by the caller's id."""
         self._deadlines = Deadlines(agent.clock, self.calls.__contains__, self._expire)
+        self._watch = self._deadlines.add
+        self._now = agent.clock.time
+        self._encode = agent.codec.encode
+        self._decode_call = agent.codec.decode_call
+        self._start = agent.executor.start
 
     def request(self, frame: Frame) -> None:
         """Serve a call or a notification."""
         kind, _, depth, ident, function, remaining, _, body, buffers = frame
-        agent = self._agent
-        if self._early and ident in self._early:
-            del self._early[ident]
-            return
-        deadline = agent.clock.time() + remaining if remaining else 0.0
-        call = ServedCall(
-            self, agent.facade, self._connection.peer.info, ident, "", deadline, depth + 1,
-            kind != _NOTIFY,
-        )  # fmt: skip
-        if ident in self.calls:
+        calls = self.calls
+        target = self._targets.get(function, _UNRESOLVED)
+        deadline = self._now() + remaining if remaining else 0.0
+        call = ServedCall(self, ident, target, deadline, depth + 1, kind != _NOTIFY)
+        if ident in calls:
             raise RemoteProtocolError(f"call {ident} is already being served")
+        if self._early and self._was_cancelled(ident):
+            return
         try:
-            target = self._targets.get(function) or self._resolve(function)
-            call.function = target.name
-            if len(self.calls) >= self._max_inflight:
+            if target is _UNRESOLVED:
+                call.target = target = self._resolve(function)
+            if len(calls) >= self._max_inflight:
                 self._admit(depth)
-            args, kwargs = agent.codec.decode_call(body, buffers)
+            args, kwargs = self._decode_call(body, buffers)
         except RemoteProtocolError:
             raise
         except RpcError as error:
             error.delivery = Delivery.NOT_SENT  # whatever went wrong, the function did not run
             self._refuse_call(call, error)
             return
-        agent.served += 1
-        self.calls[ident] = call
+        self._agent.served += 1
+        calls[ident] = call
         if deadline:
-            self._deadlines.add(deadline, ident)
-        agent.executor.start(call, target, args, kwargs)
+            self._watch(deadline, ident)
+        self._start(call, target, args, kwargs)
+
+    def _was_cancelled(self, ident: int) -> bool:
+        """Whether a cancel came before its request; it is forgotten then."""
+        if ident not in self._early:
+            return False
+        del self._early[ident]
+        return True
 
     def cancel(self, ident: int) -> None:
         """Stop serving a call; remember the cancel if its request is still on its way."""
@@ -124,33 +145,42 @@ class Server:
 
     def now(self) -> float:
         """Return the time on the agent's clock."""
-        return self._agent.clock.time()
+        return self._now()
 
     def succeed(self, call: ServedCall, value: object) -> None:
         """Send a function's result."""
-        self._forget(call)
+        calls = self.calls
+        calls.pop(call.ident, None)
+        if not calls:
+            self._idle()
         if not call.wants_reply or call.is_cancelled or self._is_closed:
             return
         try:
-            body, buffers = self._agent.codec.encode(value, "result")
-            if len(body) < CHUNK_SIZE and not buffers:
-                reply = HEADER.pack(len(body), _PYTHON_RET, 0, 0, call.ident, 0, 0, 0.0) + body
-                self._connection.send(reply)
+            body, buffers = self._encode(value, "result")
+            if buffers or len(body) >= CHUNK_SIZE:
+                self._send_large(Request(_PYTHON_RET, call.ident, body, buffers))
                 return
-            self._send_large(Request(_PYTHON_RET, call.ident, body, buffers))
         except (EncodingError, MessageTooLargeError) as error:
             error.delivery = Delivery.EXECUTED
-            self._send_failure(call.ident, error, call.function, is_ours=True)
+            self._send_failure(call.ident, error, call.target.name, is_ours=True)
+            return
+        reply = pack_header(len(body), _PYTHON_RET, 0, 0, call.ident, 0, 0, 0.0) + body
+        connection = self._connection
+        if connection.hook is None:
+            connection.write(reply)
+        else:
+            connection.send(reply)
 
     def fail(self, call: ServedCall, error: BaseException) -> None:
         """Send the error of a call."""
-        self._forget(call)
+        if self.calls.pop(call.ident, None) is not None and not self.calls:
+            self._idle()
         if not call.wants_reply:
-            _log.error("%s, sent by %s, failed", call.function, call.caller, exc_info=error)
+            _log.error("%s, sent by %s, failed", call.target.name, self.caller, exc_info=error)
             return
         if call.is_cancelled or self._is_closed:
             return
-        self._send_failure(call.ident, error, call.function)
+        self._send_failure(call.ident, error, call.target.name)
 
     # -- control messages
 
@@ -165,9 +195,9 @@ class Server:
 
     def _refuse_call(self, call: ServedCall, error: RpcError) -> None:
         if call.wants_reply:
-            self._send_failure(call.ident, error, call.function, is_ours=True)
+            self._send_failure(call.ident, error, call.target.name, is_ours=True)
         else:
-            _log.error("a call sent one way by %s was refused: %s", call.caller, error)
+            _log.error("a call sent one way by %s was refused: %s", self.caller, error)
 
     def _send_failure(
         self, ident: int, error: BaseException, function: str, *, is_ours: bool = False
@@ -187,11 +217,11 @@ class Server:
             )
         self._connection.send(reply.frame(0.0))
 
-    def _forget(self, call: ServedCall) -> None:
-        if self.calls.pop(call.ident, None) is not None and not self.calls:
-            self._agent.became_idle()
-            if self._is_closed:
-                self._agent.servers.discard(self)
+    def _idle(self) -> None:
+        """Tell those who wait for the end of all calls that none is served here now."""
+        self._agent.became_idle()
+        if self._is_closed:
+            self._agent.servers.discard(self)
 
     def _resolve(self, function: int) -> Target:
         name = self._connection.functions.get(function)
@@ -213,4 +243,3 @@ class Server:
     def _expire(self, ident: int) -> None:
         """End a call whose deadline passed here; its caller's own deadline has passed too."""
         self.calls[ident].cancel()
-

@@ -10,16 +10,22 @@ import asyncio
 import contextlib
 from collections.abc import Iterator
 from contextvars import ContextVar
-from typing import Protocol
+from typing import Any, Protocol
 
 from asyncrpc.errors import RpcError
+from asyncrpc.execution.functions import Target
 from asyncrpc.identity import WorkerInfo
 
 __all__ = ("Replier", "ServedCall", "caller", "current_call", "detached", "remaining")
 
 
 class Replier(Protocol):
-    """Where the outcome of a served call goes: the connection it came on."""
+    """Where the outcome of a served call goes: the callee's side of the link it came on."""
+
+    agent: Any
+    """The agent that serves, as `current_agent` gives it."""
+    caller: WorkerInfo
+    """Who calls over this link."""
 
     def now(self) -> float:
         """Return the time on the agent's clock, in seconds."""
@@ -38,58 +44,39 @@ class ServedCall:
     """One call being served: who called, until when, how deep.
 
     Attributes:
-        replier: takes the outcome.
-        agent: the agent that serves it, whatever type runs on top of this folder.
-        caller: who called.
+        replier: takes the outcome; knows agent and caller.
         ident: call id, unique among the caller's.
-        function: name of the function, ``module:qualname``.
+        target: what runs; its ``name`` is that of the function.
         deadline: when it must be over on the agent's clock, 0 for never.
         depth: how many served calls lie below it, itself included; 1 for a direct call.
         wants_reply: whether the caller waits for an outcome.
         is_cancelled: whether its caller gave up on it.
         is_done: whether its function has ended.
-        task: runs an ``async def``.
+        task: runs it, if it runs on the loop.
         nested: blocking calls made by the ``def`` that serves it; they end when it is cancelled.
     """
 
-    __slots__ = (
-        "agent",
-        "caller",
-        "deadline",
-        "depth",
-        "function",
-        "ident",
-        "is_cancelled",
-        "is_done",
-        "nested",
-        "replier",
-        "task",
-        "wants_reply",
-    )
+    # no __slots__: with defaults in the class fewer attributes are set per call
+    is_cancelled = False
+    is_done = False
+    task: asyncio.Task[None] | None = None
+    nested: set[asyncio.Future[object]] | None = None
 
     def __init__(
         self,
         replier: Replier,
-        agent: object,
-        caller: WorkerInfo,
         ident: int,
-        function: str,
+        target: Target,
         deadline: float,
         depth: int,
         wants_reply: bool,
     ) -> None:
         self.replier = replier
-        self.agent = agent
-        self.caller = caller
         self.ident = ident
-        self.function = function
+        self.target = target
         self.deadline = deadline
         self.depth = depth
         self.wants_reply = wants_reply
-        self.is_cancelled = False
-        self.is_done = False
-        self.task: asyncio.Task[None] | None = None
-        self.nested: set[asyncio.Future[object]] | None = None
 
     def remaining(self) -> float | None:
         """Return the seconds left, 0 once cancelled or over, ``None`` without a deadline."""
@@ -105,16 +92,9 @@ class ServedCall:
             return
         self.is_cancelled = True
         if self.task is not None:
-            self.task.add_done_callback(self._task_done)
             self.task.cancel()
         for future in tuple(self.nested or ()):
             future.cancel()
-
-    def _task_done(self, task: asyncio.Task[None]) -> None:
-        """End a call whose task was cancelled before its first step, so that nothing in it ran."""
-        if not self.is_done:
-            self.is_done = True
-            self.replier.fail(self, asyncio.CancelledError())
 
 
 current_call: ContextVar[ServedCall | None] = ContextVar("asyncrpc_current_call", default=None)
@@ -141,7 +121,7 @@ def caller() -> WorkerInfo:
     call = current_call.get()
     if call is None:
         raise RpcError("caller() has a meaning only inside a served call")
-    return call.caller
+    return call.replier.caller
 
 
 @contextlib.contextmanager
@@ -151,9 +131,8 @@ def detached() -> Iterator[None]:
     if call is None:
         yield
         return
-    free = ServedCall(
-        call.replier, call.agent, call.caller, call.ident, call.function, 0.0, call.depth, False
-    )
+    free = ServedCall(call.replier, call.ident, call.target, 0.0, call.depth, wants_reply=False)
+    free.task = call.task
     token = current_call.set(free)
     try:
         yield

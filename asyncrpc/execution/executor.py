@@ -1,8 +1,16 @@
 """Runs the function of a served call: on the loop, in the thread pool, or at once.
 
-Called by the agent's connections with a decoded request; gives the outcome to the call's replier.
-User code can raise anything: what it raises becomes the call's outcome and never escapes into the
-loop, so BaseException is caught here, in the task or thread that runs the function.
+Called by the agent's links with a decoded request; gives the outcome to the call's replier. User
+code can raise anything: what it raises becomes the call's outcome and never escapes into the loop,
+so BaseException is caught here, in the task or thread that runs the function.
+
+Theory of operation. Making a task costs more than the rest of a small call. So the calls that came
+in one read are started by one task, the *runner*: it takes the first step of each coroutine itself,
+within its own step, where `asyncio.current_task` is a real task and timeouts, task groups and
+anyio's scopes work as ever. A call that ends in its first step leaves the runner free for the next
+one. A call that has to wait keeps the runner to itself until it ends, and a new runner goes on with
+those behind it. A runner whose context or cancellation a call has changed is not used again, so no
+call can see another one's context variables.
 """
 
 from __future__ import annotations
@@ -10,25 +18,31 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import inspect
-from collections.abc import Awaitable, Callable
+import types
+from collections import deque
+from collections.abc import Callable, Coroutine, Generator
+from typing import Any
 
-from asyncrpc.errors import RpcError
 from asyncrpc.execution.context import ServedCall, current_call
 from asyncrpc.execution.functions import Target, TargetKind
 from asyncrpc.execution.threads import ThreadPool
 
 __all__ = ("Executor",)
 
+_Ready = tuple[ServedCall, Callable[..., Any], tuple[object, ...], dict[str, object]]
+
 
 class Executor:
     """Runs the functions of one agent's served calls.
 
     Args:
-        threads: runs plain ``def`` functions; the executor closes it.
+        threads: runs plain ``def`` functions; its owner closes it.
     """
 
     def __init__(self, threads: ThreadPool) -> None:
         self._loop = asyncio.get_running_loop()
+        self._ready: deque[_Ready] = deque()
+        self._is_runner_due = False
         self.threads = threads
 
     def start(
@@ -36,25 +50,59 @@ class Executor:
     ) -> None:
         """Run ``target``; its outcome goes to ``call.replier``, now or later."""
         kind = target.kind
-        current_call.set(call)  # inherited by the task, or by the context copied below
         if kind is TargetKind.ASYNC:
-            call.task = asyncio.Task(
-                _run_async(call, target.function, args, kwargs), loop=self._loop
-            )
+            self._ready.append((call, target.function, args, kwargs))
+            if not self._is_runner_due:
+                self._start_runner()
         elif kind is TargetKind.SYNC:
             self._start_thread(call, target, args, kwargs)
         elif kind is TargetKind.INLINE:
-            _run_inline(call, target.function, args, kwargs)
+            contextvars.copy_context().run(_run_inline, call, target.function, args, kwargs)
         elif kind is TargetKind.ASYNC_EXECUTION:
-            call.task = asyncio.Task(
-                _run_async_execution(call, target.function, args, kwargs), loop=self._loop
-            )
+            self._ready.append((call, _await_returned, (target.function, args, kwargs), {}))
+            if not self._is_runner_due:
+                self._start_runner()
         else:
-            call.is_done = True
-            call.replier.fail(
-                call, TypeError(f"{target.name} is an async generator: call it with rpc_stream")
-            )
-        current_call.set(None)
+            error = TypeError(f"{target.name} is an async generator: call it with rpc_stream")
+            _finish(call, None, error)
+
+    def _start_runner(self) -> None:
+        self._is_runner_due = True
+        task = self._loop.create_task(self._run_ready(), context=contextvars.Context())
+        _runners.add(task)
+        task.add_done_callback(_runners.discard)
+
+    async def _run_ready(self) -> None:
+        """Start what is ready, as the task of each until one has to wait."""
+        self._is_runner_due = False
+        ready = self._ready
+        runner = asyncio.current_task()
+        assert runner is not None
+        clean: contextvars.Context | None = None
+        while ready:
+            call, function, args, kwargs = ready.popleft()
+            call.task = runner
+            current_call.set(call)
+            clean = contextvars.copy_context()
+            try:
+                if call.is_cancelled:
+                    raise asyncio.CancelledError
+                coroutine: Coroutine[Any, Any, Any] = function(*args, **kwargs)
+                first = coroutine.send(None)
+            except StopIteration as stop:
+                call.is_done = True
+                call.replier.succeed(call, stop.value)
+            except BaseException as error:
+                _finish(call, None, error)
+            else:
+                if ready and not self._is_runner_due:
+                    self._start_runner()
+                await _finish_later(call, coroutine, first)
+                return
+            if contextvars.copy_context() != clean or runner.cancelling():
+                if ready and not self._is_runner_due:
+                    self._start_runner()
+                return
 
     def _start_thread(
         self, call: ServedCall, target: Target, args: tuple[object, ...], kwargs: dict[str, object]
@@ -64,45 +112,52 @@ class Executor:
                 error = _unawaited(target.name, value)
             _finish(call, value, error)
 
-        self.threads.submit(
-            self._loop, contextvars.copy_context(), target.function, args, kwargs, finish
-        )
+        context = contextvars.Context()
+        context.run(current_call.set, call)
+        self.threads.submit(self._loop, context, target.function, args, kwargs, finish)
 
 
-async def _run_async(
-    call: ServedCall,
-    function: Callable[..., Awaitable[object]],
-    args: tuple[object, ...],
-    kwargs: dict[str, object],
+_runners: set[asyncio.Task[None]] = set()
+"""The loop refers to tasks weakly; these references keep runners that wait alive."""
+
+
+async def _finish_later(
+    call: ServedCall, coroutine: Coroutine[Any, Any, Any], first: object
 ) -> None:
     try:
-        value = await function(*args, **kwargs)
-    except BaseException as error:  # noqa: BLE001 -- user code; the outcome carries it
-        _finish(call, None, error)
-    else:
-        call.is_done = True
-        call.replier.succeed(call, value)
-
-
-async def _run_async_execution(
-    call: ServedCall,
-    function: Callable[..., object],
-    args: tuple[object, ...],
-    kwargs: dict[str, object],
-) -> None:
-    try:
-        awaitable = function(*args, **kwargs)
-        if not inspect.isawaitable(awaitable):
-            kind = type(awaitable)
-            raise TypeError(
-                "Functions decorated with @rpc.functions.async_execution must return an "
-                f"awaitable, but got {kind.__module__}.{kind.__qualname__}"
-            )
-        value = await awaitable
-    except BaseException as error:  # noqa: BLE001 -- user code; the outcome carries it
+        value = await _rest(coroutine, first)
+    except BaseException as error:
         _finish(call, None, error)
     else:
         _finish(call, value, None)
+
+
+@types.coroutine
+def _rest(coroutine: Coroutine[Any, Any, Any], first: object) -> Generator[Any, Any, Any]:
+    """Go on with a coroutine whose first step yielded ``first``: the task waits for that."""
+    while True:
+        try:
+            yield first
+        except BaseException as error:  # a cancel, thrown in by the task
+            try:
+                first = coroutine.throw(error)
+            except StopIteration as stop:
+                return stop.value
+        else:
+            return (yield from coroutine)  # type: ignore[misc]  # allowed in a types.coroutine
+
+
+async def _await_returned(
+    function: Callable[..., Any], args: tuple[object, ...], kwargs: dict[str, object]
+) -> object:
+    awaitable = function(*args, **kwargs)
+    if not inspect.isawaitable(awaitable):
+        kind = type(awaitable)
+        raise TypeError(
+            "Functions decorated with @rpc.functions.async_execution must return an "
+            f"awaitable, but got {kind.__module__}.{kind.__qualname__}"
+        )
+    return await awaitable
 
 
 def _run_inline(
@@ -111,9 +166,10 @@ def _run_inline(
     args: tuple[object, ...],
     kwargs: dict[str, object],
 ) -> None:
+    current_call.set(call)
     try:
         value = function(*args, **kwargs)
-    except BaseException as error:  # noqa: BLE001 -- user code; the outcome carries it
+    except BaseException as error:
         _finish(call, None, error)
     else:
         _finish(call, value, None)
@@ -123,11 +179,11 @@ def _finish(call: ServedCall, value: object, error: BaseException | None) -> Non
     call.is_done = True
     if error is None:
         call.replier.succeed(call, value)
-        return
-    call.replier.fail(call, error)
+    else:
+        call.replier.fail(call, error)
 
 
-def _unawaited(name: str, value: object) -> RpcError | TypeError:
+def _unawaited(name: str, value: object) -> TypeError:
     close = getattr(value, "close", None)
     if callable(close):
         close()  # a coroutine that never ran would warn

@@ -72,6 +72,7 @@ class Codec:
         "_plain_levels",
         "_policy",
         "_registry_version",
+        "_shallow",
         "_take_packer",
         "_uncounted",
     )
@@ -92,6 +93,7 @@ class Codec:
         self._max_object_bytes = max_object_bytes
         self._plain_levels = min(_PLAIN_LEVELS, max_nesting)
         self._uncounted = uncounted_length(max_object_bytes)
+        self._shallow = min(max_nesting, self._uncounted)  # bytes: a level takes one at least
         registry = TypeRegistry() if registry is None else registry
         self._policy = _make_policy(allow_pickle, registry, hooks, self._travels_lightly)
         self._encoders = make_encoders(self._policy)
@@ -138,6 +140,17 @@ class Codec:
             EncodingError: a class or zone is not known in this process, or user code that
                 rebuilds a value failed.
         """
+        if len(body) <= self._shallow and not buffers:
+            try:  # a short body of an ordinary value: cannot nest too deep, nor become too large
+                if body[0] != _MARKED:
+                    return unpackb(  # keywords, not a partial: that is slower
+                        body,
+                        strict_map_key=False,
+                        ext_hook=decode_leaf,
+                        unicode_errors="surrogatepass",
+                    )
+            except Exception:  # noqa: BLE001, S110 -- said properly by the full way below
+                pass
         return self._decode(body, buffers, 0)
 
     def encode_call(
@@ -179,7 +192,20 @@ class Codec:
         Raises:
             RemoteProtocolError, MessageTooLargeError, EncodingError: as for `decode`.
         """
-        call = self._decode(body, buffers, _CALL_LEVELS)
+        call = None
+        if len(body) <= self._shallow and not buffers:
+            try:  # as in decode()
+                if body[0] != _MARKED:
+                    call = unpackb(
+                        body,
+                        strict_map_key=False,
+                        ext_hook=decode_leaf,
+                        unicode_errors="surrogatepass",
+                    )
+            except Exception:  # noqa: BLE001, S110 -- said properly by the full way below
+                pass
+        if call is None:
+            call = self._decode(body, buffers, _CALL_LEVELS)
         if type(call) is list and len(call) == 2:
             args, kwargs = call
             if (

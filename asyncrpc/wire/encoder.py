@@ -53,6 +53,7 @@ _REGISTERED = mark(Kind.REGISTERED)
 _EXTENSION = mark(Kind.EXTENSION)
 
 _are_scalars = SCALARS.issuperset
+_FEW = 8  # items up to which a loop beats issuperset() and map()
 _Item: TypeAlias = tuple[Any, Any, Any, Link]
 """Encoded container, key in it, the value there, link of that container."""
 
@@ -65,19 +66,20 @@ def is_plain(value: Any, levels: int) -> bool:
         levels: of lists and dicts to look into, from 0; a value with more of them is not plain.
     """
     cls = type(value)
-    if cls is list:
-        items = value
-    elif cls is dict:
-        if not _are_scalars(map(type, value)):
-            return False
+    if cls is dict:
+        for key in value:
+            if type(key) not in SCALARS:
+                return False
         items = value.values()
+    elif cls is list:
+        items = value
+        if len(value) > _FEW and _are_scalars(map(type, value)):
+            return levels > 0
     else:
         return cls in SCALARS or (cls is bytes and len(value) < LARGE)
     if levels < 1:
         return False
-    if cls is list and _are_scalars(map(type, value)):
-        return True
-    for item in items:  # noqa: SIM110 -- a generator costs twice as much
+    for item in items:
         if type(item) not in SCALARS and not is_plain(item, levels - 1):
             return False
     return True
