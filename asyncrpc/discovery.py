@@ -23,6 +23,9 @@ from asyncrpc.transport import Address
 
 __all__ = ("Record", "StoreLink", "join_static", "open_store", "record_key", "route_to", "scoped")
 
+_CONFLICT = b"conflict:"
+"""Start of what stands in place of a record when the group cannot come together."""
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Record:
@@ -74,8 +77,13 @@ class Record:
             )
         except (KeyError, TypeError, msgpack.UnpackException) as error:
             raise ValueError(f"{data[:40]!r}… is no worker record: {error}") from error
-        if not isinstance(record.incarnation, bytes) or len(record.incarnation) != INCARNATION_BYTES:
+        if (
+            not isinstance(record.incarnation, bytes)
+            or len(record.incarnation) != INCARNATION_BYTES
+        ):
             raise ValueError(f"the record of {record.info.name} has no incarnation")
+        if not record.addresses:
+            raise ValueError(f"the record of {record.info.name} has no address")
         return record
 
 
@@ -131,7 +139,9 @@ async def open_store(
         OSError: this worker should serve it and cannot bind the address.
     """
     if init_method.startswith("file:"):
-        return await _open_by_file(Path(init_method.removeprefix("file://")), secret, run_id, timeout)
+        return await _open_by_file(
+            Path(init_method.removeprefix("file://")), secret, run_id, timeout
+        )
     address, may_serve = _store_address(init_method, environ)
     if may_serve and rank == 0:
         return await _serve(address.host, address.port, secret, run_id, timeout)
@@ -144,7 +154,9 @@ async def open_store(
     return StoreLink(client, str(address), client=client)
 
 
-async def join_static(store: Store, record: Record, world_size: int, timeout: float) -> list[Record]:
+async def join_static(
+    store: Store, record: Record, world_size: int, timeout: float, where: str
+) -> list[Record]:
     """Publish ``record`` and return all records of the group once every worker has published.
 
     Args:
@@ -152,31 +164,52 @@ async def join_static(store: Store, record: Record, world_size: int, timeout: fl
         record: this worker's; its id is its rank.
         world_size: number of workers.
         timeout: seconds to wait for the others.
+        where: the store's address, for messages; empty where it has none.
 
     Raises:
-        DuplicateNameError: another worker has this name or rank.
+        DuplicateNameError: two workers have one name or rank.
         RpcTimeoutError: not all came in time; the message names the ranks that are missing.
     """
     keys = [record_key(rank) for rank in range(world_size)]
     mine = record.encode()
     held = await store.compare_set(keys[record.info.id], b"", mine)
     if held != mine:
-        raise DuplicateNameError(
-            f"RPC worker id {record.info.id} is not unique: {Record.decode(held).info.name} "
-            f"has it, and so has {record.info.name}"
-        )
+        raise await _conflict(store, keys, record, held)
     try:
         await store.wait(keys, timeout)
     except StoreTimeoutError as error:
-        missing = [rank for rank, key in enumerate(keys) if not await store.check([key])]
+        missing = [str(rank) for rank, key in enumerate(keys) if not await store.check([key])]
+        place = f" at the store {where}" if where else ""
         raise RpcTimeoutError(
-            f"only {world_size - len(missing)} of {world_size} workers came within {timeout:g} s; "
-            f"missing rank {', '.join(map(str, missing))}",
+            f"only {world_size - len(missing)} of {world_size} workers came within {timeout:g} s"
+            f"{place}; missing rank {', '.join(missing)}",
             phase="connect",
         ) from error
-    records = [Record.decode(data) for data in await store.multi_get(keys)]
+    found = await store.multi_get(keys)
+    for data in found:
+        if data.startswith(_CONFLICT):
+            raise DuplicateNameError(data.removeprefix(_CONFLICT).decode())
+    records = [Record.decode(data) for data in found]
     _check_unique(records)
     return records
+
+
+async def _conflict(
+    store: Store, keys: Sequence[str], record: Record, held: bytes
+) -> DuplicateNameError:
+    """Tell everybody who waits for this group that two workers have one rank."""
+    if held.startswith(_CONFLICT):
+        return DuplicateNameError(held.removeprefix(_CONFLICT).decode())
+    rank = record.info.id
+    error = DuplicateNameError(
+        f"RPC worker id {rank} is not unique: {Record.decode(held).info.name} has it, and so has "
+        f"{record.info.name}"
+    )
+    note = _CONFLICT + str(error).encode()
+    await store.set(keys[rank], note)
+    for key in keys:  # they wait for these
+        await store.compare_set(key, b"", note)
+    return error
 
 
 def _check_unique(records: Sequence[Record]) -> None:

@@ -1,44 +1,27 @@
 """`RpcAgent`: what `init_rpc` gives, the parts put together.
 
-Start-up and the end of a worker are here: secret, store, listener, discovery; drain, links, threads,
-store. Calls go straight to the agent underneath. Several agents can live in one process.
+The end of a worker is here: drain, links, threads, store. Its start is `agent.starting`; calls go
+straight to the agent underneath. Several agents can live in one process.
 """
 
 from __future__ import annotations
 
 import asyncio
-import collections
 import contextlib
-import concurrent.futures
-import contextvars
-import hashlib
 import os
 import sys
 import threading
-import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Self
 
-from asyncrpc.agent import Agent, Collectives, Drain, LivenessThread, PeerState, RpcFuture
-from asyncrpc.discovery import (
-    Record,
-    StoreLink,
-    join_static,
-    open_store,
-    record_key,
-    route_to,
-    scoped,
-)
+from asyncrpc.agent import Blocked, Collectives, Drain, PeerState, RpcFuture, Started, Starter
+from asyncrpc.discovery import record_key
 from asyncrpc.errors import RpcError, ShutdownTimeoutError, StatusCode
-from asyncrpc.execution import Executor, ThreadPool
-from asyncrpc.identity import WorkerInfo, new_incarnation
+from asyncrpc.identity import WorkerInfo
 from asyncrpc.observe import Clock, LoopClock
 from asyncrpc.options import UNSET, RpcOptions, Unset, check_timeout
-from asyncrpc.secret import load_secret, run_key
 from asyncrpc.store import Store, StoreError
-from asyncrpc.transport import Address, Network, SocketNetwork
-from asyncrpc.wire import Codec, Handshake, Hello, Purpose
+from asyncrpc.transport import Network
 
 __all__ = ("RpcAgent",)
 
@@ -46,26 +29,18 @@ _WITHDRAW = 1.0  # seconds for the last word to the store
 _LINGER = 5.0  # seconds a served store outlives the worker that serves it
 
 
-_starts: weakref.WeakKeyDictionary[object, collections.Counter[str]] = weakref.WeakKeyDictionary()
-"""How often each name was started, by the store it was given, or by `_Starter` for the launcher's:
-in a store that outlives groups, the n-th start of a worker meets the n-th of the others."""
-
-
 class RpcAgent:
     """One worker of a group; made by `start` or `init_rpc`, never directly."""
 
-    def __init__(
-        self, agent: Agent, store: StoreLink, group: Store, liveness: LivenessThread | None
-    ) -> None:
-        self._agent = agent
-        self._store = store
-        self._group = group
-        self._liveness = liveness
-        self._drain = Drain(agent)
+    def __init__(self, started: Started) -> None:
+        agent = self._agent = started.agent
+        self._started = started
+        self._drain = Drain(agent, self._forget_group)
         self._collectives = Collectives(agent)
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
         self._ending: asyncio.Task[None] | None = None
+        self._draining: asyncio.Task[None] | None = None
         self.call = agent.caller.call
         """`rpc_async` with all arguments given; for the module-level function."""
 
@@ -110,53 +85,96 @@ class RpcAgent:
         """
         if backend is not None:
             raise TypeError(f"Argument backend must be a member of BackendType, got {backend!r}")
-        starter = _Starter(
+        starter = Starter(
             options if options is not None else RpcOptions(),
             os.environ if environ is None else environ,
             network,
             clock if clock is not None else LoopClock(),
         )
-        agent = await starter.start(cls, name, rank, world_size, store)
-        assert isinstance(agent, cls)
-        return agent
+        made: list[Self] = []  # one for each store that was tried; the last one is in use
+
+        def make(started: Started) -> Self:
+            made.append(cls(started))
+            return made[-1]
+
+        await starter.start(make, name, rank, world_size, store)
+        return made[-1]
 
     async def shutdown(self, graceful: bool = True, timeout: float | None = None) -> None:
-        """Leave the group; see `asyncrpc.shutdown`."""
+        """Leave the group; see `asyncrpc.shutdown`.
+
+        Cancelling it, or calling it again with ``graceful=False``, ends the wait for the others;
+        everything is closed all the same.
+        """
         seconds = check_timeout("timeout", timeout)
+        is_first = self._ending is None
         if self._ending is None:
             self._ending = asyncio.create_task(
                 self._shut_down(graceful, seconds), name=f"asyncrpc {self.info.name}: shutdown"
             )
-            await asyncio.shield(self._ending)
-        else:
+        elif not graceful:
+            self._stop_draining()
+        try:
             await asyncio.wait([self._ending])
+        except asyncio.CancelledError:
+            self._stop_draining()
+            await asyncio.wait([self._ending])
+            if not self._ending.cancelled():
+                self._ending.exception()  # seen
+            raise
+        if is_first:
+            self._ending.result()
+
+    def _stop_draining(self) -> None:
+        if self._draining is not None:
+            self._draining.cancel()
 
     async def _shut_down(self, graceful: bool, timeout: float) -> None:
         """Drain, then close everything, whatever happens to the first."""
+        if not graceful:
+            await self._withdraw_record()
+            await self._close("lost", "it shut down without waiting", 0.0)
+            return
         now = self._agent.clock.time
         give_up = now() + timeout if timeout else None
         try:
-            if graceful:
-                # First: some workers may not have read the records yet, and would wait for ours.
-                await self._drain.run(timeout)
-            await self._withdraw_record()
+            await self._drained(timeout)
         except ShutdownTimeoutError:
             await self._close("lost", "its graceful shutdown timed out", 0.0)
             raise
         except BaseException:
             await self._close("lost", "its shutdown was interrupted", 0.0)
             raise
-        if graceful:
-            left = _LINGER if give_up is None else max(0.0, give_up - now())
-            await self._close("left", "it shut down", min(left, _LINGER))
-        else:
-            await self._close("lost", "it shut down without waiting", 0.0)
+        left = _LINGER if give_up is None else max(0.0, give_up - now())
+        await self._close("left", "it shut down", min(left, _LINGER))
+
+    async def _drained(self, timeout: float) -> None:
+        """Wait for the end of the group, unless `_stop_draining` ends the wait."""
+        self._draining = asyncio.create_task(
+            self._drain.run(timeout), name=f"asyncrpc {self.info.name}: drain"
+        )
+        try:
+            await asyncio.wait([self._draining])
+            if self._draining.cancelled():
+                raise RpcError("the graceful shutdown was cut short", code=StatusCode.CANCELLED)
+            self._draining.result()
+        finally:
+            self._draining.cancel()
+            self._draining = None
+
+    async def _forget_group(self) -> None:
+        """Empty the group's part of the store before anybody leaves, so that a new one may begin."""
+        await self._delete([peer.info.id for peer in self._agent.members.all()])
 
     async def _withdraw_record(self) -> None:
-        """Take this worker out of the store before the group ends, so that a new one may begin."""
+        """Take this worker out of the store."""
+        await self._delete([self.info.id])
+
+    async def _delete(self, ids: Sequence[int]) -> None:
+        group = self._started.group
         with contextlib.suppress(StoreError, TimeoutError):  # the store may be gone already
             async with asyncio.timeout(_WITHDRAW):
-                await self._group.delete_key(record_key(self.info.id))
+                await asyncio.gather(*[group.delete_key(record_key(ident)) for ident in ids])
 
     async def _close(self, goodbye: str, reason: str, patience: float) -> None:
         running = []
@@ -164,9 +182,9 @@ class RpcAgent:
             await self._agent.close(goodbye, reason)
             running = await self._agent.executor.threads.close(patience)
         finally:
-            if self._liveness is not None:
-                self._liveness.close()
-            await self._store.close(patience)
+            if self._started.liveness is not None:
+                self._started.liveness.close()
+            await self._started.link.close(patience)
         if running and goodbye == "left":
             names = ", ".join(f"{r.function} in {r.thread}" for r in running)
             raise ShutdownTimeoutError(
@@ -202,8 +220,7 @@ class RpcAgent:
                 "rpc_sync would block the loop it waits for: await rpc_async instead, or call it "
                 "from another thread"
             )
-        blocked = _Blocked(self._loop)
-        return blocked.run(lambda: self.rpc_async(to, func, args, kwargs, timeout))
+        return Blocked(self._loop).run(lambda: self.rpc_async(to, func, args, kwargs, timeout))
 
     def rpc_notify(
         self,
@@ -269,8 +286,13 @@ class RpcAgent:
         links = [c for c in agent.connections() if c.hello is not None]
         info: dict[str, object] = {
             "num_pending_futures": len(agent.pending),
+            "num_owner_rrefs": 0,
+            "num_pending_users": 0,
+            "num_forks": 0,
             "agent.thread_pool_size": agent.options.num_worker_threads,
-            "agent.num_idle_threads": agent.options.num_worker_threads - threads.size + threads.idle,
+            "agent.num_idle_threads": agent.options.num_worker_threads
+            - threads.size
+            + threads.idle,
             "agent.client_active_calls": len(agent.caller.user_calls()),
             "agent.server_active_calls": len(calls),
             "agent.server_active_async_calls": sum(call.task is not None for call in calls),
@@ -288,220 +310,3 @@ class RpcAgent:
 
     def __repr__(self) -> str:
         return f"<RpcAgent {self.info.name} id {self.info.id}>"
-
-
-class _Starter:
-    """The start of one agent."""
-
-    def __init__(
-        self,
-        options: RpcOptions,
-        environ: Mapping[str, str],
-        network: Network | None,
-        clock: Clock,
-    ) -> None:
-        self._options = options
-        self._environ = environ
-        self._clock = clock
-        self._is_real = network is None and isinstance(clock, LoopClock)
-        self._network = SocketNetwork(options.tls) if network is None else network
-        self._in_memory = network is not None
-        run_id = options.run_id
-        self._run_id = environ.get("TORCHELASTIC_RUN_ID", "") if run_id is None else run_id
-
-    async def start(
-        self,
-        cls: type[RpcAgent],
-        name: str | None,
-        rank: int | None,
-        world_size: int | None,
-        store: Store | None,
-    ) -> RpcAgent:
-        rank = _variable(self._environ, "RANK", "rank", rank)
-        world_size = _variable(self._environ, "WORLD_SIZE", "world_size", world_size)
-        _check_place(rank, world_size)
-        info = WorkerInfo(name or self._environ.get("ASYNCRPC_NAME") or f"worker{rank}", rank)
-        secret = load_secret(self._options.secret, self._environ)
-        count = self._count(store, info.name)
-        link = await self._reach_store(store, rank, secret)
-        group = scoped(link.store, self._run_id, self._environ, count)
-        try:
-            return await self._start(cls, info, world_size, secret, link, group)
-        except BaseException:
-            await link.close()
-            raise
-
-    def _count(self, store: Store | None, name: str) -> int:
-        """Return which start of this name this is, where the store may remember earlier ones."""
-        if store is None and not self._environ.get("LAUNCHER_STORE"):
-            return 0  # served by a worker of the group, so it is as new as the group
-        counter = _starts.setdefault(_Starter if store is None else store, collections.Counter())
-        counter[name] += 1
-        return counter[name]
-
-    async def _reach_store(self, store: Store | None, rank: int, secret: bytes) -> StoreLink:
-        if store is not None:
-            return StoreLink(store, "")
-        return await open_store(
-            self._options.init_method,
-            rank=rank,
-            secret=secret,
-            run_id=self._run_id,
-            timeout=self._options.init_timeout,
-            environ=self._environ,
-        )
-
-    async def _start(
-        self,
-        cls: type[RpcAgent],
-        info: WorkerInfo,
-        world_size: int,
-        secret: bytes,
-        link: StoreLink,
-        group: Store,
-    ) -> RpcAgent:
-        key = run_key(secret, self._run_id)
-        incarnation = new_incarnation()
-        agent = self._make_agent(info, incarnation, key)
-        liveness: LivenessThread | None = None
-        try:
-            address = await agent.listen(self._listen_address(info, incarnation, link))
-            if self._is_real:
-                host = address.host or "127.0.0.1"
-                liveness = LivenessThread(host, self._liveness_handshake(agent, key))
-            facade = agent.facade = cls(agent, link, group, liveness)
-            record = Record(
-                info, incarnation, (address,), agent.host, liveness.address if liveness else None
-            )
-            records = await join_static(group, record, world_size, self._options.init_timeout)
-            agent.start(records)
-        except BaseException:
-            await agent.close("lost", "its start failed")
-            await agent.executor.threads.close(0.0)
-            if liveness is not None:
-                liveness.close()
-            raise
-        return facade
-
-    def _make_agent(self, info: WorkerInfo, incarnation: bytes, key: bytes) -> Agent:
-        options = self._options
-        allow_pickle = options.expose is None if options.allow_pickle is None else options.allow_pickle
-        return Agent(
-            info=info,
-            incarnation=incarnation,
-            host=_host_identity(),
-            key=key,
-            run_id=hashlib.sha256(self._run_id.encode()).digest(),
-            options=options,
-            network=self._network,
-            clock=self._clock,
-            codec=Codec(
-                allow_pickle=allow_pickle,
-                max_nesting=options.limits.max_nesting,
-                max_object_bytes=options.limits.max_object_bytes,
-            ),
-            executor=Executor(ThreadPool(options.num_worker_threads, f"asyncrpc-{info.name}")),
-            facade=None,
-        )
-
-    def _listen_address(self, info: WorkerInfo, incarnation: bytes, link: StoreLink) -> Address:
-        if self._in_memory:
-            return Address("memory", f"{info.name}-{incarnation.hex()}")
-        scheme = "tls" if self._options.tls is not None else "tcp"
-        if self._options.listen is not None:
-            address = Address.parse(self._options.listen)
-            if address.scheme == "unix" and Path(address.path).is_dir():
-                return Address("unix", path=f"{address.path.rstrip('/')}/{info.name}.sock")
-            if address.scheme == "tcp":
-                return Address(scheme, address.host, address.port)
-            return address
-        where = Address.parse(link.where) if link.where else None
-        if where is None or where.is_local or self._options.secret == b"":
-            return Address(scheme, "127.0.0.1")
-        return Address(scheme, route_to(where.host, where.port))
-
-    def _liveness_handshake(self, agent: Agent, key: bytes) -> Callable[[], Handshake]:
-        hello = Hello(
-            purpose=Purpose.HEARTBEAT,
-            run_id=hashlib.sha256(self._run_id.encode()).digest(),
-            incarnation=agent.incarnation,
-            host=agent.host,
-            name=agent.info.name,
-            worker_id=agent.info.id,
-        )
-        return lambda: Handshake(key=key, hello=hello, is_client=False)
-
-
-class _Blocked:
-    """A thread that waits for a call on the loop."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
-        self._done: concurrent.futures.Future[Any] = concurrent.futures.Future()
-        self._call: RpcFuture[Any] | None = None
-
-    def run(self, start: Callable[[], RpcFuture[Any]]) -> Any:
-        """Start the call on the loop, in this thread's context, and wait for its outcome."""
-        context = contextvars.copy_context()
-        self._loop.call_soon_threadsafe(self._start, start, context=context)
-        try:
-            return self._done.result()
-        except BaseException:
-            if not self._done.done():  # this thread was interrupted, not the call
-                self._loop.call_soon_threadsafe(self._stop)
-            raise
-
-    def _start(self, start: Callable[[], RpcFuture[Any]]) -> None:
-        try:
-            self._call = start()
-        except BaseException as error:  # noqa: BLE001 -- raised in the waiting thread
-            self._done.set_exception(error)
-        else:
-            self._call.add_done_callback(self._finish)
-
-    def _finish(self, call: asyncio.Future[Any]) -> None:
-        if call.cancelled():
-            self._done.set_exception(
-                RpcError("the call was cancelled: so was the one it served", code=StatusCode.CANCELLED)
-            )
-        elif (error := call.exception()) is not None:
-            self._done.set_exception(error)
-        else:
-            self._done.set_result(call.result())
-
-    def _stop(self) -> None:
-        if self._call is not None:
-            self._call.cancel()
-
-
-def _variable(environ: Mapping[str, str], variable: str, field: str, value: int | None) -> int:
-    """Return an int argument, or the variable that stands in for it."""
-    if value is not None:
-        if type(value) is not int:
-            raise ValueError(f"{field} must be an int, got {value!r}")
-        return value
-    text = environ.get(variable)
-    if text is None:
-        raise ValueError(f"{field} missing: pass {field}=, or set ${variable} as a launcher does")
-    try:
-        return int(text)
-    except ValueError:
-        raise ValueError(f"${variable} must be an int, got {text!r}") from None
-
-
-def _check_place(rank: int, world_size: int) -> None:
-    if world_size < 1:
-        raise ValueError(f"world_size must be at least 1, got {world_size}")
-    if not 0 <= rank < world_size:
-        raise ValueError(f"rank must be from 0 to world_size - 1 = {world_size - 1}, got {rank}")
-
-
-def _host_identity() -> bytes:
-    """Return 16 bytes that are equal for processes which share memory: same boot, same /dev/shm."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_bytes()
-        shm = os.stat("/dev/shm")  # noqa: S108 -- looked at, not written
-        place = f"{shm.st_dev}:{shm.st_ino}".encode()
-    except OSError:
-        boot, place = b"", os.uname().nodename.encode() if hasattr(os, "uname") else b""
-    return hashlib.sha256(boot + place).digest()[:16]

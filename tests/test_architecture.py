@@ -92,7 +92,7 @@ HEAVY = frozenset(["aiohttp", "etcd", "matplotlib", "numpy", "rich", "torch"])
 
 STATEFUL = {
     "asyncrpc.execution.naming": {"_known"},  # a memo
-    "asyncrpc.runtime": {"_starts"},  # which start of this process it is
+    "asyncrpc.agent.starting": {"_starts"},  # which start of this process it is
     "launcher.rendezvous.registry": {"_registered"},
 }
 """Module -> the names of module-level state it may change; anything else is a constant."""

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 from asyncrpc.agent.agent import Agent, ControlHandler
+from asyncrpc.agent.blocking import Blocked
 from asyncrpc.agent.calling import NOT_INITIALIZED
 from asyncrpc.agent.collectives import Collectives
 from asyncrpc.agent.drain import Drain
-from asyncrpc.agent.liveness import LivenessThread
 from asyncrpc.agent.peers import Peer, PeerState
 from asyncrpc.agent.pending import RpcFuture
 from asyncrpc.agent.scope import WaitAll
+from asyncrpc.agent.starting import Started, Starter
 
 __all__ = (
     "NOT_INITIALIZED",
     "Agent",
+    "Blocked",
     "Collectives",
     "ControlHandler",
     "Drain",
-    "LivenessThread",
     "Peer",
     "PeerState",
     "RpcFuture",
+    "Started",
+    "Starter",
     "WaitAll",
 )

@@ -15,6 +15,7 @@ Source: F. Mattern, "Algorithms for distributed termination detection" (1987), t
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 from asyncrpc.agent.peers import Peer
@@ -38,10 +39,12 @@ class Drain:
 
     Args:
         agent: whose part.
+        finish: awaited by the leader when all is over, before anybody is told so.
     """
 
-    def __init__(self, agent: Agent) -> None:
+    def __init__(self, agent: Agent, finish: Callable[[], Awaitable[None]]) -> None:
         self._agent = agent
+        self._finish = finish
         self._is_announced = False
         self._announced: dict[Peer, list[asyncio.Future[Any]]] = {}  # as leader: who waits for us
         self._changed = asyncio.Event()
@@ -99,6 +102,7 @@ class Drain:
             if counts is not None and counts == before:
                 break
             before = counts
+        await self._finish()
         for waiting in self._announced.values():
             for future in waiting:
                 if not future.done():

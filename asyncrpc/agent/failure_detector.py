@@ -1,4 +1,4 @@
-"""Notices workers that fell silent: PING on links without traffic, then the liveness thread.
+"""Notices workers that fell silent: a PING on every link, then the liveness thread.
 
 Runs on the agent's clock. A closed socket is noticed by its link at once; this is for peers whose
 socket stays open: a stopped process, a cut network. A worker whose loop is blocked by user code is
@@ -55,28 +55,36 @@ class FailureDetector:
         for connection in self._agent.connections():
             if connection.hello is None:
                 continue  # the link to oneself
-            if connection.is_heard or is_late:
-                connection.is_heard = False
+            if connection.is_heard:
                 connection.misses = 0
-                continue
-            self._silent(connection)
+            elif not is_late:
+                self._silent(connection)
+            connection.is_heard = False
+            connection.ping()
 
     def _silent(self, connection: Connection) -> None:
-        """Count an interval without a byte from the peer."""
+        """Count an interval without a byte from the peer, which was asked for one."""
         connection.misses += 1
-        if connection.misses > self._misses:
-            self._agent.members.lose(
-                connection.peer, f"no sign of life for {self._misses * self._interval:g} s"
-            )
-            return
-        connection.ping()
-        if connection.misses > 1 and connection.peer.record.liveness is not None:
-            self._agent.spawn(self._ask(connection), f"ask whether {connection.peer} lives")
+        is_over = connection.misses >= self._misses
+        has_thread = connection.peer.record.liveness is not None
+        if is_over and not (has_thread and self._misses == 1):
+            self._lose(connection)
+        elif has_thread:
+            task = self._ask(connection, is_last=is_over)
+            self._agent.spawn(task, f"ask whether {connection.peer} lives")
 
-    async def _ask(self, connection: Connection) -> None:
+    async def _ask(self, connection: Connection, *, is_last: bool) -> None:
         """Ask the liveness thread; an answer counts as a sign of life."""
         try:
             await ask_alive(self._agent, connection.peer.record, timeout=self._interval)
         except (RpcError, ConnectionError, TimeoutError):
-            return
-        connection.is_heard = True
+            if is_last:
+                self._lose(connection)
+        else:
+            connection.is_heard = True
+
+    def _lose(self, connection: Connection) -> None:
+        if connection is connection.peer.connection:
+            self._agent.members.lose(
+                connection.peer, f"no sign of life for {self._misses * self._interval:g} s"
+            )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import selectors
 import socket
 import threading
@@ -27,6 +28,7 @@ __all__ = ("LivenessThread", "ask_alive")
 
 _MAX_GUESTS = 64
 _PATIENCE = 5.0  # seconds a connection may take for its handshake and its question
+_NO_ROOM = 0.05  # seconds to wait for a free file descriptor
 _ASK = b"?"
 _ALIVE = b"!"
 
@@ -91,14 +93,18 @@ class LivenessThread:
         return True
 
     def _welcome(self) -> None:
-        with contextlib.suppress(OSError):
+        try:
             sock, _ = self._listener.accept()
-            sock.setblocking(False)
-            if len(self._guests) >= _MAX_GUESTS:
-                sock.close()
-                return
-            self._guests[sock] = _Guest(self._make_handshake(), time.monotonic() + _PATIENCE)
-            self._selector.register(sock, selectors.EVENT_READ)
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                time.sleep(_NO_ROOM)  # the listener stays readable: do not spin
+            return
+        sock.setblocking(False)
+        if len(self._guests) >= _MAX_GUESTS:
+            sock.close()
+            return
+        self._guests[sock] = _Guest(self._make_handshake(), time.monotonic() + _PATIENCE)
+        self._selector.register(sock, selectors.EVENT_READ)
 
     def _answer(self, sock: socket.socket) -> None:
         guest = self._guests[sock]

@@ -1,0 +1,77 @@
+"""`Blocked`: a thread that waits for a call on the loop; what `rpc_sync` is made of.
+
+The one place where a thread other than the loop's touches a call, and it does so by
+``call_soon_threadsafe`` only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextvars
+from collections.abc import Callable
+from typing import Any
+
+from asyncrpc.agent.pending import RpcFuture
+from asyncrpc.errors import NotInitializedError, RpcError, StatusCode
+
+__all__ = ("Blocked",)
+
+
+class Blocked:
+    """One call made by a thread that blocks until it is over.
+
+    Args:
+        loop: where the call runs.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._done: concurrent.futures.Future[Any] = concurrent.futures.Future()
+        self._call: RpcFuture[Any] | None = None
+
+    def run(self, start: Callable[[], RpcFuture[Any]]) -> Any:
+        """Start the call on the loop, in this thread's context, and wait for its outcome.
+
+        Raises:
+            NotInitializedError: the loop is closed.
+            BaseException: what the call failed with, or what interrupted this thread; the call is
+                cancelled then.
+        """
+        context = contextvars.copy_context()
+        try:
+            self._loop.call_soon_threadsafe(self._start, start, context=context)
+        except RuntimeError as error:
+            raise NotInitializedError("the loop that ran init_rpc is closed") from error
+        try:
+            return self._done.result()
+        except BaseException:
+            if not self._done.done():  # this thread was interrupted, not the call
+                self._loop.call_soon_threadsafe(self._stop)
+            raise
+        finally:
+            del self  # a raised error refers to this frame, and this to the error
+
+    def _start(self, start: Callable[[], RpcFuture[Any]]) -> None:
+        try:
+            self._call = start()
+        except BaseException as error:  # noqa: BLE001 -- raised in the waiting thread
+            self._done.set_exception(error)
+        else:
+            self._call.add_done_callback(self._finish)
+
+    def _finish(self, call: asyncio.Future[Any]) -> None:
+        if call.cancelled():
+            self._done.set_exception(
+                RpcError(
+                    "the call was cancelled: so was the one it served", code=StatusCode.CANCELLED
+                )
+            )
+        elif (error := call.exception()) is not None:
+            self._done.set_exception(error)
+        else:
+            self._done.set_result(call.result())
+
+    def _stop(self) -> None:
+        if self._call is not None:
+            self._call.cancel()

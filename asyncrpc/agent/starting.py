@@ -1,0 +1,272 @@
+"""The start of one worker: who it is, where the store is, who the others are.
+
+Used by `runtime.RpcAgent.start`. Whatever fails, all that was opened is closed again.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import os
+import time
+import weakref
+from collections.abc import Callable, Mapping
+from hashlib import sha256
+from pathlib import Path
+
+from asyncrpc.agent.agent import Agent
+from asyncrpc.agent.liveness import LivenessThread
+from asyncrpc.discovery import Record, StoreLink, join_static, open_store, route_to, scoped
+from asyncrpc.errors import StoreConnectionError
+from asyncrpc.execution import Executor, ThreadPool
+from asyncrpc.identity import WorkerInfo, new_incarnation
+from asyncrpc.observe import Clock, LoopClock
+from asyncrpc.options import RpcOptions
+from asyncrpc.secret import load_secret, run_key
+from asyncrpc.store import Store
+from asyncrpc.transport import Address, MemoryNetwork, Network, SocketNetwork
+from asyncrpc.wire import Codec, Handshake, Hello, Purpose
+
+__all__ = ("Started", "Starter")
+
+_LINGER = 2.0  # seconds in which others may still learn from our store why the start failed
+_WILDCARDS = ("0.0.0.0", "::")  # noqa: S104 -- looked for, since nobody can connect to them
+
+_starts: weakref.WeakKeyDictionary[object, collections.Counter[str]] = weakref.WeakKeyDictionary()
+"""How often each name was started, by the store it was given, or by `Starter` for the launcher's:
+in a store that outlives groups, the n-th start of a worker meets the n-th of the others."""
+
+
+@dataclasses.dataclass(slots=True)
+class Started:
+    """A worker that may be put into use once it knows the others.
+
+    Args:
+        agent: listens already.
+        link: the store, to be closed with the worker.
+        group: the part of the store that is this group's.
+        liveness: answers while the loop is blocked, if there is such a thread.
+    """
+
+    agent: Agent
+    link: StoreLink
+    group: Store
+    liveness: LivenessThread | None
+
+
+class Starter:
+    """The start of one agent.
+
+    Args:
+        options: settings.
+        environ: environment variables.
+        network: opens links; ``None`` takes sockets.
+        clock: the time; `LoopClock` is the real one.
+    """
+
+    def __init__(
+        self,
+        options: RpcOptions,
+        environ: Mapping[str, str],
+        network: Network | None,
+        clock: Clock,
+    ) -> None:
+        self._options = options
+        self._environ = environ
+        self._clock = clock
+        self._network = SocketNetwork(options.tls) if network is None else network
+        self._in_memory = isinstance(network, MemoryNetwork)
+        run_id = options.run_id
+        self._run_id = environ.get("TORCHELASTIC_RUN_ID", "") if run_id is None else run_id
+
+    async def start(
+        self,
+        make_facade: Callable[[Started], object],
+        name: str | None,
+        rank: int | None,
+        world_size: int | None,
+        store: Store | None,
+    ) -> None:
+        """Join the group.
+
+        A store that goes away meanwhile is looked for again until ``init_timeout`` is over: it may
+        have been the one of the group before, whose server outlives it for a moment.
+
+        Args:
+            make_facade: gives what `current_agent` is to be, once there is an agent.
+            name: as for `RpcAgent.start`, and so on.
+            rank: likewise.
+            world_size: likewise.
+            store: likewise.
+        """
+        rank = _variable(self._environ, "RANK", "rank", rank)
+        world_size = _variable(self._environ, "WORLD_SIZE", "world_size", world_size)
+        _check_place(rank, world_size)
+        info = WorkerInfo(name or self._environ.get("ASYNCRPC_NAME") or f"worker{rank}", rank)
+        secret = load_secret(self._options.secret, self._environ)
+        count = self._count(store, info.name)
+        give_up = time.monotonic() + self._options.init_timeout
+        while True:
+            link = await self._reach_store(store, rank, secret, give_up - time.monotonic())
+            group = scoped(link.store, self._run_id, self._environ, count)
+            try:
+                await self._join(make_facade, info, world_size, secret, link, group)
+            except StoreConnectionError:
+                await link.close()
+                if store is not None or link.server is not None or time.monotonic() >= give_up:
+                    raise
+            except BaseException as error:
+                await link.close(_LINGER if isinstance(error, Exception) else 0.0)
+                raise
+            else:
+                return
+
+    def _count(self, store: Store | None, name: str) -> int:
+        """Return which start of this name this is, where the store may remember earlier ones."""
+        if store is None and not self._environ.get("LAUNCHER_STORE"):
+            return 0  # served by a worker of the group, so it is as new as the group
+        counter = _starts.setdefault(Starter if store is None else store, collections.Counter())
+        counter[name] += 1
+        return counter[name]
+
+    async def _reach_store(
+        self, store: Store | None, rank: int, secret: bytes, timeout: float
+    ) -> StoreLink:
+        if store is not None:
+            return StoreLink(store, "")
+        return await open_store(
+            self._options.init_method,
+            rank=rank,
+            secret=secret,
+            run_id=self._run_id,
+            timeout=max(timeout, 0.1),
+            environ=self._environ,
+        )
+
+    async def _join(
+        self,
+        make_facade: Callable[[Started], object],
+        info: WorkerInfo,
+        world_size: int,
+        secret: bytes,
+        link: StoreLink,
+        group: Store,
+    ) -> None:
+        """Listen, publish that, and take the group into use once everybody has."""
+        key = run_key(secret, self._run_id)
+        agent = self._make_agent(info, key)
+        started = Started(agent, link, group, None)
+        try:
+            address = await agent.listen(self._listen_address(agent, link))
+            if not self._in_memory and isinstance(self._clock, LoopClock):
+                host = address.host or "127.0.0.1"
+                started.liveness = LivenessThread(host, self._liveness_handshake(agent, key))
+            agent.facade = make_facade(started)
+            record = self._record(started, address)
+            timeout = self._options.init_timeout
+            agent.start(await join_static(group, record, world_size, timeout, link.where))
+        except BaseException:
+            await agent.close("lost", "its start failed")
+            await agent.executor.threads.close(0.0)
+            if started.liveness is not None:
+                started.liveness.close()
+            raise
+
+    def _make_agent(self, info: WorkerInfo, key: bytes) -> Agent:
+        options = self._options
+        allow_pickle = (
+            options.expose is None if options.allow_pickle is None else options.allow_pickle
+        )
+        return Agent(
+            info=info,
+            incarnation=new_incarnation(),
+            host=_host_identity(),
+            key=key,
+            run_id=sha256(self._run_id.encode()).digest(),
+            options=options,
+            network=self._network,
+            clock=self._clock,
+            codec=Codec(
+                allow_pickle=allow_pickle,
+                max_nesting=options.limits.max_nesting,
+                max_object_bytes=options.limits.max_object_bytes,
+            ),
+            executor=Executor(ThreadPool(options.num_worker_threads, f"asyncrpc-{info.name}")),
+            facade=None,
+        )
+
+    # -- addresses
+
+    def _listen_address(self, agent: Agent, link: StoreLink) -> Address:
+        name = agent.info.name
+        if self._in_memory:
+            return Address("memory", f"{name}-{agent.incarnation.hex()}")
+        scheme = "tls" if self._options.tls is not None else "tcp"
+        if self._options.listen is not None:
+            address = Address.parse(self._options.listen)
+            if address.scheme == "unix" and Path(address.path).is_dir():
+                return Address("unix", path=f"{address.path.rstrip('/')}/{name}.sock")
+            if address.scheme == "tcp":
+                return Address(scheme, address.host, address.port)
+            return address
+        return Address(scheme, self._reachable(link))
+
+    def _reachable(self, link: StoreLink) -> str:
+        """Return the host at which others that know the store can reach this worker."""
+        where = Address.parse(link.where) if link.where else None
+        if where is None or where.is_local or self._options.secret == b"":
+            return "127.0.0.1"
+        return route_to(where.host, where.port)
+
+    def _record(self, started: Started, address: Address) -> Record:
+        agent, liveness = started.agent, started.liveness
+        places = [address] if liveness is None else [address, liveness.address]
+        if address.host in _WILDCARDS:
+            host = self._reachable(started.link)
+            places = [dataclasses.replace(place, host=host) for place in places]
+        alive = None if liveness is None else places[1]
+        return Record(agent.info, agent.incarnation, (places[0],), agent.host, alive)
+
+    def _liveness_handshake(self, agent: Agent, key: bytes) -> Callable[[], Handshake]:
+        hello = Hello(
+            purpose=Purpose.HEARTBEAT,
+            run_id=sha256(self._run_id.encode()).digest(),
+            incarnation=agent.incarnation,
+            host=agent.host,
+            name=agent.info.name,
+            worker_id=agent.info.id,
+        )
+        return lambda: Handshake(key=key, hello=hello, is_client=False)
+
+
+def _variable(environ: Mapping[str, str], variable: str, field: str, value: int | None) -> int:
+    """Return an int argument, or the variable that stands in for it."""
+    if value is not None:
+        if type(value) is not int:
+            raise ValueError(f"{field} must be an int, got {value!r}")
+        return value
+    text = environ.get(variable)
+    if text is None:
+        raise ValueError(f"{field} missing: pass {field}=, or set ${variable} as a launcher does")
+    try:
+        return int(text)
+    except ValueError:
+        raise ValueError(f"${variable} must be an int, got {text!r}") from None
+
+
+def _check_place(rank: int, world_size: int) -> None:
+    if world_size < 1:
+        raise ValueError(f"world_size must be at least 1, got {world_size}")
+    if not 0 <= rank < world_size:
+        raise ValueError(f"rank must be from 0 to world_size - 1 = {world_size - 1}, got {rank}")
+
+
+def _host_identity() -> bytes:
+    """Return 16 bytes that are equal for processes which share memory: same boot, same /dev/shm."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_bytes()
+        shm = os.stat("/dev/shm")  # noqa: S108 -- looked at, not written
+        place = f"{shm.st_dev}:{shm.st_ino}".encode()
+    except OSError:
+        boot, place = b"", os.uname().nodename.encode() if hasattr(os, "uname") else b""
+    return sha256(boot + place).digest()[:16]
