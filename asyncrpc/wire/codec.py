@@ -36,6 +36,8 @@ __all__ = ("Codec",)
 
 MAX_NESTING = 1000  # what API.md allows; the interpreter's own recursion limit is of that order
 _MARKED = 0xC1
+_BIN = 0xC4  # msgpack's header of up to 255 bytes
+_SHORT = 255
 _are_names = frozenset((str,)).issuperset
 _NO_KWARGS: dict[str, object] = {}
 _MARKED_PREFIX = bytes((_MARKED,))
@@ -73,6 +75,8 @@ class Codec:
         "_policy",
         "_registry_version",
         "_shallow",
+        "_short",
+        "_strict",
         "_take_packer",
         "_uncounted",
     )
@@ -98,6 +102,8 @@ class Codec:
         self._policy = _make_policy(allow_pickle, registry, hooks, self._travels_lightly)
         self._encoders = make_encoders(self._policy)
         self._registry_version = self._policy.registry.version
+        self._strict: list[Callable[[object], bytes]] = [_new_strict_packer()]
+        self._short = min(max_nesting, _SHORT)
         packers: list[Callable[[object], bytes]] = [_new_packer()]
         # The one Packer is taken out while in use: what runs meanwhile (the ``__del__`` of a
         # collected object, another thread) makes its own.
@@ -119,6 +125,16 @@ class Codec:
             EncodingError: an item cannot travel; ``path`` says where it sits. Encoding stopped
                 there; hooks called before were called.
         """
+        try:  # the C code says whether a value is plain: see _new_strict_packer
+            pack = self._strict.pop()
+            body = pack(value)
+            self._strict.append(pack)
+            if len(body) <= self._short and _BIN not in body:
+                return body, []
+        except Exception:  # noqa: BLE001, S110 -- said properly by the full way below
+            pass
+        if not self._strict:
+            self._strict.append(_new_strict_packer())
         if is_plain(value, self._plain_levels):
             return self._pack(value), []
         walk = self._start_walk()
@@ -161,6 +177,17 @@ class Codec:
         Raises:
             EncodingError: as for `encode`.
         """
+        if not kwargs:
+            try:  # as in encode()
+                pack = self._strict.pop()
+                body = pack([list(args), _NO_KWARGS])
+                self._strict.append(pack)
+                if len(body) <= self._short and _BIN not in body:
+                    return body, []
+            except Exception:  # noqa: BLE001, S110 -- said properly by the full way below
+                pass
+            if not self._strict:
+                self._strict.append(_new_strict_packer())
         for value in args:
             if type(value) not in SCALARS and not is_plain(value, self._plain_levels):
                 return self._encode_call_by_walk(args, kwargs or {})
@@ -321,6 +348,22 @@ def _new_packer(unicode_errors: str | None = None) -> Callable[[object], bytes]:
     pack: Callable[[object], bytes]
     pack = Packer(default=encode_big_int, unicode_errors=unicode_errors).pack
     return pack
+
+
+def _new_strict_packer() -> Callable[[object], bytes]:
+    """Return a pack() that takes exact types only, and raises for all others.
+
+    With it the C code tells whether a value is plain, but for two things: bytearray and memoryview
+    pass as bytes, which the byte 0xC4 in a short body betrays (or may, by chance); and nesting,
+    which takes a byte a level, so that a body of no more bytes than levels allowed is within.
+    """
+    pack: Callable[[object], bytes]
+    pack = Packer(strict_types=True, default=_refuse).pack
+    return pack
+
+
+def _refuse(value: object) -> NoReturn:
+    raise TypeError(type(value))
 
 
 def _exact_name(name: object) -> str:
