@@ -93,7 +93,7 @@ class RpcAgent:
         )
         made: list[Self] = []  # one for each store that was tried; the last one is in use
 
-        def make(started: Started) -> Self:
+        def make(started: Started) -> object:
             made.append(cls(started))
             return made[-1]
 
@@ -163,7 +163,7 @@ class RpcAgent:
             self._draining = None
 
     async def _forget_group(self) -> None:
-        """Empty the group's part of the store before anybody leaves, so that a new one may begin."""
+        """Empty the group's part of the store before anybody leaves, for the next group."""
         await self._delete([peer.info.id for peer in self._agent.members.all()])
 
     async def _withdraw_record(self) -> None:

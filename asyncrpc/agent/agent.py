@@ -150,6 +150,7 @@ class Agent:
         if self.is_closed:
             return
         self.is_closed = True
+        self.members.routes.clear()  # so that calls hear of it
         self.detector.stop()
         await self._acceptor.close()
         links = self.connections()

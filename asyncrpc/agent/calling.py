@@ -24,6 +24,7 @@ from asyncrpc.errors import (
     ResourceExhaustedError,
     RpcError,
     RpcTimeoutError,
+    StatusCode,
 )
 from asyncrpc.execution import ServedCall, current_call, decode_failure, describe
 from asyncrpc.options import UNSET, check_timeout
@@ -59,6 +60,8 @@ class Caller:
         self._now = agent.clock.time
         self._encode_call = agent.codec.encode_call
         self._max_inflight = agent.options.limits.max_inflight
+        # bytes of arguments from which a call takes the path that looks at their size
+        self._max_plain = min(CHUNK_SIZE, agent.options.limits.max_message_size + 1)
         self._routes = agent.members.routes
         self.timeout = agent.options.rpc_timeout
         """Default timeout of calls in seconds, 0 for none."""
@@ -124,13 +127,15 @@ class Caller:
         future.site = (site.f_code, site.f_lasti)
         future.is_user = True
         connection = peer.connection
-        if (
+        if served is not None and (served.is_cancelled or 0 < served.deadline <= now):
+            _refuse(future, served)
+        elif (
             buffers
             or idempotent
             or connection is None
             or peer.queue
             or (peer.inflight >= self._max_inflight and not depth)
-            or len(body) >= CHUNK_SIZE
+            or len(body) >= self._max_plain
             or connection.hook is not None
         ):
             self._call_slowly(peer, future, function, body, buffers, depth, idempotent)
@@ -269,17 +274,17 @@ class Caller:
         """Fail a call whose time is over, and stop it where it runs."""
         future = self.pending[call_id]
         peer: Any = future.owner
-        phase = "execute" if future.is_sent else ("connect" if peer.connection is None else "send")
-        delivery = _delivery(future)
-        peer.withdraw(future)
+        is_linked = peer.connection is not None
+        peer.withdraw(future)  # tells by is_sent whether the request ever left
         if future.done():
             return
+        phase = "execute" if future.is_sent else ("send" if is_linked else "connect")
         given = f"{future.timeout:g} s" if future.timeout else "the deadline of the call it serves"
         future.set_exception(
             RpcTimeoutError(
                 f"RPC ran for more than set timeout ({given}) and will now be marked with an "
                 f"error: {future.function} on {peer}, in phase {phase}",
-                delivery=delivery,
+                delivery=_delivery(future),
                 phase=phase,
             )
         )
@@ -297,8 +302,8 @@ class Caller:
         return self._agent.members.route(to)
 
     def _name(
-        self, func: object, args: tuple[object, ...], kwargs: dict[str, object] | None
-    ) -> tuple[int, tuple[object, ...], dict[str, object] | None]:
+        self, func: object, args: tuple[object, ...], kwargs: Mapping[str, object] | None
+    ) -> tuple[int, tuple[object, ...], Mapping[str, object] | None]:
         """Return the id of a function, and the call's arguments with those bound to it."""
         reference = describe(func)
         ident = self._ids.get(reference.name)
@@ -320,22 +325,32 @@ class Caller:
                 f"the arguments of {name} have {request.size} bytes, above max_message_size "
                 f"{limits.max_message_size}"
             )
-        is_full = peer.inflight >= limits.max_inflight and not request.depth
-        if is_full and limits.on_full == "error" and request.kind == _PYTHON_CALL:
+        out = peer.inflight + peer.waiting
+        is_plain = request.kind == _PYTHON_CALL and not request.depth
+        if is_plain and limits.on_full == "error" and out >= limits.max_inflight:
             raise ResourceExhaustedError(
-                f"{peer.inflight} calls to {peer} are in flight, max_inflight is "
-                f"{limits.max_inflight}"
+                f"{out} calls to {peer} are in flight, max_inflight is {limits.max_inflight}"
             )
-        if len(peer.queue) >= limits.max_queued and (is_full or peer.connection is None):
+        if out >= limits.max_inflight + limits.max_queued and (is_plain or peer.waiting):
             raise ResourceExhaustedError(
-                f"{len(peer.queue)} calls wait for {peer}, max_queued is {limits.max_queued}"
+                f"{peer.waiting} calls wait for {peer}, max_queued is {limits.max_queued}"
             )
+
+
+def _refuse(future: RpcFuture[Any], served: ServedCall) -> None:
+    """Fail a nested call that is made after the end of the one it serves, unsent."""
+    future.request = None
+    future.is_sent = future.counts = False
+    text = f"{future.function} on {future.owner} was not sent: the call that it serves, "
+    text += f"{served.target.name}, was cancelled or is over"
+    if served.deadline and not served.is_cancelled:
+        future.set_exception(RpcTimeoutError(text, delivery=Delivery.NOT_SENT, phase="send"))
+    else:
+        future.set_exception(RpcError(text, code=StatusCode.CANCELLED))
 
 
 def _capped(deadline: float, served: ServedCall, now: float) -> float:
     """Return the earlier of a deadline and that of the call being served."""
-    if served.is_cancelled:
-        return now + _LEAST
     if served.deadline and (not deadline or served.deadline < deadline):
         return max(served.deadline, now + _LEAST)
     return deadline

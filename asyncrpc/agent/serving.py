@@ -16,6 +16,7 @@ from asyncrpc.errors import (
     Delivery,
     EncodingError,
     MessageTooLargeError,
+    RemoteError,
     RemoteProtocolError,
     ResourceExhaustedError,
     RpcError,
@@ -59,6 +60,7 @@ class Server:
         "_encode",
         "_is_closed",
         "_max_inflight",
+        "_max_plain",
         "_now",
         "_start",
         "_targets",
@@ -74,6 +76,8 @@ class Server:
         self.agent = agent.facade
         self.caller = connection.peer.info
         self._max_inflight = agent.options.limits.max_inflight
+        # bytes of a result from which it takes the path that looks at its size
+        self._max_plain = min(CHUNK_SIZE, agent.options.limits.max_message_size + 1)
         self._targets: dict[int, Target] = {}
         self._early: OrderedDict[int, None] = OrderedDict()
         self._is_closed = False
@@ -101,7 +105,7 @@ class Server:
             if target is _UNRESOLVED:
                 call.target = target = self._resolve(function)
             if len(calls) >= self._max_inflight:
-                self._admit(depth)
+                self._admit(kind, depth)
             args, kwargs = self._decode_call(body, buffers)
         except RemoteProtocolError:
             raise
@@ -157,12 +161,11 @@ class Server:
             return
         try:
             body, buffers = self._encode(value, "result")
-            if buffers or len(body) >= CHUNK_SIZE:
+            if buffers or len(body) >= self._max_plain:
                 self._send_large(Request(_PYTHON_RET, call.ident, body, buffers))
                 return
-        except (EncodingError, MessageTooLargeError) as error:
-            error.delivery = Delivery.EXECUTED
-            self._send_failure(call.ident, error, call.target.name, is_ours=True)
+        except Exception as error:
+            self._send_failure(call.ident, _encoding_error(error), call.target.name, is_ours=True)
             return
         reply = pack_header(len(body), _PYTHON_RET, 0, 0, call.ident, 0, 0, 0.0) + body
         connection = self._connection
@@ -186,8 +189,11 @@ class Server:
 
     def answer(self, ident: int, payload: object) -> None:
         """Send the reply to a control message."""
-        body, buffers = self._agent.codec.encode(payload, "reply")
-        self._send_large(Request(_PYTHON_RET, ident, body, buffers))
+        try:
+            body, buffers = self._encode(payload, "reply")
+            self._send_large(Request(_PYTHON_RET, ident, body, buffers))
+        except Exception as error:
+            self.refuse(ident, _encoding_error(error))
 
     def refuse(self, ident: int, error: BaseException) -> None:
         """Send the error of a control message."""
@@ -202,12 +208,25 @@ class Server:
     def _send_failure(
         self, ident: int, error: BaseException, function: str, *, is_ours: bool = False
     ) -> None:
+        try:
+            self._send_large(self._failure(ident, error, function, is_ours=is_ours))
+        except Exception as problem:
+            # never silence: nobody else would ever tell the caller
+            _log.warning("cannot send the error of %s as it is: %s", function, problem)
+            text = f"{type(error).__qualname__}, which cannot travel: {problem}"
+            plain = RemoteError(text, type_name=type(error).__qualname__, text=text)
+            reply = self._failure(ident, plain, function, is_ours=True)
+            self._connection.send(reply.frame(0.0))
+
+    def _failure(
+        self, ident: int, error: BaseException, function: str, *, is_ours: bool
+    ) -> Request:
         agent = self._agent
         payload = encode_failure(
             error, worker=agent.info.name, function=function, codec=agent.codec, is_ours=is_ours
         )
-        body, buffers = agent.codec.encode(payload, "error")
-        self._send_large(Request(_PYTHON_RET, ident, body, buffers, flags=ERROR))
+        body, buffers = self._encode(payload, "error")
+        return Request(_PYTHON_RET, ident, body, buffers, flags=ERROR)
 
     def _send_large(self, reply: Request) -> None:
         limit = self._agent.options.limits.max_message_size
@@ -231,15 +250,34 @@ class Server:
         self._targets[function] = target
         return target
 
-    def _admit(self, depth: int) -> None:
-        """Refuse a call above the limit, unless it is nested in one that is being served."""
+    def _admit(self, kind: int, depth: int) -> None:
+        """Refuse a call above the limit, unless it is nested in one that is being served.
+
+        One-way calls have no reply that would tell their sender to wait, so more of them may be
+        under way. A call on the loop that was cancelled is about to end and has lost its place.
+        """
         if 0 < depth < MAX_DEPTH:
             return
+        limits = self._agent.options.limits
+        most = limits.max_inflight + (limits.max_queued if kind == _NOTIFY else 0)
+        count = sum([not (c.is_cancelled and c.task) for c in self.calls.values()])
+        if count < most:
+            return
         raise ResourceExhaustedError(
-            f"{self._agent.info.name} serves {len(self.calls)} calls of "
-            f"{self._connection.peer.info.name} already, max_inflight is {self._max_inflight}"
+            f"{self._agent.info.name} serves {count} calls of "
+            f"{self._connection.peer.info.name} already, max_inflight is {limits.max_inflight}"
         )
 
     def _expire(self, ident: int) -> None:
         """End a call whose deadline passed here; its caller's own deadline has passed too."""
         self.calls[ident].cancel()
+
+
+def _encoding_error(error: Exception) -> RpcError:
+    """Return the error of a call that ran and whose result cannot travel."""
+    if not isinstance(error, (EncodingError, MessageTooLargeError)):
+        error = EncodingError(
+            f"encoding the result failed with {type(error).__qualname__}: {error}"
+        )
+    error.delivery = Delivery.EXECUTED
+    return error

@@ -43,6 +43,7 @@ class Executor:
         self._loop = asyncio.get_running_loop()
         self._ready: deque[_Ready] = deque()
         self._is_runner_due = False
+        self._runners: set[asyncio.Task[None]] = set()  # the loop refers to tasks weakly
         self.threads = threads
 
     def start(
@@ -69,8 +70,8 @@ class Executor:
     def _start_runner(self) -> None:
         self._is_runner_due = True
         task = self._loop.create_task(self._run_ready(), context=contextvars.Context())
-        _runners.add(task)
-        task.add_done_callback(_runners.discard)
+        self._runners.add(task)
+        task.add_done_callback(self._runners.discard)
 
     async def _run_ready(self) -> None:
         """Start what is ready, as the task of each until one has to wait."""
@@ -114,11 +115,18 @@ class Executor:
 
         context = contextvars.Context()
         context.run(current_call.set, call)
-        self.threads.submit(self._loop, context, target.function, args, kwargs, finish)
-
-
-_runners: set[asyncio.Task[None]] = set()
-"""The loop refers to tasks weakly; these references keep runners that wait alive."""
+        try:
+            self.threads.submit(
+                self._loop,
+                context,
+                target.function,
+                args,
+                kwargs,
+                finish,
+                lambda: call.is_cancelled,
+            )
+        except RuntimeError as error:  # no thread can be started, or the agent is closing
+            _finish(call, None, error)
 
 
 async def _finish_later(

@@ -28,6 +28,10 @@ OnDone = Callable[[object, BaseException | None], None]
 """Takes result and error of a function, on the loop; one of the two is ``None``."""
 
 
+def _never() -> bool:
+    return False
+
+
 class Running(NamedTuple):
     """A function that a thread is running."""
 
@@ -104,6 +108,7 @@ class ThreadPool:
         args: tuple[object, ...],
         kwargs: Mapping[str, object],
         on_done: OnDone,
+        is_dropped: Callable[[], bool] = _never,
     ) -> None:
         """Run ``function`` in a thread, at once or when one is free; never blocks.
 
@@ -116,6 +121,8 @@ class ThreadPool:
             kwargs: its keyword arguments.
             on_done: takes the result and ``None``, or ``None`` and the error. Not called once
                 ``loop`` is closed.
+            is_dropped: asked in the thread that is about to begin; ``True`` ends the item with a
+                `CancelledError` instead.
 
         Raises:
             RuntimeError: the pool is closed, or the process cannot start its first thread.
@@ -123,7 +130,7 @@ class ThreadPool:
         deliveries = self._deliveries
         if deliveries is None or deliveries.loop is not loop:
             deliveries = self._deliveries = _Deliveries(loop)
-        item = _Item(deliveries, context, function, args, kwargs, on_done)
+        item = _Item(deliveries, context, function, args, kwargs, on_done, is_dropped)
         with self._lock:
             if self._is_closed:
                 raise self._closed_error()
@@ -237,6 +244,7 @@ class _Item(NamedTuple):
     args: tuple[object, ...]
     kwargs: Mapping[str, object]
     on_done: OnDone
+    is_dropped: Callable[[], bool]
 
 
 class _Worker:
@@ -287,6 +295,8 @@ class _Worker:
         error: BaseException | None = None
         self._current = (item.function, self._now())
         try:
+            if item.is_dropped():
+                raise asyncio.CancelledError
             result = item.context.run(item.function, *item.args, **item.kwargs)
         except BaseException as raised:  # noqa: BLE001 -- user code; its caller gets it
             error = raised
