@@ -49,9 +49,9 @@ if TYPE_CHECKING:
     from asyncrpc.execution import remaining as remaining
     from asyncrpc.functions import inline as inline
     from asyncrpc.identity import WorkerInfo as WorkerInfo
+    from asyncrpc.options import UNSET as UNSET
     from asyncrpc.options import Limits as Limits
     from asyncrpc.options import RpcOptions as RpcOptions
-    from asyncrpc.options import UNSET as UNSET
     from asyncrpc.options import TlsOptions as TlsOptions
     from asyncrpc.runtime import RpcAgent as RpcAgent
     from asyncrpc.wire import MessageType as MessageType

@@ -94,7 +94,7 @@ def init_rpc(
     *,
     store: Store | None = None,
 ) -> _Init:
-    """Join the group of workers: ``await init_rpc(…)`` or ``async with init_rpc(…)``.
+    """Join the group of workers, for the length of an ``async with`` or until `shutdown`.
 
     Leaving the context shuts down gracefully, or not gracefully if its body raised.
 
@@ -202,7 +202,7 @@ def rpc_async(
     agent: Any = _process.agent if served is None else served.replier.agent
     if agent is None:
         raise NotInitializedError(NOT_INITIALIZED)
-    site = sys._getframe(1)  # noqa: SLF001 -- says where an unseen failure came from
+    site = sys._getframe(1)
     return agent.call(to, func, args, kwargs, timeout, idempotent, site)  # type: ignore[no-any-return]  # an RpcAgent
 
 

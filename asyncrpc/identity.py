@@ -30,8 +30,9 @@ class WorkerInfo:
     __slots__ = ("_id", "_name")
 
     def __init__(self, name: str, id: int) -> None:  # noqa: A002 -- torch's name for it
-        if not isinstance(name, str) or not _NAME.match(name):
-            shown = name if isinstance(name, str) and len(name) <= 150 else repr(name)[:150] + "…"
+        given: object = name
+        if not isinstance(given, str) or not _NAME.match(given):
+            shown = given if isinstance(given, str) and len(given) <= 150 else f"{given!r:.150}"
             raise ValueError(
                 "Worker name must match ^[A-Za-z0-9-_:]*$, and must be non-empty and shorter "
                 f"than 128 chars, but got {shown}"

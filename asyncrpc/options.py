@@ -46,7 +46,9 @@ def check_timeout(field: str, value: object) -> float:
     if value is None:
         return 0.0
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise ValueError(f"{field} must be a number of seconds, at least 0 (0 or None: none), got {value!r}")  # noqa: E501, TRY004 -- the contract says ValueError
+        raise ValueError(
+            f"{field} must be a number of seconds, at least 0 (0 or None: none), got {value!r}"
+        )  # noqa: E501 -- the contract says ValueError
     if math.isnan(value) or value < 0:
         raise ValueError(f"{field} must be at least 0 seconds (0 or None: none), got {value!r}")
     return 0.0 if math.isinf(value) else float(value)
@@ -139,7 +141,7 @@ class RpcOptions:
         _check_positive("init_timeout", self.init_timeout)
         _check_init_method(self.init_method)
         if not isinstance(self.limits, Limits):
-            raise ValueError(f"limits must be a Limits, got {self.limits!r}")  # noqa: TRY004 -- contract
+            raise ValueError(f"limits must be a Limits, got {self.limits!r}")
         if self.run_id is not None and not isinstance(self.run_id, str):
             raise ValueError(f"run_id must be a str or None, got {self.run_id!r}")
         self._check_secret()
@@ -148,7 +150,9 @@ class RpcOptions:
 
     def _check_secret(self) -> None:
         if self.secret is not None and not isinstance(self.secret, (bytes, Path)):
-            raise ValueError(f"secret must be bytes, a Path or None, got {type(self.secret).__name__}")  # noqa: E501
+            raise ValueError(
+                f"secret must be bytes, a Path or None, got {type(self.secret).__name__}"
+            )  # noqa: E501
         if isinstance(self.secret, bytes) and 0 < len(self.secret) < 16:
             raise ValueError(f"secret must have at least 16 bytes, got {len(self.secret)}")
         if self.secret == b"" and self.expose is None:
@@ -168,16 +172,20 @@ class RpcOptions:
                 raise ValueError(f"expose must list functions and modules, got {item!r}")
         object.__setattr__(self, "expose", items)
         if self.allow_pickle:
-            raise ValueError("allow_pickle must not be True where expose is given: pickle runs code")
+            raise ValueError(
+                "allow_pickle must not be True where expose is given: pickle runs code"
+            )
 
     def _check_listen(self) -> None:
         if self.listen is None:
             return
         if not isinstance(self.listen, str):
-            raise ValueError(f"listen must be an address string or None, got {self.listen!r}")  # noqa: TRY004 -- contract
+            raise ValueError(f"listen must be an address string or None, got {self.listen!r}")
         address = Address.parse(self.listen)
         if self.secret == b"" and not address.is_local:
-            raise ValueError(f'secret b"" needs a loopback or unix address to listen at, got {address}')  # noqa: E501
+            raise ValueError(
+                f'secret b"" needs a loopback or unix address to listen at, got {address}'
+            )  # noqa: E501
 
 
 def _check_init_method(value: object) -> None:

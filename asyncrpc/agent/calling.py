@@ -103,12 +103,11 @@ class Caller:
             peer = self._destination(to)
         if args.__class__ is not tuple:
             args = _as_tuple(args)
-        if kwargs:
-            kwargs = _as_dict(kwargs)
+        named = _as_dict(kwargs) if kwargs else None
         function = self._plain.get(func) if func.__class__ in _PLAIN_TYPES else None
         if function is None:
-            function, args, kwargs = self._name(func, args, kwargs)
-        body, buffers = self._encode_call(args, kwargs)
+            function, args, named = self._name(func, args, named)
+        body, buffers = self._encode_call(args, named)
         now = self._now()
         seconds = self.timeout if timeout is UNSET else check_timeout("timeout", timeout)
         deadline = now + seconds if seconds else 0.0

@@ -93,7 +93,7 @@ class Executor:
             except StopIteration as stop:
                 call.is_done = True
                 call.replier.succeed(call, stop.value)
-            except BaseException as error:
+            except BaseException as error:  # noqa: BLE001 -- user code; the outcome carries it
                 _finish(call, None, error)
             else:
                 if ready and not self._is_runner_due:
@@ -134,7 +134,7 @@ async def _finish_later(
 ) -> None:
     try:
         value = await _rest(coroutine, first)
-    except BaseException as error:
+    except BaseException as error:  # noqa: BLE001 -- user code; the outcome carries it
         _finish(call, None, error)
     else:
         _finish(call, value, None)
@@ -146,13 +146,13 @@ def _rest(coroutine: Coroutine[Any, Any, Any], first: object) -> Generator[Any, 
     while True:
         try:
             yield first
-        except BaseException as error:  # a cancel, thrown in by the task
+        except BaseException as error:  # noqa: BLE001 -- a cancel thrown in by the task, passed on
             try:
                 first = coroutine.throw(error)
             except StopIteration as stop:
                 return stop.value
         else:
-            return (yield from coroutine)  # type: ignore[misc]  # allowed in a types.coroutine
+            return (yield from coroutine)
 
 
 async def _await_returned(
@@ -177,7 +177,7 @@ def _run_inline(
     current_call.set(call)
     try:
         value = function(*args, **kwargs)
-    except BaseException as error:
+    except BaseException as error:  # noqa: BLE001 -- user code; the outcome carries it
         _finish(call, None, error)
     else:
         _finish(call, value, None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from typing import Any
+from typing import Any, cast
 
 import asyncrpc as rpc
 
@@ -14,18 +14,22 @@ log: list[object] = []
 
 
 async def echo(value: Any) -> Any:
+    """Give the argument back."""
     return value
 
 
 def add(a: int, b: int = 10) -> int:
+    """Add, with a default."""
     return a + b
 
 
 async def who() -> tuple[str, str]:
+    """Say who serves and who called."""
     return rpc.current_agent().info.name, rpc.caller().name
 
 
 async def sleep(seconds: float) -> str:
+    """Sleep on the loop, and note how that ended."""
     try:
         await asyncio.sleep(seconds)
     except asyncio.CancelledError:
@@ -36,25 +40,30 @@ async def sleep(seconds: float) -> str:
 
 
 def block(seconds: float) -> str:
+    """Block a thread; return its name."""
     time.sleep(seconds)
     return threading.current_thread().name
 
 
 async def left() -> float | None:
+    """Return the seconds left."""
     return rpc.remaining()
 
 
 async def left_nested(to: str, detached: bool) -> float | None:
+    """Ask another worker for the seconds left."""
     if detached:
         with rpc.detached():
-            return await rpc.rpc_async(to, left, timeout=None)
-    return await rpc.rpc_async(to, left, timeout=None)
+            return cast("float | None", await rpc.rpc_async(to, left, timeout=None))
+    return cast("float | None", await rpc.rpc_async(to, left, timeout=None))
 
 
 def nested_sync(to: str, depth: int) -> int:
+    """Call back and forth with blocking calls."""
     if depth == 0:
         return 0
-    return 1 + rpc.rpc_sync(to, nested_sync, args=(rpc.current_agent().info.name, depth - 1))
+    me = rpc.current_agent().info.name
+    return 1 + cast("int", rpc.rpc_sync(to, nested_sync, args=(me, depth - 1)))
 
 
 async def chain(hops: int, names: list[str]) -> None:
@@ -67,28 +76,34 @@ async def chain(hops: int, names: list[str]) -> None:
 
 @rpc.inline
 def inline_thread() -> int:
+    """Return the thread it runs in."""
     return threading.get_ident()
 
 
 @rpc.functions.async_execution
 def forward(to: str, value: object) -> object:
+    """Return the awaitable of another call."""
     return rpc.rpc_async(to, echo, args=(value,))
 
 
 @rpc.functions.async_execution
 def not_awaitable() -> int:
+    """Return nothing awaitable."""
     return 1
 
 
 async def cancel_itself() -> None:
+    """Raise the cancellation nobody asked for."""
     raise asyncio.CancelledError("own doing")
 
 
 def raise_it(error: BaseException) -> None:
+    """Raise what came."""
     raise error
 
 
 def fail(text: str) -> None:
+    """Raise a ValueError."""
     raise ValueError(text)
 
 
