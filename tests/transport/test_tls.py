@@ -2,39 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
+import socket
 import ssl
 from pathlib import Path
 
 import pytest
 import trustme
 
+from asyncrpc.testing import ChaosProxy
+from asyncrpc.transport import Address, SocketNetwork, tcp
 from asyncrpc.transport.tls import TlsOptions, client_context, server_context
+from tests.transport.links import TIMEOUT, Recorder, Server, identity, recorder, serving
 
-
-def write_identity(
-    directory: Path, authority: trustme.CA, *names: str, trusted: trustme.CA | None = None
-) -> TlsOptions:
-    """Write a certificate of ``authority`` for ``names`` and return options that use it."""
-    directory.mkdir()
-    identity = authority.issue_cert(*names)
-    identity.private_key_pem.write_to_path(directory / "key.pem")
-    for pem in identity.cert_chain_pems:
-        pem.write_to_path(directory / "cert.pem", append=True)
-    (trusted or authority).cert_pem.write_to_path(directory / "ca.pem")
-    return TlsOptions(directory / "cert.pem", directory / "key.pem", directory / "ca.pem")
-
-
-@pytest.fixture(scope="module")
-def authority() -> trustme.CA:
-    """Return an authority of our own."""
-    return trustme.CA()
+ANY_PORT = Address.parse("tls://127.0.0.1:0")
 
 
 @pytest.fixture
-def options(tmp_path: Path, authority: trustme.CA) -> TlsOptions:
+def options(member: TlsOptions) -> TlsOptions:
     """Return options with a certificate for 127.0.0.1 and worker.test."""
-    return write_identity(tmp_path / "good", authority, "127.0.0.1", "worker.test")
+    return member
 
 
 def shake(server: ssl.SSLContext, client: ssl.SSLContext, host: str) -> str:
@@ -73,7 +61,7 @@ def test_client_of_another_authority_is_refused(
     tmp_path: Path, options: TlsOptions, authority: trustme.CA
 ) -> None:
     """The server demands a certificate it can trace."""
-    stranger = write_identity(tmp_path / "other", trustme.CA(), "127.0.0.1", trusted=authority)
+    stranger = identity(tmp_path / "other", trustme.CA(), "127.0.0.1", trusted=authority)
 
     with pytest.raises(ssl.SSLError, match=r"(?i)verify.failed"):
         shake(server_context(options), client_context(stranger), "127.0.0.1")
@@ -83,7 +71,7 @@ def test_server_of_another_authority_is_refused(
     tmp_path: Path, options: TlsOptions, authority: trustme.CA
 ) -> None:
     """The client demands one too."""
-    stranger = write_identity(tmp_path / "other", trustme.CA(), "127.0.0.1", trusted=authority)
+    stranger = identity(tmp_path / "other", trustme.CA(), "127.0.0.1", trusted=authority)
 
     with pytest.raises(ssl.SSLCertVerificationError):
         shake(server_context(stranger), client_context(options), "127.0.0.1")
@@ -152,7 +140,7 @@ def test_key_of_another_certificate(
     tmp_path: Path, options: TlsOptions, authority: trustme.CA
 ) -> None:
     """Certificate and key must belong together."""
-    other = write_identity(tmp_path / "other", authority, "127.0.0.1")
+    other = identity(tmp_path / "other", authority, "127.0.0.1")
 
     with pytest.raises(ValueError, match="key values mismatch"):
         server_context(dataclasses.replace(options, key=other.key))
@@ -174,3 +162,208 @@ def test_encrypted_key_is_refused_without_asking(tmp_path: Path, options: TlsOpt
 
     with pytest.raises(ValueError, match="key is encrypted"):
         client_context(dataclasses.replace(options, key=path))
+
+
+# --- over sockets
+
+
+def ignore_reports() -> None:
+    """Let the stock loop's debug mode tell nobody of TLS handshakes that failed."""
+    asyncio.get_running_loop().set_exception_handler(lambda *_: None)
+
+
+async def expect_room(server: Server) -> None:
+    """Check that a member gets in where one connection is allowed: nothing else is counted."""
+    near, far = await server.pair()
+    near.write(b"in")
+
+    assert await recorder(far).received(2) == b"in"
+    near.close()
+    await far.wait_closed()
+
+
+@pytest.mark.asyncio
+async def test_members_talk(options: TlsOptions) -> None:
+    """Bytes go both ways and are not the bytes on the wire."""
+    async with serving(SocketNetwork(options), ANY_PORT) as server:
+        near, far = await server.pair()
+        near.write(b"ping")
+        far.write(b"pong")
+
+        assert await recorder(far).received(4) == b"ping"
+        assert await recorder(near).received(4) == b"pong"
+        assert near.peer == str(server.address)
+        near.close()
+        assert await recorder(far).ended() is None
+
+
+@pytest.mark.asyncio
+async def test_stranger_is_not_served(
+    tmp_path: Path, options: TlsOptions, authority: trustme.CA
+) -> None:
+    """A client of another authority is turned away, and not counted as a connection."""
+    ignore_reports()
+    stranger = identity(tmp_path / "other", trustme.CA(), "127.0.0.1", trusted=authority)
+    async with serving(SocketNetwork(options), ANY_PORT, max_connections=1) as server:
+        for _ in range(3):
+            taking = Recorder()
+            try:
+                network = SocketNetwork(stranger)
+                stream = await network.connect(server.address, taking, timeout=TIMEOUT)
+            except ConnectionError:
+                assert taking.ends == []
+                continue
+            stream.write(b"hello")  # with TLS 1.3 a client learns only later
+            await taking.ended()
+            assert taking.data == b""
+
+        assert server.streams == []
+        await expect_room(server)
+
+
+@pytest.mark.asyncio
+async def test_client_that_shows_nothing_is_not_served(options: TlsOptions) -> None:
+    """It trusts the server but has no certificate."""
+    ignore_reports()
+    context = ssl.create_default_context(cafile=str(options.ca))
+    async with serving(SocketNetwork(options), ANY_PORT, max_connections=1) as server:
+        with pytest.raises((ssl.SSLError, ConnectionError)):
+            reader, writer = await asyncio.open_connection(
+                server.address.host, server.address.port, ssl=context
+            )
+            try:
+                writer.write(b"hello")
+                await reader.read()
+                raise ConnectionAbortedError
+            finally:
+                writer.transport.abort()
+
+        assert server.streams == []
+        await expect_room(server)
+
+
+@pytest.mark.asyncio
+async def test_strange_server_is_refused(
+    tmp_path: Path, options: TlsOptions, authority: trustme.CA
+) -> None:
+    """The error names the address and says that it is the certificate."""
+    ignore_reports()
+    stranger = identity(tmp_path / "other", trustme.CA(), "127.0.0.1", trusted=authority)
+    async with serving(SocketNetwork(stranger), ANY_PORT, max_connections=1) as server:
+        taking = Recorder()
+        with pytest.raises(
+            ConnectionError, match=f"to {server.address}: certificate verify failed: .*issuer"
+        ):
+            await SocketNetwork(options).connect(server.address, taking, timeout=TIMEOUT)
+
+        assert (taking.ends, server.streams) == ([], [])
+
+
+@pytest.mark.asyncio
+async def test_server_of_another_name_is_refused(options: TlsOptions) -> None:
+    """A member's certificate does not pass for another host."""
+    ignore_reports()
+    expecting = dataclasses.replace(options, server_hostname="other.test")
+    async with serving(SocketNetwork(options), ANY_PORT) as server:
+        with pytest.raises(ConnectionError, match=r"certificate verify failed: .*other\.test"):
+            await SocketNetwork(expecting).connect(server.address, Recorder(), timeout=TIMEOUT)
+
+
+@pytest.mark.asyncio
+async def test_server_without_tls_is_refused() -> None:
+    """A server that answers in plain text is named."""
+    async with serving(SocketNetwork(), Address.parse("tcp://127.0.0.1:0")) as server:
+        authority = trustme.CA()
+        with pytest.MonkeyPatch.context() as patch:
+            context = ssl.create_default_context()
+            authority.configure_trust(context)
+            patch.setattr("asyncrpc.transport.tls.client_context", lambda _: context)
+            address = dataclasses.replace(server.address, scheme="tls")
+            task = asyncio.create_task(
+                SocketNetwork(any_options()).connect(address, Recorder(), timeout=TIMEOUT)
+            )
+            async with asyncio.timeout(TIMEOUT):
+                while not server.streams:
+                    await asyncio.sleep(0)
+            server.streams[0].write(b"220 mail.test ready\r\n")
+            with pytest.raises(ConnectionError, match=f"cannot connect to {address}: "):
+                await task
+
+
+def any_options() -> TlsOptions:
+    """Return options whose files exist; what is in them does not matter."""
+    return TlsOptions(__file__, __file__, __file__)
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(
+    "garbage", [b"GET / HTTP/1.1\r\n\r\n", b"\x16\x03\x01\xff\xff" + b"x" * 99]
+)
+async def test_garbage_is_not_served(options: TlsOptions, garbage: bytes) -> None:
+    """What is no TLS closes that connection alone and is not counted."""
+    ignore_reports()
+    async with serving(SocketNetwork(options), ANY_PORT, max_connections=1) as server:
+        for _ in range(3):
+            reader, writer = await asyncio.open_connection(server.address.host, server.address.port)
+            writer.write(garbage)
+            writer.write_eof()
+            await reader.read()
+            writer.close()
+
+        assert server.streams == []
+        await expect_room(server)
+
+
+@pytest.mark.asyncio
+async def test_silence_is_not_waited_for(
+    options: TlsOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client that starts no TLS is dropped after a time."""
+    ignore_reports()
+    monkeypatch.setattr(tcp, "_TLS_TIMEOUT", 0.05)
+    async with serving(SocketNetwork(options), ANY_PORT) as server:
+        reader, writer = await asyncio.open_connection(server.address.host, server.address.port)
+        async with asyncio.timeout(TIMEOUT):
+            assert await reader.read() == b""
+        writer.close()
+
+        assert server.streams == []
+
+
+@pytest.mark.slow
+@pytest.mark.asyncio
+async def test_peer_that_does_not_say_goodbye(
+    options: TlsOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A peer that does not answer the end of TLS holds a closed stream for a time only."""
+    monkeypatch.setattr(tcp, "_TLS_TIMEOUT", 0.5)
+    async with serving(SocketNetwork(options), ANY_PORT) as server:
+        async with ChaosProxy(server.address.host, server.address.port) as proxy:
+            address = Address("tls", proxy.host, proxy.port)
+            near = await server.network.connect(address, Recorder(), timeout=TIMEOUT)
+            near.write(b"x")
+            async with asyncio.timeout(TIMEOUT):
+                while not server.streams:
+                    await asyncio.sleep(0)
+            (far,) = server.streams
+            await recorder(far).received(1)
+            proxy.set(blackhole=True)
+            far.close()
+
+            await recorder(far).ended()
+            near.abort()
+
+
+@pytest.mark.asyncio
+async def test_end_without_goodbye(options: TlsOptions) -> None:
+    """A peer whose socket just ends (its process was killed) ends the stream."""
+    async with serving(SocketNetwork(options), ANY_PORT) as server:
+        near, far = await server.pair()
+        sock = near.socket
+        assert sock is not None
+        duplicate = socket.socket(fileno=socket.dup(sock.fileno()))
+        duplicate.shutdown(socket.SHUT_RDWR)
+        duplicate.close()
+
+        await recorder(far).ended()
+        await recorder(near).ended()
