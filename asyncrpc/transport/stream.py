@@ -251,7 +251,7 @@ class Stream(asyncio.BufferedProtocol):
         if self._is_vectored:
             return _UVLOOP_HIGH_WATER
         # TLS encrypts what it takes, so it copies anyway; and asyncio's TLS counts a size equal to
-        # the limit as over it, so that from 0 it would never resume
+        # the limit as over it: with 0 a stream that has nothing to send would stay paused
         return _TLS_HIGH_WATER if transport.get_extra_info("sslcontext") is not None else 0
 
     def get_buffer(self, sizehint: int) -> memoryview | bytearray:  # noqa: D102 -- asyncio's
