@@ -167,6 +167,7 @@ class Agent:
         if tasks:
             await asyncio.wait(tasks)
         await self._end_calls()
+        self.executor.close()
         await asyncio.gather(*[_wait_closed(link.stream) for link in links])
 
     async def _end_calls(self) -> None:

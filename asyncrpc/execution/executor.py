@@ -10,7 +10,8 @@ within its own step, where `asyncio.current_task` is a real task and timeouts, t
 anyio's scopes work as ever. A call that ends in its first step leaves the runner free for the next
 one. A call that has to wait keeps the runner to itself until it ends, and a new runner goes on with
 those behind it. A runner whose context or cancellation a call has changed is not used again, so no
-call can see another one's context variables.
+call can see another one's context variables. One runner that has nothing to do waits for the next
+read.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ from asyncrpc.execution.threads import ThreadPool
 __all__ = ("Executor",)
 
 _Ready = tuple[ServedCall, Callable[..., Any], tuple[object, ...], dict[str, object]]
+_Waiting = tuple[ServedCall, Coroutine[Any, Any, Any], object]
+"""A call, its coroutine, and what that waits for."""
 
 
 class Executor:
@@ -42,7 +45,10 @@ class Executor:
     def __init__(self, threads: ThreadPool) -> None:
         self._loop = asyncio.get_running_loop()
         self._ready: deque[_Ready] = deque()
-        self._is_runner_due = False
+        self._is_runner_due = False  # one was made or woken, and has not had its turn yet
+        self._idle: asyncio.Future[None] | None = None  # wakes the runner that waits
+        self._is_closed = False
+        self._spoiled: asyncio.Task[Any] | None = None
         self._runners: set[asyncio.Task[None]] = set()  # the loop refers to tasks weakly
         self.threads = threads
 
@@ -54,7 +60,7 @@ class Executor:
         if kind is TargetKind.ASYNC:
             self._ready.append((call, target.function, args, kwargs))
             if not self._is_runner_due:
-                self._start_runner()
+                self._run_soon()
         elif kind is TargetKind.SYNC:
             self._start_thread(call, target, args, kwargs)
         elif kind is TargetKind.INLINE:
@@ -62,33 +68,60 @@ class Executor:
         elif kind is TargetKind.ASYNC_EXECUTION:
             self._ready.append((call, _await_returned, (target.function, args, kwargs), {}))
             if not self._is_runner_due:
-                self._start_runner()
+                self._run_soon()
         else:
             error = TypeError(f"{target.name} is an async generator: call it with rpc_stream")
             _finish(call, None, error)
 
-    def _start_runner(self) -> None:
+    def close(self) -> None:
+        """End the runner that waits for work; those that serve calls end with them."""
+        self._is_closed = True
+        idle, self._idle = self._idle, None
+        if idle is not None:
+            idle.set_result(None)
+
+    def _run_soon(self) -> None:
+        """Give the runner that waits, or a new one, its turn."""
         self._is_runner_due = True
-        task = self._loop.create_task(self._run_ready(), context=contextvars.Context())
+        idle, self._idle = self._idle, None
+        if idle is not None:
+            idle.set_result(None)
+            return
+        task = self._loop.create_task(self._run(), context=contextvars.Context())
         self._runners.add(task)
         task.add_done_callback(self._runners.discard)
 
-    async def _run_ready(self) -> None:
-        """Start what is ready, as the task of each until one has to wait."""
-        self._is_runner_due = False
-        ready = self._ready
+    async def _run(self) -> None:
+        """Run what is ready, time and again, until a call takes this task or spoils it."""
         runner = asyncio.current_task()
         assert runner is not None
-        clean: contextvars.Context | None = None
+        while True:
+            self._is_runner_due = False
+            waiting = self._run_ready(runner)
+            if self._ready and not self._is_runner_due:
+                self._run_soon()
+            if waiting is not None:
+                await _finish_later(*waiting)
+                return
+            spoiled, self._spoiled = self._spoiled, None
+            if spoiled is runner or self._idle or self._is_runner_due or self._is_closed:
+                return
+            self._idle = self._loop.create_future()
+            await self._idle
+
+    def _run_ready(self, runner: asyncio.Task[Any]) -> _Waiting | None:
+        """Start calls as ``runner``; return the first that has to wait, if one does."""
+        ready = self._ready
+        copy_context = contextvars.copy_context
         while ready:
             call, function, args, kwargs = ready.popleft()
             call.task = runner
             current_call.set(call)
-            clean = contextvars.copy_context()
+            clean = copy_context()
             try:
                 if call.is_cancelled:
                     raise asyncio.CancelledError
-                coroutine: Coroutine[Any, Any, Any] = function(*args, **kwargs)
+                coroutine = function(*args, **kwargs)
                 first = coroutine.send(None)
             except StopIteration as stop:
                 call.is_done = True
@@ -96,14 +129,11 @@ class Executor:
             except BaseException as error:  # noqa: BLE001 -- user code; the outcome carries it
                 _finish(call, None, error)
             else:
-                if ready and not self._is_runner_due:
-                    self._start_runner()
-                await _finish_later(call, coroutine, first)
-                return
-            if contextvars.copy_context() != clean or runner.cancelling():
-                if ready and not self._is_runner_due:
-                    self._start_runner()
-                return
+                return call, coroutine, first
+            if copy_context() != clean or runner.cancelling():
+                self._spoiled = runner  # by context variables, or a cancel that is still due
+                return None
+        return None
 
     def _start_thread(
         self, call: ServedCall, target: Target, args: tuple[object, ...], kwargs: dict[str, object]
