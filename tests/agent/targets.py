@@ -121,3 +121,16 @@ class Counter:
     @staticmethod
     def twice(n: int) -> int:
         return 2 * n
+
+
+def note(value: Any) -> Any:
+    """Write down that it ran."""
+    log.append(value)
+    return value
+
+
+async def note_and_wait(value: Any, seconds: float) -> Any:
+    """Write down that it runs, and take some time."""
+    log.append(value)
+    await asyncio.sleep(seconds)
+    return value
