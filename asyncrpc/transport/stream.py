@@ -3,8 +3,9 @@
 Owns its transport: nobody else reads, writes or closes the socket, so cancelling a caller can never
 tear a frame. Knows nothing of messages; a `StreamHandler` sits on it and may be swapped.
 
-Everything written in one turn of the loop leaves in one system call. While the transport's buffer
-is over its limit, writes wait in this stream's own batch. Large parts go past the batch: uvloop
+What is written in one turn of the loop leaves in one system call; only a full batch leaves before,
+so that the peer works on it while this side makes the next. While the transport's buffer is over
+its limit, writes wait in this stream's own batch. Large parts go past the batch: uvloop
 keeps references to them and writes them as one vector; the stock loop copies what the socket does
 not take at once, which is why its buffer limit is zero and the next chunk waits until it is empty.
 
@@ -22,8 +23,10 @@ from typing import Protocol, cast
 
 __all__ = ("Stream", "StreamHandler")
 
-_UVLOOP_HIGH_WATER = 512 * 1024  # two chunks: enough to keep the socket busy for one loop turn
-_TLS_HIGH_WATER = 64 * 1024
+_FULL_BATCH = 16
+"""Writes that leave before the turn ends: fewer cost system calls, more leave the peer idle."""
+_UVLOOP_HIGH_WATER = 1024  # uvloop writes at once what is above, the rest at the end of the turn
+_TLS_HIGH_WATER = 64 * 1024  # TLS copies anyway, and asyncio's never resumes from 0
 
 
 class StreamHandler(Protocol):
@@ -112,10 +115,13 @@ class Stream(asyncio.BufferedProtocol):
         Args:
             data: bytes of any length; small ones, since they are joined.
         """
-        self.batch.append(data)
+        batch = self.batch
+        batch.append(data)
         if not self._is_scheduled:
             self._is_scheduled = True
             self._call_soon(self.flush)
+        elif len(batch) >= _FULL_BATCH:
+            self._hand_over()
 
     def flush_soon(self) -> None:
         """Flush after the callbacks that are ready now, with what they write."""
@@ -126,9 +132,11 @@ class Stream(asyncio.BufferedProtocol):
     def flush(self) -> None:
         """Hand the batch to the transport, unless its buffer is over the limit."""
         self._is_scheduled = False
+        if self.batch:
+            self._hand_over()
+
+    def _hand_over(self) -> None:
         batch = self.batch
-        if not batch:
-            return
         if self._is_open:
             if self.is_writable:
                 self.batch = []
@@ -248,11 +256,9 @@ class Stream(asyncio.BufferedProtocol):
             self.handler = handler
 
     def _high_water(self, transport: asyncio.BaseTransport) -> int:
-        if self._is_vectored:
-            return _UVLOOP_HIGH_WATER
-        # TLS encrypts what it takes, so it copies anyway; and asyncio's TLS counts a size equal to
-        # the limit as over it: with 0 a stream that has nothing to send would stay paused
-        return _TLS_HIGH_WATER if transport.get_extra_info("sslcontext") is not None else 0
+        if transport.get_extra_info("sslcontext") is not None:
+            return _TLS_HIGH_WATER
+        return _UVLOOP_HIGH_WATER if self._is_vectored else 0
 
     def get_buffer(self, sizehint: int) -> memoryview | bytearray:  # noqa: D102 -- asyncio's
         return self.handler.get_buffer(sizehint)

@@ -69,9 +69,9 @@ async def turn() -> None:
 
 
 async def test_one_write_per_turn() -> None:
-    """Whatever is written within a turn leaves in one call, in order."""
+    """What is written within a turn leaves in one call, in order."""
     stream, transport, _ = make()
-    for number in range(100):
+    for number in range(15):
         stream.write(b"%02d" % number)
     asyncio.get_running_loop().call_soon(stream.write, b"after the flush")
     assert transport.calls == []
@@ -79,8 +79,21 @@ async def test_one_write_per_turn() -> None:
     stream.write(b"next")
     await turn()
 
-    numbers = b"".join(b"%02d" % number for number in range(100))
+    numbers = b"".join(b"%02d" % number for number in range(15))
     assert transport.calls == [numbers, b"after the flush", b"next"]
+
+
+async def test_full_batches_leave_before() -> None:
+    """Sixteen writes leave at once, for the peer to work on; the rest with the turn."""
+    stream, transport, _ = make()
+    for number in range(40):
+        stream.write(b"%02d" % number)
+    before = len(transport.calls)
+    await turn()
+
+    assert before == 2
+    assert [len(call) for call in transport.calls] == [32, 32, 16]
+    assert b"".join(transport.calls) == b"".join(b"%02d" % number for number in range(40))
 
 
 async def test_callbacks_of_one_turn_share_a_write() -> None:
@@ -169,8 +182,8 @@ async def test_parts_do_not_overtake() -> None:
     [
         (Script(), 0),
         (Script(sslcontext=object()), 65_536),
-        (UvloopScript(), 524_288),
-        (UvloopScript(sslcontext=object()), 524_288),
+        (UvloopScript(), 1024),
+        (UvloopScript(sslcontext=object()), 65_536),
     ],
 )
 async def test_buffer_limits(transport: Script, limit: int) -> None:

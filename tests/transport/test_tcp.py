@@ -201,9 +201,9 @@ async def test_many_writes_are_one_system_call() -> None:
         reads: list[int] = []
         taking = recorder(far)
         taking.on_data = lambda: reads.append(len(taking.data))
-        for _ in range(500):
+        for _ in range(15):
             near.write(b"0123456789")
 
-        assert len(await taking.received(5000)) == 5000
-        assert reads == [5000]
+        assert len(await taking.received(150)) == 150
+        assert reads == [150]
         near.abort()
