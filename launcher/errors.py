@@ -277,7 +277,7 @@ def _format_failure(index: int, rank: int, failure: ProcessFailure) -> str:
 def _parse_object(text: str) -> dict[str, object]:
     data = json.loads(text)
     if not isinstance(data, dict):
-        raise ValueError(f"expected a JSON object, got {type(data).__name__}")  # noqa: TRY004 -- a bad value
+        raise ValueError(f"expected a JSON object, got {type(data).__name__}")
     return data
 
 

@@ -94,7 +94,6 @@ class Agent:
         self.handlers: dict[int, ControlHandler] = {}
         """Handlers of control messages, by type."""
         self.fault_hook: FaultHook | None = None
-        self.allocate: Callable[[int], bytearray | memoryview] = bytearray
         self.is_closed = False
         self.served = 0
         """Calls taken in since the start."""
@@ -102,7 +101,7 @@ class Agent:
         self._run_id = run_id
         self._tasks: set[asyncio.Task[Any]] = set()
         self._acceptor = Acceptor(self)
-        self._idle_waiters: list[asyncio.Future[None]] = []
+        self.idle_waiters: list[asyncio.Future[None]] = []
 
     # -- life
 
@@ -244,7 +243,7 @@ class Agent:
 
     def became_idle(self) -> None:
         """Learn that a link has nothing more to serve or to send."""
-        waiters, self._idle_waiters = self._idle_waiters, []
+        waiters, self.idle_waiters = self.idle_waiters, []
         for waiter in waiters:
             if not waiter.done():
                 waiter.set_result(None)
@@ -257,7 +256,7 @@ class Agent:
                     await asyncio.wait(calls)
                 else:
                     waiter: asyncio.Future[None] = self.loop.create_future()
-                    self._idle_waiters.append(waiter)
+                    self.idle_waiters.append(waiter)
                     await waiter
             loose = [p for p in self.members.all() if not p.is_fenced]
             if not loose:

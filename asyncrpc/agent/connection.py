@@ -24,6 +24,7 @@ from asyncrpc.wire import (
     Hello,
     MessageType,
     Transfer,
+    allocate_buffer,
     encode_frame,
 )
 
@@ -45,6 +46,7 @@ _GOAWAY = int(MessageType.GOAWAY)
 _INTERN = int(MessageType.INTERN)
 
 _MAX_FUNCTIONS = 65_536  # names one peer may intern
+_INTERLEAVED = 8  # transfers that share the link; those behind wait, so that the first get done
 _RECENT = 256  # newest unsent frames looked through when a call is cancelled
 
 
@@ -83,6 +85,7 @@ class Connection:
         "_reader",
         "announced",
         "functions",
+        "get_buffer",
         "hello",
         "hook",
         "is_heard",
@@ -120,8 +123,10 @@ class Connection:
         self._pending = agent.pending
         self._decode = agent.codec.decode
         self._reader = FrameReader(
-            max_message_size=agent.options.limits.max_message_size, allocate=agent.allocate
+            max_message_size=agent.options.limits.max_message_size, allocate=allocate_buffer
         )
+        self.get_buffer = self._reader.get_buffer
+        """Gives the memory for the next bytes: `StreamHandler.get_buffer`."""
         self.server = agent.make_server(self)
         self._handlers = {
             _NOTIFY: self.server.request,
@@ -197,7 +202,7 @@ class Connection:
         return [*filter(None, self.stream.batch), *transfers]
 
     def _pump(self) -> None:
-        """Write chunks, one of each transfer in turn, while the stream takes them."""
+        """Write chunks, one of each of the first transfers in turn, while the stream takes them."""
         bulk = self._bulk
         stream = self.stream
         while bulk and stream.is_writable and not stream.is_closed:
@@ -205,7 +210,7 @@ class Connection:
             parts = transfer.next_chunk()
             if parts is None:
                 continue
-            bulk.append(transfer)
+            bulk.insert(_INTERLEAVED - 1, transfer)
             stream.write_parts(parts)
         if not bulk:
             self._agent.became_idle()
@@ -234,10 +239,6 @@ class Connection:
         return False
 
     # -- in: StreamHandler
-
-    def get_buffer(self, size_hint: int) -> memoryview:  # noqa: ARG002 -- StreamHandler
-        """Return the memory for the next bytes."""
-        return self._reader.get_buffer()
 
     def buffer_updated(self, count: int) -> None:
         """Handle the frames that end in ``count`` new bytes."""

@@ -132,7 +132,7 @@ class _Guest:
         self.give_up = give_up
 
     def reply(self, data: bytes) -> bytes:
-        """Return what to send for received bytes: the handshake first, then one byte per question."""
+        """Return what to send for received bytes: the handshake, then a byte per question."""
         if self.handshake.is_done:
             return _ALIVE * data.count(_ASK)
         out = self.handshake.feed(data)

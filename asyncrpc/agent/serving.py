@@ -155,7 +155,7 @@ class Server:
         """Send a function's result."""
         calls = self.calls
         calls.pop(call.ident, None)
-        if not calls:
+        if not calls and (self._is_closed or self._agent.idle_waiters):
             self._idle()
         if not call.wants_reply or call.is_cancelled or self._is_closed:
             return
@@ -164,7 +164,7 @@ class Server:
             if buffers or len(body) >= self._max_plain:
                 self._send_large(Request(_PYTHON_RET, call.ident, body, buffers))
                 return
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 -- encoding may run code of the user's classes
             self._send_failure(call.ident, _encoding_error(error), call.target.name, is_ours=True)
             return
         reply = pack_header(len(body), _PYTHON_RET, 0, 0, call.ident, 0, 0, 0.0) + body
@@ -192,7 +192,7 @@ class Server:
         try:
             body, buffers = self._encode(payload, "reply")
             self._send_large(Request(_PYTHON_RET, ident, body, buffers))
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 -- as in succeed()
             self.refuse(ident, _encoding_error(error))
 
     def refuse(self, ident: int, error: BaseException) -> None:
@@ -210,7 +210,7 @@ class Server:
     ) -> None:
         try:
             self._send_large(self._failure(ident, error, function, is_ours=is_ours))
-        except Exception as problem:
+        except Exception as problem:  # noqa: BLE001 -- as in succeed()
             # never silence: nobody else would ever tell the caller
             _log.warning("cannot send the error of %s as it is: %s", function, problem)
             text = f"{type(error).__qualname__}, which cannot travel: {problem}"

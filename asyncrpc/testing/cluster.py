@@ -43,7 +43,7 @@ async def cluster(
     """
     given = options if isinstance(options, Sequence) else [options or RpcOptions()] * n
     if len(given) != n:
-        raise ValueError(f"options must be one for all or {n}, one for each worker, got {len(given)}")
+        raise ValueError(f"options must be one, or one for each of {n} workers, got {len(given)}")
     secret = secrets.token_bytes(32)
     settings = [dataclasses.replace(o, secret=secret) if o.secret is None else o for o in given]
     store = MemoryStore() if store is None else store

@@ -107,6 +107,9 @@ class _MemoryTransport(asyncio.Transport):
     def get_extra_info(self, name: str, default: Any = None) -> Any:  # noqa: ARG002 -- asyncio's
         return default  # there is no socket and no name
 
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        """Keep the stream, which is the only protocol here."""
+
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
         """Keep the one limit that memory links have."""
 

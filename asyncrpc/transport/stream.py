@@ -59,25 +59,6 @@ class Stream(asyncio.BufferedProtocol):
         closed: called once the stream is gone.
     """
 
-    __slots__ = (
-        "_accepted",
-        "_call_soon",
-        "_closed",
-        "_error",
-        "_is_lost",
-        "_is_open",
-        "_is_scheduled",
-        "_is_vectored",
-        "_on_closed",
-        "_transport",
-        "batch",
-        "handler",
-        "is_closed",
-        "is_writable",
-        "local",
-        "peer",
-    )
-
     def __init__(
         self,
         handler: StreamHandler | None = None,
@@ -201,10 +182,19 @@ class Stream(asyncio.BufferedProtocol):
             room[:count] = view[:count]
             self.handler.buffer_updated(count)  # may close the stream or swap the handler
             view = view[count:]
+        self._shorten(self.handler)
         if self._is_lost:  # it ended before there was a handler to tell
             self.handler.stream_closed(self._error)
         else:
             self.resume_reading()
+
+    def _shorten(self, handler: StreamHandler) -> None:
+        """Let the loop call the handler itself: two calls less per read, and loops look these up
+        once, when they are given the protocol."""
+        if self._is_open:
+            self.get_buffer = handler.get_buffer  # type: ignore[method-assign]  # on purpose
+            self.buffer_updated = handler.buffer_updated  # type: ignore[method-assign]  # likewise
+            self._transport.set_protocol(self)
 
     # -- closing
 

@@ -69,7 +69,7 @@ class FrameReader:
         self._filled = 0
         self._finish: Callable[[], Frame | None] = _nothing
 
-    def get_buffer(self) -> memoryview:
+    def get_buffer(self, size_hint: int = -1) -> memoryview:  # noqa: ARG002 -- BufferedProtocol's
         """Return the memory for the next bytes; never empty."""
         if self._target is not None:
             return self._target[self._filled :]
