@@ -103,7 +103,7 @@ class Caller:
             peer = self._destination(to)
         if args.__class__ is not tuple:
             args = _as_tuple(args)
-        named = _as_dict(kwargs) if kwargs else None
+        named: Mapping[str, object] | None = _as_dict(kwargs) if kwargs else None
         function = self._plain.get(func) if func.__class__ in _PLAIN_TYPES else None
         if function is None:
             function, args, named = self._name(func, args, named)

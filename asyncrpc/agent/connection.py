@@ -83,6 +83,7 @@ class Connection:
         "_next_transfer",
         "_pending",
         "_reader",
+        "_receive",
         "announced",
         "functions",
         "get_buffer",
@@ -125,6 +126,7 @@ class Connection:
         self._reader = FrameReader(
             max_message_size=agent.options.limits.max_message_size, allocate=allocate_buffer
         )
+        self._receive = self._reader.received
         self.get_buffer = self._reader.get_buffer
         """Gives the memory for the next bytes: `StreamHandler.get_buffer`."""
         self.server = agent.make_server(self)
@@ -245,14 +247,16 @@ class Connection:
         self.is_heard = True
         self.received += count
         try:
-            frames = self._reader.received(count)
+            frames = self._receive(count)
             if self.hook is not None:
                 frames = self.hook.incoming(self, frames)
             self.handle(frames)
         except RpcError as error:
             self.fail(error)
-        # replies and calls written by the tasks that these frames woke leave with this flush
-        self.stream.flush_soon()
+        if self.stream.batch:
+            self.stream.flush()  # replies of calls that did not have to wait
+        else:
+            self.stream.flush_soon()  # after the tasks that these frames woke, with what they write
 
     def handle(self, frames: list[Frame]) -> None:
         """Dispatch frames by type; replies and calls come first since they are most."""

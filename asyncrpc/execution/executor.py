@@ -4,14 +4,17 @@ Called by the agent's links with a decoded request; gives the outcome to the cal
 code can raise anything: what it raises becomes the call's outcome and never escapes into the loop,
 so BaseException is caught here, in the task or thread that runs the function.
 
-Theory of operation. Making a task costs more than the rest of a small call. So the calls that came
-in one read are started by one task, the *runner*: it takes the first step of each coroutine itself,
-within its own step, where `asyncio.current_task` is a real task and timeouts, task groups and
-anyio's scopes work as ever. A call that ends in its first step leaves the runner free for the next
-one. A call that has to wait keeps the runner to itself until it ends, and a new runner goes on with
-those behind it. A runner whose context or cancellation a call has changed is not used again, so no
-call can see another one's context variables. One runner that has nothing to do waits for the next
-read.
+Theory of operation. Making a task costs more than the rest of a small call, and so does waking one.
+So calls share a task, the *runner*, which waits for them: the first step of a call's coroutine is
+taken at once, from the read that brought it, in the name and the context of the runner, so that
+`asyncio.current_task` is a real task, and timeouts, task groups and anyio's scopes work as ever. A
+call that ends in its first step leaves the runner waiting for the next one. A call that has to wait
+takes the runner, which drives it to its end, and the next calls get a new one. A runner whose
+context or cancellation a call has changed is not used again, so no call can see another one's
+context variables. Calls that come while no runner waits are queued for a new one.
+
+Source: "Extending", Python documentation of asyncio: `_enter_task` and `_leave_task` are there for
+task implementations of third parties.
 """
 
 from __future__ import annotations
@@ -20,8 +23,10 @@ import asyncio
 import contextvars
 import inspect
 import types
+from asyncio.tasks import _enter_task, _leave_task
 from collections import deque
 from collections.abc import Callable, Coroutine, Generator
+from contextvars import copy_context
 from typing import Any
 
 from asyncrpc.execution.context import ServedCall, current_call
@@ -45,10 +50,12 @@ class Executor:
     def __init__(self, threads: ThreadPool) -> None:
         self._loop = asyncio.get_running_loop()
         self._ready: deque[_Ready] = deque()
-        self._is_runner_due = False  # one was made or woken, and has not had its turn yet
-        self._idle: asyncio.Future[None] | None = None  # wakes the runner that waits
+        self._is_runner_due = False  # one was made or released, and has not had its turn yet
+        self._runner: asyncio.Task[Any] | None = None  # the one that waits for calls
+        self._context = contextvars.Context()  # its context
+        self._idle: asyncio.Future[_Waiting | None] | None = None  # what it waits for
+        self._spoiled: set[asyncio.Task[Any]] = set()  # runners not to be used again
         self._is_closed = False
-        self._spoiled: asyncio.Task[Any] | None = None
         self._runners: set[asyncio.Task[None]] = set()  # the loop refers to tasks weakly
         self.threads = threads
 
@@ -58,17 +65,13 @@ class Executor:
         """Run ``target``; its outcome goes to ``call.replier``, now or later."""
         kind = target.kind
         if kind is TargetKind.ASYNC:
-            self._ready.append((call, target.function, args, kwargs))
-            if not self._is_runner_due:
-                self._run_soon()
+            self._start_async((call, target.function, args, kwargs))
         elif kind is TargetKind.SYNC:
             self._start_thread(call, target, args, kwargs)
         elif kind is TargetKind.INLINE:
             contextvars.copy_context().run(_run_inline, call, target.function, args, kwargs)
         elif kind is TargetKind.ASYNC_EXECUTION:
-            self._ready.append((call, _await_returned, (target.function, args, kwargs), {}))
-            if not self._is_runner_due:
-                self._run_soon()
+            self._start_async((call, _await_returned, (target.function, args, kwargs), {}))
         else:
             error = TypeError(f"{target.name} is an async generator: call it with rpc_stream")
             _finish(call, None, error)
@@ -76,64 +79,103 @@ class Executor:
     def close(self) -> None:
         """End the runner that waits for work; those that serve calls end with them."""
         self._is_closed = True
-        idle, self._idle = self._idle, None
-        if idle is not None:
-            idle.set_result(None)
+        self._release(None)
+
+    def _start_async(self, ready: _Ready) -> None:
+        """Take the first step of a call now if a runner waits, else queue it for one."""
+        runner = self._runner
+        if runner is None or self._ready or self._is_runner_due:
+            self._ready.append(ready)
+            self._run_soon()
+            return
+        try:
+            _enter_task(self._loop, runner)
+        except RuntimeError:  # a task is running: what it read is handled within its own step
+            self._ready.append(ready)
+            self._run_soon()
+            return
+        try:
+            waiting = self._context.run(self._step, runner, *ready)
+        finally:
+            _leave_task(self._loop, runner)
+        if waiting is not None or runner in self._spoiled:
+            self._release(waiting)
+
+    def _step(
+        self,
+        runner: asyncio.Task[Any],
+        call: ServedCall,
+        function: Callable[..., Any],
+        args: tuple[object, ...],
+        kwargs: dict[str, object],
+    ) -> _Waiting | None:
+        """Take the first step of a call as ``runner``; return the call if it has to wait."""
+        call.task = runner
+        current_call.set(call)
+        clean = copy_context()
+        try:
+            if call.is_cancelled:
+                raise asyncio.CancelledError
+            coroutine = function(*args, **kwargs)
+            first = coroutine.send(None)
+        except StopIteration as stop:
+            call.is_done = True
+            call.replier.succeed(call, stop.value)
+        except BaseException as error:  # noqa: BLE001 -- user code; the outcome carries it
+            _finish(call, None, error)
+        else:
+            return call, coroutine, first
+        if copy_context() != clean or runner.cancelling():
+            self._spoiled.add(runner)  # by context variables, or a cancel that is still due
+        return None
 
     def _run_soon(self) -> None:
-        """Give the runner that waits, or a new one, its turn."""
-        self._is_runner_due = True
-        idle, self._idle = self._idle, None
-        if idle is not None:
-            idle.set_result(None)
+        """Have what is queued run by the runner that waits, or by a new one."""
+        if self._is_runner_due:
             return
-        task = self._loop.create_task(self._run(), context=contextvars.Context())
+        self._is_runner_due = True
+        if self._runner is not None:
+            self._release(None)
+            return
+        context = contextvars.Context()
+        task = self._loop.create_task(self._run(context), context=context)
         self._runners.add(task)
         task.add_done_callback(self._runners.discard)
 
-    async def _run(self) -> None:
-        """Run what is ready, time and again, until a call takes this task or spoils it."""
+    def _release(self, waiting: _Waiting | None) -> None:
+        """Let the runner go that waits: on with a call, or to look at the queue and at its end."""
+        idle, self._idle = self._idle, None
+        self._runner = None
+        if idle is not None:
+            idle.set_result(waiting)
+
+    async def _run(self, context: contextvars.Context) -> None:
+        """Run what is queued, time and again, until a call takes this task or spoils it."""
         runner = asyncio.current_task()
         assert runner is not None
-        while True:
+        waiting: _Waiting | None = None
+        thrown: BaseException | None = None
+        while waiting is None:
             self._is_runner_due = False
-            waiting = self._run_ready(runner)
-            if self._ready and not self._is_runner_due:
+            while self._ready and waiting is None and runner not in self._spoiled:
+                waiting = self._step(runner, *self._ready.popleft())
+            if self._ready:
                 self._run_soon()
             if waiting is not None:
-                await _finish_later(*waiting)
+                break
+            if self._runner or self._is_runner_due or self._is_closed or runner in self._spoiled:
+                self._spoiled.discard(runner)
                 return
-            spoiled, self._spoiled = self._spoiled, None
-            if spoiled is runner or self._idle or self._is_runner_due or self._is_closed:
-                return
-            self._idle = self._loop.create_future()
-            await self._idle
-
-    def _run_ready(self, runner: asyncio.Task[Any]) -> _Waiting | None:
-        """Start calls as ``runner``; return the first that has to wait, if one does."""
-        ready = self._ready
-        copy_context = contextvars.copy_context
-        while ready:
-            call, function, args, kwargs = ready.popleft()
-            call.task = runner
-            current_call.set(call)
-            clean = copy_context()
+            self._runner, self._context = runner, context
+            self._idle = idle = self._loop.create_future()
             try:
-                if call.is_cancelled:
-                    raise asyncio.CancelledError
-                coroutine = function(*args, **kwargs)
-                first = coroutine.send(None)
-            except StopIteration as stop:
-                call.is_done = True
-                call.replier.succeed(call, stop.value)
-            except BaseException as error:  # noqa: BLE001 -- user code; the outcome carries it
-                _finish(call, None, error)
-            else:
-                return call, coroutine, first
-            if copy_context() != clean or runner.cancelling():
-                self._spoiled = runner  # by context variables, or a cancel that is still due
-                return None
-        return None
+                waiting = await idle
+            except asyncio.CancelledError as error:  # after a call took this task, and is for it
+                waiting, thrown = idle.result(), error
+                if waiting is None:
+                    raise
+        self._spoiled.discard(runner)
+        await _finish_later(*waiting, thrown)
 
     def _start_thread(
         self, call: ServedCall, target: Target, args: tuple[object, ...], kwargs: dict[str, object]
@@ -160,10 +202,13 @@ class Executor:
 
 
 async def _finish_later(
-    call: ServedCall, coroutine: Coroutine[Any, Any, Any], first: object
+    call: ServedCall,
+    coroutine: Coroutine[Any, Any, Any],
+    first: object,
+    thrown: BaseException | None,
 ) -> None:
     try:
-        value = await _rest(coroutine, first)
+        value = await _rest(coroutine, first, thrown)
     except BaseException as error:  # noqa: BLE001 -- user code; the outcome carries it
         _finish(call, None, error)
     else:
@@ -171,12 +216,23 @@ async def _finish_later(
 
 
 @types.coroutine
-def _rest(coroutine: Coroutine[Any, Any, Any], first: object) -> Generator[Any, Any, Any]:
-    """Go on with a coroutine whose first step yielded ``first``: the task waits for that."""
+def _rest(
+    coroutine: Coroutine[Any, Any, Any], first: object, thrown: BaseException | None
+) -> Generator[Any, Any, Any]:
+    """Go on with a coroutine whose first step yielded ``first``: the task waits for that.
+
+    Args:
+        coroutine: what to drive.
+        first: what it waits for.
+        thrown: a cancel that came before the task could wait for it.
+    """
     while True:
         try:
+            if thrown is not None:
+                raise thrown
             yield first
         except BaseException as error:  # noqa: BLE001 -- a cancel thrown in by the task, passed on
+            thrown = None
             try:
                 first = coroutine.throw(error)
             except StopIteration as stop:

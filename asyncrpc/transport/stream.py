@@ -102,7 +102,8 @@ class Stream(asyncio.BufferedProtocol):
             self._is_scheduled = True
             self._call_soon(self.flush)
         elif len(batch) >= _FULL_BATCH:
-            self._hand_over()
+            self.flush()
+            self._is_scheduled = True  # it is, for the rest of this turn
 
     def flush_soon(self) -> None:
         """Flush after the callbacks that are ready now, with what they write."""
@@ -113,11 +114,9 @@ class Stream(asyncio.BufferedProtocol):
     def flush(self) -> None:
         """Hand the batch to the transport, unless its buffer is over the limit."""
         self._is_scheduled = False
-        if self.batch:
-            self._hand_over()
-
-    def _hand_over(self) -> None:
         batch = self.batch
+        if not batch:
+            return
         if self._is_open:
             if self.is_writable:
                 self.batch = []
@@ -192,8 +191,8 @@ class Stream(asyncio.BufferedProtocol):
         """Let the loop call the handler itself: two calls less per read, and loops look these up
         once, when they are given the protocol."""
         if self._is_open:
-            self.get_buffer = handler.get_buffer  # type: ignore[method-assign]  # on purpose
-            self.buffer_updated = handler.buffer_updated  # type: ignore[method-assign]  # likewise
+            self.get_buffer = handler.get_buffer  # type: ignore[assignment, method-assign]  # on purpose
+            self.buffer_updated = handler.buffer_updated  # type: ignore[assignment, method-assign]  # likewise
             self._transport.set_protocol(self)
 
     # -- closing

@@ -59,6 +59,12 @@ def start(executor: Executor, to: Outcomes, function: Any, count: int = 1) -> li
     return calls
 
 
+async def turns(count: int = 3) -> None:
+    """Let the loop turn."""
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
 async def finish(to: Outcomes, count: int) -> None:
     """Let the loop turn until there are as many outcomes."""
     while len(to.outcomes) < count:
