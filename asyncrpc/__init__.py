@@ -31,16 +31,22 @@ if TYPE_CHECKING:
     from asyncrpc.errors import DuplicateNameError as DuplicateNameError
     from asyncrpc.errors import EncodingError as EncodingError
     from asyncrpc.errors import FunctionNotFoundError as FunctionNotFoundError
+    from asyncrpc.errors import InjectedFaultError as InjectedFaultError
     from asyncrpc.errors import MessageTooLargeError as MessageTooLargeError
     from asyncrpc.errors import NotInitializedError as NotInitializedError
+    from asyncrpc.errors import OwnerLostError as OwnerLostError
     from asyncrpc.errors import PeerLostError as PeerLostError
     from asyncrpc.errors import PermissionDeniedError as PermissionDeniedError
     from asyncrpc.errors import RemoteError as RemoteError
     from asyncrpc.errors import RemoteProtocolError as RemoteProtocolError
     from asyncrpc.errors import RemoteTraceback as RemoteTraceback
     from asyncrpc.errors import ResourceExhaustedError as ResourceExhaustedError
+    from asyncrpc.errors import RetriesExhaustedError as RetriesExhaustedError
     from asyncrpc.errors import RpcError as RpcError
     from asyncrpc.errors import RpcTimeoutError as RpcTimeoutError
+    from asyncrpc.errors import RRefCreationError as RRefCreationError
+    from asyncrpc.errors import RRefDeletedError as RRefDeletedError
+    from asyncrpc.errors import RRefLeakError as RRefLeakError
     from asyncrpc.errors import ShutdownTimeoutError as ShutdownTimeoutError
     from asyncrpc.errors import StatusCode as StatusCode
     from asyncrpc.errors import UnknownWorkerError as UnknownWorkerError
@@ -65,9 +71,10 @@ _HOMES = {
     ),
     "errors": (
         "AlreadyInitializedError AuthenticationError Delivery DuplicateNameError EncodingError "
-        "FunctionNotFoundError MessageTooLargeError NotInitializedError PeerLostError "
-        "PermissionDeniedError RemoteError RemoteProtocolError RemoteTraceback "
-        "ResourceExhaustedError RpcError RpcTimeoutError ShutdownTimeoutError StatusCode "
+        "FunctionNotFoundError InjectedFaultError MessageTooLargeError NotInitializedError "
+        "OwnerLostError PeerLostError PermissionDeniedError RRefCreationError RRefDeletedError "
+        "RRefLeakError RemoteError RemoteProtocolError RemoteTraceback ResourceExhaustedError "
+        "RetriesExhaustedError RpcError RpcTimeoutError ShutdownTimeoutError StatusCode "
         "UnknownWorkerError"
     ),
     "execution": "caller detached remaining",

@@ -18,6 +18,12 @@ Tree::
     ├── EncodingError                   also TypeError; .path
     ├── MessageTooLargeError
     ├── ResourceExhaustedError
+    ├── RetriesExhaustedError           .attempts; the last error is the cause
+    ├── InjectedFaultError
+    ├── RRefCreationError
+    ├── RRefDeletedError
+    ├── OwnerLostError
+    ├── RRefLeakError                   .leaks
     ├── RemoteProtocolError             also ConnectionError: a peer's bytes broke the protocol
     ├── RemoteError                     .type_name
     └── StoreError
@@ -38,15 +44,21 @@ __all__ = (
     "DuplicateNameError",
     "EncodingError",
     "FunctionNotFoundError",
+    "InjectedFaultError",
     "MessageTooLargeError",
     "NotInitializedError",
+    "OwnerLostError",
     "PeerLostError",
     "PermissionDeniedError",
     "QueueEmptyError",
+    "RRefCreationError",
+    "RRefDeletedError",
+    "RRefLeakError",
     "RemoteError",
     "RemoteProtocolError",
     "RemoteTraceback",
     "ResourceExhaustedError",
+    "RetriesExhaustedError",
     "RpcError",
     "RpcTimeoutError",
     "ShutdownTimeoutError",
@@ -203,6 +215,46 @@ class ResourceExhaustedError(RpcError):
     """A limit of `Limits` was reached: calls in flight, queue, connections."""
 
     code = StatusCode.RESOURCE_EXHAUSTED
+
+
+class RetriesExhaustedError(RpcError):
+    """Every attempt that a retry policy allows failed; ``attempts`` is how many there were."""
+
+    code = StatusCode.UNAVAILABLE
+    delivery = Delivery.UNKNOWN
+    attempts: int = 0
+
+
+class InjectedFaultError(RpcError):
+    """A fault plan failed the message at the send."""
+
+    code = StatusCode.UNAVAILABLE
+
+
+class RRefCreationError(RpcError):
+    """The remote reference's value was not created, or nobody knows whether it was."""
+
+    code = StatusCode.ABORTED
+    delivery = Delivery.UNKNOWN
+
+
+class RRefDeletedError(RpcError):
+    """The remote reference was released, or its group was shut down."""
+
+    code = StatusCode.ABORTED
+
+
+class OwnerLostError(RpcError):
+    """The worker that owned the remote reference's value died or was restarted."""
+
+    code = StatusCode.OWNER_LOST
+
+
+class RRefLeakError(RpcError):
+    """Remote references were still held at a shutdown that checks; ``leaks`` lists them."""
+
+    code = StatusCode.ABORTED
+    leaks: tuple[str, ...] = ()
 
 
 class RemoteProtocolError(RpcError, ConnectionError):

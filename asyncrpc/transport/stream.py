@@ -188,8 +188,10 @@ class Stream(asyncio.BufferedProtocol):
             self.resume_reading()
 
     def _shorten(self, handler: StreamHandler) -> None:
-        """Let the loop call the handler itself: two calls less per read, and loops look these up
-        once, when they are given the protocol."""
+        """Let the loop call the handler itself: two calls less per read.
+
+        Loops look these methods up once, when they are given the protocol.
+        """
         if self._is_open:
             self.get_buffer = handler.get_buffer  # type: ignore[assignment, method-assign]  # on purpose
             self.buffer_updated = handler.buffer_updated  # type: ignore[assignment, method-assign]  # likewise
