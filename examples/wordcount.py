@@ -105,7 +105,7 @@ async def main(files: list[Path]) -> None:
 
         done = await count_files(files[rank::size], workers)
         # Gives every worker's numbers once all have come here: all counts are with their owners.
-        numbers = await rpc.all_gather(dict(done))
+        numbers = await rpc.all_gather(dict(done), timeout=None)  # however long the slowest takes
 
         if rank == 0:
             total: Counter[str] = Counter()
