@@ -77,10 +77,8 @@ class Record:
             )
         except (KeyError, TypeError, msgpack.UnpackException) as error:
             raise ValueError(f"{data[:40]!r}… is no worker record: {error}") from error
-        if (
-            not isinstance(record.incarnation, bytes)
-            or len(record.incarnation) != INCARNATION_BYTES
-        ):
+        incarnation: object = record.incarnation
+        if not isinstance(incarnation, bytes) or len(incarnation) != INCARNATION_BYTES:
             raise ValueError(f"the record of {record.info.name} has no incarnation")
         if not record.addresses:
             raise ValueError(f"the record of {record.info.name} has no address")
@@ -97,21 +95,29 @@ class StoreLink:
     client: TCPStore | None = None
     file: Path | None = None
 
+    async def retire(self) -> None:
+        """Let nobody new find the store that is served here; who is connected may go on."""
+        if self.file is not None:
+            with contextlib.suppress(OSError):
+                if self.file.read_text().strip() == self.where:  # else it is a newer store's
+                    self.file.unlink()
+            self.file = None
+        if self.server is not None:
+            await self.server.wait_unused(0.0)
+
     async def close(self, linger: float = 0.0) -> None:
         """Close what was opened here; a served store first waits for the others to let go.
 
         Args:
             linger: seconds to wait for other clients to disconnect.
         """
+        await self.retire()
         if self.client is not None:
             await self.client.close()
         if self.server is not None:
             if linger > 0:
                 await self.server.wait_unused(linger)
             await self.server.close()
-        if self.file is not None:
-            with contextlib.suppress(OSError):
-                self.file.unlink()
 
 
 async def open_store(

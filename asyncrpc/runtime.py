@@ -26,7 +26,8 @@ from asyncrpc.transport import Network
 __all__ = ("RpcAgent",)
 
 _WITHDRAW = 1.0  # seconds for the last word to the store
-_LINGER = 5.0  # seconds a served store outlives the worker that serves it
+_LINGER = 1.0  # seconds a served store waits for workers that are about to close theirs
+_PATIENCE = 5.0  # seconds for functions in threads that nobody waits for any more
 
 
 class RpcAgent:
@@ -41,6 +42,7 @@ class RpcAgent:
         self._thread = threading.get_ident()
         self._ending: asyncio.Task[None] | None = None
         self._draining: asyncio.Task[None] | None = None
+        self._is_hurried = False
         self.call = agent.caller.call
         """`rpc_async` with all arguments given; for the module-level function."""
 
@@ -126,6 +128,7 @@ class RpcAgent:
             self._ending.result()
 
     def _stop_draining(self) -> None:
+        self._is_hurried = True
         if self._draining is not None:
             self._draining.cancel()
 
@@ -145,8 +148,8 @@ class RpcAgent:
         except BaseException:
             await self._close("lost", "its shutdown was interrupted", 0.0)
             raise
-        left = _LINGER if give_up is None else max(0.0, give_up - now())
-        await self._close("left", "it shut down", min(left, _LINGER))
+        left = _PATIENCE if give_up is None else max(0.0, give_up - now())
+        await self._close("left", "it shut down", min(left, _PATIENCE))
 
     async def _drained(self, timeout: float) -> None:
         """Wait for the end of the group, unless `_stop_draining` ends the wait."""
@@ -154,6 +157,8 @@ class RpcAgent:
             self._drain.run(timeout), name=f"asyncrpc {self.info.name}: drain"
         )
         try:
+            if self._is_hurried:  # before the first step of this task
+                self._draining.cancel()
             await asyncio.wait([self._draining])
             if self._draining.cancelled():
                 raise RpcError("the graceful shutdown was cut short", code=StatusCode.CANCELLED)
@@ -165,6 +170,7 @@ class RpcAgent:
     async def _forget_group(self) -> None:
         """Empty the group's part of the store before anybody leaves, for the next group."""
         await self._delete([peer.info.id for peer in self._agent.members.all()])
+        await self._started.link.retire()
 
     async def _withdraw_record(self) -> None:
         """Take this worker out of the store."""
@@ -184,7 +190,7 @@ class RpcAgent:
         finally:
             if self._started.liveness is not None:
                 self._started.liveness.close()
-            await self._started.link.close(patience)
+            await self._started.link.close(min(patience, _LINGER))
         if running and goodbye == "left":
             names = ", ".join(f"{r.function} in {r.thread}" for r in running)
             raise ShutdownTimeoutError(
@@ -204,7 +210,7 @@ class RpcAgent:
         idempotent: bool = False,
     ) -> RpcFuture[Any]:
         """Call a function on another worker; see `asyncrpc.rpc_async`."""
-        return self.call(to, func, args, kwargs, timeout, idempotent, sys._getframe(1))  # noqa: SLF001 -- says where an unseen failure came from
+        return self.call(to, func, args, kwargs, timeout, idempotent, sys._getframe(1))
 
     def rpc_sync(
         self,

@@ -135,14 +135,14 @@ class Drain:
         probes = {
             self._agent.caller.request(peer, MessageType.DRAIN, _PROBE): peer for peer in peers
         }
-        own = asyncio.ensure_future(self._agent.wait_idle())
+        own = asyncio.ensure_future(self._answer_probe())  # counts at that moment, as the others do
         try:
             unanswered: set[asyncio.Future[Any]] = {*probes, own}
             while unanswered:
                 waits = [probes[f].info.name for f in unanswered if f in probes]
                 self._waiting_for = tuple(sorted(waits)) or (self._agent.info.name,)
                 _, unanswered = await asyncio.wait(unanswered, return_when=asyncio.FIRST_COMPLETED)
-            return [self._agent.served, *[probe.result() for probe in probes]]
+            return [own.result(), *[probe.result() for probe in probes]]
         except RpcError:
             return None  # one was lost; look again at who is present
         finally:

@@ -123,11 +123,13 @@ class Starter:
 
     def _count(self, store: Store | None, name: str) -> int:
         """Return which start of this name this is, where the store may remember earlier ones."""
-        if store is None and not self._environ.get("LAUNCHER_STORE"):
+        launched = self._environ.get("LAUNCHER_STORE", "")
+        if store is None and not launched:
             return 0  # served by a worker of the group, so it is as new as the group
         counter = _starts.setdefault(Starter if store is None else store, collections.Counter())
-        counter[name] += 1
-        return counter[name]
+        key = f"{launched} {self._run_id} {self._environ.get('LAUNCHER_ROUND', '')} {name}"
+        counter[key] += 1
+        return counter[key]
 
     async def _reach_store(
         self, store: Store | None, rank: int, secret: bytes, timeout: float

@@ -266,6 +266,8 @@ class TCPStoreServer:
     def forget(self, session: _Session) -> None:
         """Withdraw what a session waits for, now that its connection is gone."""
         self._sessions.discard(session)
+        if not self._sessions:
+            self._is_unused.set()
         if not self._is_closed:
             self._table.close_session(session, self._clock.time())
             self._expiry.update()
