@@ -15,7 +15,14 @@ import stat
 from collections.abc import Mapping
 from pathlib import Path
 
-__all__ = ("hkdf", "load_secret", "run_digest", "run_key", "run_secret")
+__all__ = (
+    "NoUserSecretError",
+    "hkdf",
+    "load_secret",
+    "run_digest",
+    "run_key",
+    "run_secret",
+)
 
 SECRET_FILE_VARIABLE = "ASYNCRPC_SECRET_FILE"  # noqa: S105 -- a variable's name
 MIN_SECRET_BYTES = 16  # 128 bits: a server's proof lets a stranger test guesses at home
@@ -27,6 +34,10 @@ _RUN_SECRET_INFO = b"asyncrpc/1 run secret"
 # Others may neither read nor write it, its group may not write it; a root-owned 0440 file, which
 # is how Kubernetes mounts a secret for a group, passes.
 _FORBIDDEN_MODE = stat.S_IROTH | stat.S_IWOTH | stat.S_IWGRP
+
+
+class NoUserSecretError(ValueError):
+    """There is no per-user secret file, and none can be made."""
 
 
 def load_secret(secret: bytes | Path | None, environ: Mapping[str, str]) -> bytes:
@@ -44,6 +55,7 @@ def load_secret(secret: bytes | Path | None, environ: Mapping[str, str]) -> byte
         The secret; the content of a file is taken as it is, a final newline included.
 
     Raises:
+        NoUserSecretError: the per-user file is asked for, is not there and cannot be created.
         ValueError: the secret has 1 to 15 bytes, or its file is missing, empty, over 64 KiB, not
             a regular file, or open to others (mode) or owned by another user (per-user file).
     """
@@ -56,7 +68,7 @@ def load_secret(secret: bytes | Path | None, environ: Mapping[str, str]) -> byte
     named = environ.get(SECRET_FILE_VARIABLE)
     if named:
         return _read(Path(named), f"${SECRET_FILE_VARIABLE} {named!r}")
-    return _load_user_secret(_user_file(environ))
+    return _load_user_secret(environ)
 
 
 def run_key(secret: bytes, run_id: str) -> bytes:
@@ -102,15 +114,19 @@ def _user_file(environ: Mapping[str, str]) -> Path:
     return base / "asyncrpc" / "secret"
 
 
-def _load_user_secret(path: Path) -> bytes:
-    if not path.exists():
-        try:
+def _load_user_secret(environ: Mapping[str, str]) -> bytes:
+    remedy = f"give a secret or set ${SECRET_FILE_VARIABLE}"
+    try:
+        path = _user_file(environ)
+    except RuntimeError:  # what pathlib raises for a user without an entry in /etc/passwd
+        raise NoUserSecretError(f"no home folder for a per-user secret file: {remedy}") from None
+    try:
+        if not path.exists():
             _create(path)
-        except OSError as error:
-            raise ValueError(
-                f"cannot create the per-user secret file {str(path)!r} ({error.strerror}): "
-                f"give a secret or set ${SECRET_FILE_VARIABLE}"
-            ) from None
+    except OSError as error:
+        raise NoUserSecretError(
+            f"cannot create the per-user secret file {str(path)!r} ({error.strerror}): {remedy}"
+        ) from None
     return _read(path, f"per-user secret file {str(path)!r}", is_own=True)
 
 

@@ -10,7 +10,14 @@ from pathlib import Path
 import pytest
 
 from asyncrpc import secret as secret_module
-from asyncrpc.secret import hkdf, load_secret, run_digest, run_key, run_secret
+from asyncrpc.secret import (
+    NoUserSecretError,
+    hkdf,
+    load_secret,
+    run_digest,
+    run_key,
+    run_secret,
+)
 
 GOOD = b"0123456789abcdef"
 
@@ -91,6 +98,25 @@ def test_refused_modes(secret_file: Path, mode: int, way: str) -> None:
         load_secret(given, {"ASYNCRPC_SECRET_FILE": str(secret_file)})
     assert str(secret_file) in str(caught.value)
     assert GOOD.decode() not in str(caught.value)
+
+
+@pytest.mark.parametrize("home", ["/dev/null", "/proc"])
+def test_no_per_user_file_can_be_made(home: str) -> None:
+    """An error of its own: one process alone can do without what it would share."""
+    with pytest.raises(NoUserSecretError, match=f"secret file '{home}/.config/asyncrpc/secret'"):
+        load_secret(None, {"HOME": home})
+
+
+def test_user_without_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Containers run as users that no file knows."""
+
+    def fail() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", fail)
+
+    with pytest.raises(NoUserSecretError, match="no home folder"):
+        load_secret(None, {})
 
 
 def test_missing_file_of_the_variable(tmp_path: Path) -> None:
