@@ -9,6 +9,8 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
+from launcher.logs import temporary_folder
+
 __all__ = ("secret_file",)
 
 
@@ -25,9 +27,7 @@ def secret_file(secret: bytes) -> Iterator[str]:
     Raises:
         OSError: the file cannot be made; names it.
     """
-    # Not the tempfile module: its import costs more than starting a worker.
-    folder = os.environ.get("TMPDIR") or "/tmp"  # noqa: S108 -- O_EXCL and a random name
-    path = os.path.join(folder, f"launcher_secret_{os.urandom(8).hex()}")
+    path = os.path.join(temporary_folder(os.environ), f"launcher_secret_{os.urandom(8).hex()}")
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         with open(descriptor, "wb") as file:

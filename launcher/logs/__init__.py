@@ -2,6 +2,7 @@
 
 from launcher.logs.layout import DefaultLogsSpecs, LogsDest, LogsSpecs, Std, line_prefix, to_map
 from launcher.logs.tee import WorkerOutput
+from launcher.logs.temporary import temporary_folder
 
 __all__ = (
     "DefaultLogsSpecs",
@@ -10,5 +11,6 @@ __all__ = (
     "Std",
     "WorkerOutput",
     "line_prefix",
+    "temporary_folder",
     "to_map",
 )

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from launcher.logs.temporary import temporary_folder
+
 __all__ = (
     "DefaultLogsSpecs",
     "LogsDest",
@@ -120,6 +122,14 @@ class LogsSpecs(ABC):
     def root_log_dir(self) -> str | None:
         """The folder of this run's logs; ``None`` before the first round, or if none is kept."""
 
+    @property
+    def temporary_dir(self) -> str | None:
+        """The folder among the temporary files that is ours; ``None``: nothing is kept there.
+
+        Should this process die before `tidy`, somebody else removes what is empty in it.
+        """
+        return None
+
     @abstractmethod
     def reify(self, envs: Mapping[int, Mapping[str, str]]) -> LogsDest:
         """Make the folders of the next round and return its paths.
@@ -175,6 +185,13 @@ class DefaultLogsSpecs(LogsSpecs):
         """The folder of this run's logs; ``None`` before the first round, or if none is kept."""
         return None if self._run_dir is None else str(self._run_dir)
 
+    @property
+    def temporary_dir(self) -> str | None:
+        """The folder made without a ``log_dir``; ``None`` before the first round, or with one."""
+        if self._log_dir is not None or self._run_dir is None:
+            return None
+        return str(self._run_dir.parent)
+
     def reify(self, envs: Mapping[int, Mapping[str, str]]) -> LogsDest:
         """Make the folders of the next round and return its paths.
 
@@ -209,9 +226,9 @@ class DefaultLogsSpecs(LogsSpecs):
 
     def tidy(self) -> None:
         """Remove the empty folders of a run that keeps its files among the temporary ones."""
-        if self._log_dir is not None or self._run_dir is None:
+        if self.temporary_dir is None:
             return
-        for folder, _, _ in os.walk(self._run_dir.parent, topdown=False):
+        for folder, _, _ in os.walk(self.temporary_dir, topdown=False):
             try:
                 Path(folder).rmdir()
             except OSError:  # not empty: somebody's output
@@ -245,9 +262,7 @@ class DefaultLogsSpecs(LogsSpecs):
         first = next(iter(envs.values()), {})
         run_id = (first.get(_RUN_ID_VARIABLE) or _DEFAULT_RUN_ID).replace(os.sep, "_")
         if self._log_dir is None:
-            # Not the tempfile module: its import costs more than starting a worker.
-            temporary = os.environ.get("TMPDIR") or "/tmp"  # noqa: S108 -- as the tempfile module
-            root = _make_unique(temporary, "launcher", mode=0o700)
+            root = _make_unique(temporary_folder(os.environ), "launcher", mode=0o700)
         else:
             root = Path(self._log_dir)
             try:
