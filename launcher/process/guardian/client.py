@@ -197,6 +197,15 @@ class Guardian:
         self._send(messages.encode(Kind.CLEAR, body))
         return cleared
 
+    def remove_at_end(self, path: str | os.PathLike[str]) -> None:
+        """Have a path removed when we are gone, be it that we were killed.
+
+        Args:
+            path: a file, or a folder of which, and in which, only empty folders are removed; it
+                may be gone by then.
+        """
+        self._send(messages.encode(Kind.REMOVE, os.fsencode(os.path.abspath(path))))
+
     async def close(self) -> None:
         """Kill whatever still runs below the guardian, and end it. Idempotent."""
         if not self._is_closing:

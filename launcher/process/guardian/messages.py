@@ -52,6 +52,7 @@ class Kind:
     START = 1
     SIGNAL = 2
     CLEAR = 3
+    REMOVE = 4  # the body is the path
     STARTED = 1
     EXITED = 2
     CLEARED = 3

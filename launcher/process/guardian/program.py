@@ -142,6 +142,7 @@ class _Program:
         self._by_pid: dict[int, _Worker] = {}  # the same, by process id
         self._ended_groups: dict[int, int | None] = {}  # when each was signalled, see _Worker
         self._clearings: list[_Clearing] = []
+        self._removals: list[bytes] = []  # paths, should the agent not remove them itself
         self._has_children = False
         self._wakeup = _wake_on_child()
         self._poll = select.poll()
@@ -160,7 +161,10 @@ class _Program:
         except (BrokenPipeError, ConnectionResetError):
             pass  # the agent died while we wrote to it
         finally:
+            self._receive_last()
             self._kill_everything()
+            for path in self._removals:
+                _remove(path)
 
     def _turn(self, timeout: float | None) -> bool:
         """Wait for something to happen and handle it; return whether the agent is there."""
@@ -181,9 +185,22 @@ class _Program:
                 self._start(body)
             elif kind == Kind.SIGNAL:
                 self._signal(*SIGNAL.unpack(body))
+            elif kind == Kind.REMOVE:
+                self._removals.append(body)
             else:
                 self._clearings.append(_Clearing(body, time.monotonic()))
         return bool(data)
+
+    def _receive_last(self) -> None:
+        """Of what the agent had sent when it died, take what is to be done then."""
+        self._agent.setblocking(False)
+        try:
+            while data := self._agent.recv(1 << 16):
+                for kind, body in self._reader.feed(data):
+                    if kind == Kind.REMOVE:
+                        self._removals.append(body)
+        except OSError:  # there is no more, whatever the reason
+            return
 
     def _start(self, body: bytes) -> None:
         number, targets, argv, env, cwd = decode_start(body)
@@ -261,7 +278,7 @@ class _Program:
             left = [*children()]
             for pid in left:
                 send_signal(pid, _SIGKILL)
-            if not _reap_all(self._by_pid):
+            if not _reap_all(self._by_pid) or not (left or self._by_pid):
                 return
             if time.monotonic() > deadline:
                 _report_unkillable(left)
@@ -307,6 +324,20 @@ def _reap_all(workers: dict[int, _Worker]) -> bool:
     except ChildProcessError:
         return False
     return True
+
+
+def _remove(path: bytes) -> None:
+    """Remove a file, or a folder and those in it as far as they are empty."""
+    try:
+        if not os.path.isdir(path):
+            os.unlink(path)
+    except OSError:  # the agent has removed it
+        return
+    for folder, _, _ in os.walk(path, topdown=False):
+        try:
+            os.rmdir(folder)
+        except OSError:  # not empty: somebody's output
+            continue
 
 
 def _report_unkillable(pids: Iterable[int]) -> None:

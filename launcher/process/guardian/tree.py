@@ -32,6 +32,8 @@ def group_of(pid: int) -> int:
 
 def children() -> Iterator[int]:
     """Yield the process ids of this process's children, ended ones included."""
+    if not _is_proc_ours():
+        return  # its numbers mean other processes to us, which may be strangers
     try:
         with open("/proc/thread-self/children", "rb") as file:
             yield from map(int, file.read().split())
@@ -57,6 +59,14 @@ def started_at(pid: int) -> int:
 def now_in_ticks() -> int:
     """Return the time on the clock of `started_at`."""
     return int(time.clock_gettime(time.CLOCK_BOOTTIME) * os.sysconf("SC_CLK_TCK"))
+
+
+def _is_proc_ours() -> bool:
+    """Return whether /proc shows our process namespace, not the one around it (unshare --pid)."""
+    try:
+        return os.readlink("/proc/self") == str(os.getpid())
+    except OSError:
+        return False
 
 
 def _search_children() -> Iterator[int]:
