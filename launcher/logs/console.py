@@ -16,11 +16,12 @@ class Console:
         writer: does the writing.
     """
 
-    __slots__ = ("_mid_line", "writer")
+    __slots__ = ("_fd", "_mid_line", "writer")
 
     def __init__(self, writer: Writer) -> None:
         self.writer = writer
         self._mid_line: object = None  # whose unfinished line is the last thing shown
+        self._fd = -1  # where that went
 
     def show(self, fd: int, owner: object, data: bytes, prefix: bytes, *, is_whole: bool) -> None:
         """Show output of one worker.
@@ -42,8 +43,14 @@ class Console:
             text = data
         if not continues and self._mid_line is not None:
             text = b"\n" + text
-        self._mid_line = None if is_whole else owner
+        self._mid_line, self._fd = None if is_whole else owner, fd
         self.writer.write(fd, text)
+
+    def end_line(self) -> None:
+        """End an unfinished line, because something else is about to be shown."""
+        if self._mid_line is not None:
+            self._mid_line = None
+            self.writer.write(self._fd, b"\n")
 
 
 def is_same_file(one: int, other: int) -> bool:

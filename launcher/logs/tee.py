@@ -204,11 +204,15 @@ class WorkerOutput:
                 tail.feed(_read_end(path))
         return tail.lines()
 
-    async def drain(self) -> None:
+    async def drain(self, *, ends_lines: bool = False) -> None:
         """Pass on everything up to the end of every stream, and close.
 
         A pipe that somebody outside the worker's processes holds open is given up after a second
         of silence, a console or file that takes nothing after another.
+
+        Args:
+            ends_lines: whether to end lines that workers left unfinished on the consoles, because
+                more is to be shown there.
         """
         while any(stream.is_open for stream in self._streams):
             self._changed.clear()
@@ -224,6 +228,9 @@ class WorkerOutput:
             ):
                 break
         self.abort()
+        if ends_lines:
+            for console in self._consoles.values():
+                console.end_line()
         for writer in {self._file_writer, *(c.writer for c in self._consoles.values())}:
             await writer.close()
         for fd in self._files:
@@ -246,7 +253,7 @@ class WorkerOutput:
             file = (self._file_writer, self._files[-1])
         if stream == _STDERR:
             self._tails[local_rank] = LineTail(TAIL_LINES)
-        prefix = self._prefixes[local_rank].encode() if is_teed else b""
+        prefix = self._prefixes[local_rank].encode("utf-8", "surrogateescape") if is_teed else b""
         reading, writing = os.pipe()
         pipe = _Stream(
             reading,

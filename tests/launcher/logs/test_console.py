@@ -63,3 +63,15 @@ def test_is_same_file() -> None:
     finally:
         for fd in (reading, writing, other):
             os.close(fd)
+
+
+def test_an_unfinished_line_can_be_ended() -> None:
+    """Once, and where its beginning went."""
+    recorder = Recorder()
+    console = Console(recorder)
+    console.end_line()
+    console.show(1, "a", b"half", b"", is_whole=False)
+    console.end_line()
+    console.end_line()
+
+    assert recorder.text == b"half\n"
