@@ -15,7 +15,7 @@ from dataclasses import replace
 from signal import Signals
 from typing import NamedTuple
 
-from asyncrpc.secret import load_secret, run_secret
+from asyncrpc.secret import NoUserSecretError, load_secret, run_secret
 from launcher.agent import LocalElasticAgent, RunResult, WorkerSpec, WorkerState
 from launcher.config import LaunchConfig, to_signals
 from launcher.errors import ChildFailedError, SignalException, UsageError
@@ -177,6 +177,7 @@ async def run_agent(
         secret=secret,
         signals_to_handle=config.signals_to_handle,
         guardian=guardian,
+        stdin=config.stdin_rank,
     )
     _warn_of_threads(config)
     with handle_signals(to_signals(config.signals_to_handle), agent.receive_signal) as is_handling:
@@ -222,9 +223,21 @@ def _is_loop_running() -> bool:
 
 def _run_secret(config: LaunchConfig) -> bytes:
     try:
-        return run_secret(load_secret(None, os.environ), config.run_id)
+        return run_secret(_common_secret(config), config.run_id)
     except ValueError as error:
         raise UsageError(str(error)) from error
+
+
+def _common_secret(config: LaunchConfig) -> bytes:
+    """Return what the agents of the run share."""
+    try:
+        return load_secret(None, os.environ)
+    except NoUserSecretError as error:
+        if config.max_nodes > 1:
+            raise
+        # The only agent need not share anything: containers often have no home folder.
+        _logger.info("%s; this run has a secret of its own", error)
+        return os.urandom(32)
 
 
 def _handler(config: LaunchConfig, secret: bytes) -> RendezvousHandler:

@@ -25,6 +25,7 @@ from launcher.target import Target
 
 if TYPE_CHECKING:
     from launcher.agent import RunResult
+    from launcher.process import Guardian
 
 __all__ = ("Launch", "main", "parse")
 
@@ -202,36 +203,46 @@ def _config(values: Mapping[str, Any], environ: Mapping[str, str]) -> LaunchConf
         raise
     except ValueError as error:  # of the variable: the option has been read
         raise UsageError(str(error)) from None
-    return LaunchConfig(
-        min_nodes,
-        max_nodes,
-        values["nproc_per_node"],
-        logs_specs=logs_specs,
-        run_id=values["rdzv_id"],
-        role=values["role"],
-        rdzv_backend=values["rdzv_backend"],
-        rdzv_endpoint=values["rdzv_endpoint"],
-        max_restarts=values["max_restarts"],
-        signals_to_handle=values["signals_to_handle"],
-        shutdown_timeout=shutdown_timeout,
-    )
+    try:
+        return LaunchConfig(
+            min_nodes,
+            max_nodes,
+            values["nproc_per_node"],
+            logs_specs=logs_specs,
+            run_id=values["rdzv_id"],
+            role=values["role"],
+            rdzv_backend=values["rdzv_backend"],
+            rdzv_endpoint=values["rdzv_endpoint"],
+            max_restarts=values["max_restarts"],
+            signals_to_handle=values["signals_to_handle"],
+            shutdown_timeout=shutdown_timeout,
+            stdin=values["stdin"],
+        )
+    except ValueError as error:
+        raise UsageError(str(error)) from None
 
 
 def _run(launch: Launch) -> int:
     import asyncio  # noqa: PLC0415 -- slow: not for --help and mistakes
 
     with asyncio.Runner() as runner:
-        return runner.run(_supervise(launch))
+        guardian = runner.run(_start_guardian())  # it boots while we import the rest
+        import launcher.api  # noqa: F401, PLC0415 -- not on the loop, which it would block
+
+        return runner.run(_supervise(launch, guardian))
 
 
-async def _supervise(launch: Launch) -> int:
-    """Run the agent, report failures, and return the exit status."""
+async def _start_guardian() -> Guardian:
     from launcher.process import Guardian  # noqa: PLC0415
 
-    guardian = Guardian.start()  # it boots while we import the rest
-    try:
-        from launcher.api import run_agent  # noqa: PLC0415
+    return Guardian.start()
 
+
+async def _supervise(launch: Launch, guardian: Guardian) -> int:
+    """Run the agent, report failures, and return the exit status."""
+    from launcher.api import run_agent  # noqa: PLC0415
+
+    try:
         _show_warnings()
         program, args = launch.target.command(os.environ)
         result = await run_agent(launch.config, program, args, guardian=guardian)
@@ -284,5 +295,7 @@ def _line(error: Exception) -> str:
 
 
 def _print(text: str) -> None:
+    if sys.stderr is None:  # closed; print would turn to stdout
+        return
     with suppress(OSError):  # nobody reads it any more
         print(text, file=sys.stderr, flush=True)  # noqa: T201 -- a command line talks

@@ -22,6 +22,7 @@ __all__ = (
     "DEFAULT_SIGNALS",
     "OPTIONS",
     "SHUTDOWN_TIMEOUT_VARIABLE",
+    "SIGNALS_TO_HANDLE_VARIABLE",
     "LaunchConfig",
     "Option",
     "resolve_shutdown_timeout",
@@ -31,6 +32,7 @@ __all__ = (
 DEFAULT_SHUTDOWN_TIMEOUT = 30.0  # torchrun's grace between the signal and SIGKILL
 DEFAULT_SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT"
 SHUTDOWN_TIMEOUT_VARIABLE = "TORCH_ELASTIC_SHUTDOWN_TIMEOUT"
+SIGNALS_TO_HANDLE_VARIABLE = "TORCHELASTIC_SIGNALS_TO_HANDLE"
 _SHORT_FORMS = {"module": "-m", "redirects": "-r", "tee": "-t"}
 
 
@@ -104,6 +106,8 @@ class LaunchConfig:
         shutdown_timeout: seconds between the first signal to the workers and SIGKILL, from 0
             (SIGKILL at once); ``None``: ``$TORCH_ELASTIC_SHUTDOWN_TIMEOUT``, else 30. Reading the
             field gives the resolved number.
+        stdin: local rank of the worker that gets the launcher's standard input; ``None``: 0 if
+            there is one worker only, else nobody.
 
     Raises:
         ValueError: a field breaks its rule; names field, value and rule.
@@ -121,6 +125,7 @@ class LaunchConfig:
     log_line_prefix_template: str | None = None
     signals_to_handle: str = DEFAULT_SIGNALS
     shutdown_timeout: float | None = None
+    stdin: int | None = None
 
     def __post_init__(self) -> None:
         _check("min_nodes", self.min_nodes, at_least=1)
@@ -132,6 +137,13 @@ class LaunchConfig:
                 f"min_nodes={self.min_nodes}, max_nodes={self.max_nodes}: "
                 "expected 1 and 1, this version launches on one node"
             )
+        if self.stdin is not None:
+            _check("stdin", self.stdin, at_least=0)
+            if self.stdin >= self.nproc_per_node:
+                raise ValueError(
+                    f"stdin={self.stdin}: expected a local rank below "
+                    f"nproc_per_node={self.nproc_per_node}"
+                )
         if not self.role:
             raise ValueError("role='': expected a name")
         if not self.rdzv_backend:
@@ -143,6 +155,11 @@ class LaunchConfig:
         object.__setattr__(
             self, "shutdown_timeout", resolve_shutdown_timeout(self.shutdown_timeout, os.environ)
         )
+
+    @property
+    def stdin_rank(self) -> int | None:
+        """The local rank that `stdin` comes to."""
+        return 0 if self.stdin is None and self.nproc_per_node == 1 else self.stdin
 
     @property
     def grace(self) -> float:
@@ -228,7 +245,7 @@ def _integer(text: str, at_least: int) -> int:
     raise ValueError(f"expected an integer, at least {at_least}")
 
 
-def _restarts(text: str) -> int:
+def _from_zero(text: str) -> int:
     return _integer(text, 0)
 
 
@@ -268,9 +285,17 @@ def _signals(text: str) -> str:
     return ",".join(number.name for number in to_signals(text))
 
 
+def _text(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError("expected text in UTF-8") from None
+    return text
+
+
 def _name(text: str) -> str:
     if text:
-        return text
+        return _text(text)
     raise ValueError("expected a name")
 
 
@@ -307,12 +332,7 @@ OPTIONS: tuple[Option, ...] = (
         default="",
         metavar="ADDRESS",
     ),
-    Option(
-        name="rdzv-id",
-        help="name of the run; default: a random one",
-        default="",
-        metavar="ID",
-    ),
+    Option("rdzv-id", "name of the run; default: a random one", _text, default="", metavar="ID"),
     Option(
         name="role",
         help="what the workers are; they read it as ROLE_NAME",
@@ -323,7 +343,7 @@ OPTIONS: tuple[Option, ...] = (
     Option(
         name="max-restarts",
         help="how often the whole group may be restarted after a failure",
-        parse=_restarts,
+        parse=_from_zero,
         default="0",
         metavar="N",
     ),
@@ -342,15 +362,13 @@ OPTIONS: tuple[Option, ...] = (
         metavar="NAMES",
     ),
     Option(
-        name="module",
-        help="run a module, as `python -m` does",
-        parse=None,
+        name="stdin",
+        help="local rank that gets the launcher's standard input; default: 0 if it is the only one",
+        parse=_from_zero,
+        metavar="RANK",
     ),
-    Option(
-        name="no-python",
-        help="run a program, not a Python script",
-        parse=None,
-    ),
+    Option(name="module", help="run a module, as `python -m` does", parse=None),
+    Option(name="no-python", help="run a program, not a Python script", parse=None),
     Option(
         name="log-dir",
         help="directory for the logs of the run; /dev/null keeps none",

@@ -54,6 +54,7 @@ class LocalElasticAgent:
         signals_to_handle: what workers read as ``TORCHELASTIC_SIGNALS_TO_HANDLE``.
         guardian: the process that is to start the workers, closed when the run is over; ``None``:
             a new one.
+        stdin: local rank of the worker that gets our standard input; ``None``: nobody.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class LocalElasticAgent:
         secret: bytes | None = None,
         signals_to_handle: str = "",
         guardian: Guardian | None = None,
+        stdin: int | None = None,
     ) -> None:
         self._spec = spec
         self._logs_specs = logs_specs
@@ -74,6 +76,7 @@ class LocalElasticAgent:
         self._secret = secret
         self._signals_to_handle = signals_to_handle
         self._guardian = guardian
+        self._stdin = stdin
         self._group = WorkerGroup(spec)
         self._machine = GroupMachine(spec.max_restarts)
         # Unbounded, but fed by one task at a time and by people sending signals.
@@ -115,11 +118,13 @@ class LocalElasticAgent:
         guardian = self._guardian = self._guardian or Guardian.start()
         with ExitStack() as files:
             try:
+                path = files.enter_context(secret_file(secret))
+                guardian.remove_at_end(path)
                 self._facts = RunFacts(
                     run_id=run_id,
                     role=self._spec.role,
                     max_restarts=self._spec.max_restarts,
-                    secret_file=files.enter_context(secret_file(secret)),
+                    secret_file=path,
                     signals_to_handle=self._signals_to_handle,
                 )
                 finish = await self._drive()
@@ -164,8 +169,11 @@ class LocalElasticAgent:
 
     def _announce_restart(self) -> None:
         restarts, limit = self._machine.restarts, self._machine.max_restarts
-        if restarts:
-            _logger.warning("starting all workers again, restart %d of %d", restarts, limit)
+        if not restarts:
+            return
+        if self._start_error is not None:
+            _logger.warning("workers could not be started: %s", self._start_error)
+        _logger.warning("starting all workers again, restart %d of %d", restarts, limit)
 
     def _spawn(self, activity: Coroutine[object, object, Stimulus | None]) -> None:
         task = asyncio.create_task(activity)
@@ -204,11 +212,12 @@ class LocalElasticAgent:
                 prefixes,
                 guardian=self._guardian,
                 shutdown_timeout=self._grace,
+                stdin=self._stdin,
+                signals_to_handle=(),  # they come to us, by `receive_signal`
             )
         except (FileNotFoundError, NotADirectoryError, PermissionError):
             raise  # trying again would not help
         except OSError as error:
-            _logger.warning("workers could not be started: %s", error)
             self._start_error = error
             return Event.START_FAILED
         for local_rank, pid in self._context.pids().items():

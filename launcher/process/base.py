@@ -1,7 +1,7 @@
 """A group of workers on this node: started together, waited for together, ended together.
 
 `ProcessContext` is the part that does not depend on what a worker runs. Called by the agent. It
-installs no signal handler and waits for no process itself: the guardian reports exits.
+waits for no process itself: the guardian reports exits.
 
 Theory of operation
 -------------------
@@ -20,15 +20,17 @@ import signal
 import sys
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
 
-from launcher.errors import ProcessFailure
+from launcher.errors import ProcessFailure, SignalException
 from launcher.logs import LogsSpecs, WorkerOutput
 from launcher.process.guardian import Exit, GuardedProcess, Guardian
 from launcher.process.termination import KILL_TIMEOUT, Termination
+from launcher.signals import handle_signals
 
 __all__ = ("ProcessContext", "RunProcsResult", "validate_full_rank")
 
@@ -71,6 +73,9 @@ class ProcessContext(ABC):
             "[<name><local rank>]:".
         guardian: their parent, shared with other contexts; ``None`` for one of our own.
         shutdown_timeout: seconds between the signal and SIGKILL when a failure stops the rest.
+        stdin: local rank of the worker that gets our standard input; ``None`` for none.
+        signals_to_handle: signals that make `wait` raise `SignalException`, if this is the main
+            thread; handled as before once the workers are gone.
 
     Raises:
         RuntimeError: a mapping does not have exactly the local ranks 0 to n - 1.
@@ -87,6 +92,8 @@ class ProcessContext(ABC):
         *,
         guardian: Guardian | None = None,
         shutdown_timeout: float = SHUTDOWN_TIMEOUT,
+        stdin: int | None = None,
+        signals_to_handle: Sequence[signal.Signals] = (),
     ) -> None:
         self.name = name
         self.entrypoint = entrypoint
@@ -104,6 +111,8 @@ class ProcessContext(ABC):
         self._logs_specs = logs_specs
         self._prefixes = log_line_prefixes
         self._shutdown_timeout = shutdown_timeout
+        self._stdin = stdin
+        self._signals_to_handle = signals_to_handle
         self._owns_guardian = guardian is None
         self._given_guardian = guardian
         self._processes: dict[int, GuardedProcess] = {}
@@ -148,6 +157,8 @@ class ProcessContext(ABC):
             stderr=-1 if sys.__stderr__ is None else 2,
         )
         self._guardian = self._given_guardian or Guardian.start()
+        if self._logs_specs.temporary_dir is not None:
+            self._guardian.remove_at_end(self._logs_specs.temporary_dir)
         try:
             await self._start_all()
         except BaseException:
@@ -159,6 +170,9 @@ class ProcessContext(ABC):
             if process.exited.done():
                 self._on_exit(process.exited)
         self._supervisor = asyncio.create_task(self._supervise(), name=f"workers of {self.name}")
+        handling = ExitStack()
+        handling.enter_context(handle_signals(self._signals_to_handle, self._on_signal))
+        self._supervisor.add_done_callback(lambda _: handling.close())
 
     async def wait(self, timeout: float = -1, period: float = 1) -> RunProcsResult | None:  # noqa: ARG002 -- the contract's: exits are reported, so nothing is polled
         """Wait until all workers have ended, the others of a failed one because we stopped them.
@@ -172,7 +186,7 @@ class ProcessContext(ABC):
 
         Raises:
             GuardianError: the workers' parent died; they were killed.
-            Exception: what was given to `interrupt`.
+            SignalException: a signal to handle came, or what `interrupt` was given.
         """
         if self._interruption is None and not self._supervisor.done():
             interrupted = asyncio.ensure_future(self._interrupted.wait())
@@ -216,23 +230,28 @@ class ProcessContext(ABC):
             self._settled.set()
         await self._wait_for_supervisor()
 
+    def _on_signal(self, number: int) -> None:
+        signum = signal.Signals(number)
+        self.interrupt(SignalException(f"process {os.getpid()} got signal {signum.name}", signum))
+
     async def _start_all(self) -> None:
-        stdin = os.open(os.devnull, os.O_RDONLY)
+        nothing = os.open(os.devnull, os.O_RDONLY)
+        heir = None if sys.__stdin__ is None else self._stdin  # closed: 0 may be anybody's
         try:
             async with asyncio.TaskGroup() as group:
                 for rank in range(self.nprocs):
-                    group.create_task(self._start_one(rank, stdin))
+                    group.create_task(self._start_one(rank, 0 if rank == heir else nothing))
         except BaseExceptionGroup as errors:
             raise errors.exceptions[0] from None
         finally:
-            os.close(stdin)
+            os.close(nothing)
 
     async def _start_one(self, rank: int, stdin: int) -> None:
         env = {**os.environ, **self.envs[rank], ERROR_FILE_VARIABLE: self.error_files[rank]}
         try:
             descriptors = {0: stdin, **self._output.open(rank)}
             self._processes[rank] = await self._guardian.spawn(
-                self.command_line(rank), env, descriptors, os.getcwd()
+                self.command_line(rank), env, descriptors, _current_folder()
             )
         finally:
             self._output.hand_over(rank)
@@ -244,7 +263,7 @@ class ProcessContext(ABC):
         if running:
             await asyncio.wait(running, timeout=KILL_TIMEOUT)
         await self._clear(signal.SIGKILL, 0.0, 0.0)
-        await self._output.drain()
+        await self._output.drain(ends_lines=True)
         if self._owns_guardian:
             await self._guardian.close()
         self._logs_specs.tidy()
@@ -262,7 +281,7 @@ class ProcessContext(ABC):
                     self._termination.request(signal.SIGTERM, self._shutdown_timeout)
                 await self._termination.run()
             await self._clear_leftovers()
-            await self._output.drain()
+            await self._output.drain(ends_lines=not self._is_success())
             if self._owns_guardian:
                 await self._guardian.close()
             self._logs_specs.tidy()
@@ -286,8 +305,7 @@ class ProcessContext(ABC):
         left = self._termination.time_left
         stray_grace = min(left, _STRAY_GRACE)
         group_grace = left if self._termination.signalled else stray_grace
-        is_success = not any(process.exited.result().code for process in self._ended())
-        quiet = stray_grace if is_success and not self._is_closing else 0.0
+        quiet = stray_grace if self._is_success() and not self._is_closing else 0.0
         await self._clear(self._termination.signum, group_grace, stray_grace, quiet)
 
     async def _clear(
@@ -314,8 +332,10 @@ class ProcessContext(ABC):
         if not self._supervisor.cancelled():
             self._supervisor.exception()  # `wait` raises it; without a call of it nobody would
 
-    def _ended(self) -> Iterator[GuardedProcess]:
-        return (process for process in self._processes.values() if not process.is_running)
+    def _is_success(self) -> bool:
+        """Return whether no worker that has ended failed."""
+        ended = (process for process in self._processes.values() if not process.is_running)
+        return not any(process.exited.result().code for process in ended)
 
     def _result(self) -> RunProcsResult:
         failures = {
@@ -364,6 +384,14 @@ def validate_full_rank(mapping: Mapping[int, object], nprocs: int, what: str) ->
         raise RuntimeError(
             f"{what} must have the local ranks {sorted(expected)}, got {sorted(mapping)}"
         )
+
+
+def _current_folder() -> str:
+    """Return the folder to start workers in; "" for our own if it was deleted."""
+    try:
+        return os.getcwd()
+    except FileNotFoundError:
+        return ""
 
 
 def _forget(cleared: asyncio.Future[int]) -> None:

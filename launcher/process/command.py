@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Mapping, Sequence
 
+from launcher.config import DEFAULT_SIGNALS, SIGNALS_TO_HANDLE_VARIABLE, to_signals
 from launcher.logs import LogsSpecs
 from launcher.process.base import SHUTDOWN_TIMEOUT, ProcessContext
 from launcher.process.guardian import Guardian
@@ -30,6 +33,8 @@ async def start_processes(
     *,
     guardian: Guardian | None = None,
     shutdown_timeout: float = SHUTDOWN_TIMEOUT,
+    stdin: int | None = None,
+    signals_to_handle: Sequence[signal.Signals] | None = None,
 ) -> ProcessContext:
     """Start workers; all of them run when this returns.
 
@@ -45,6 +50,9 @@ async def start_processes(
         guardian: their parent, shared by the contexts of an agent one after another; ``None``
             for one that ends with the context.
         shutdown_timeout: seconds between SIGTERM and SIGKILL when a failure stops the rest.
+        stdin: local rank of the worker that gets our standard input; ``None`` for none.
+        signals_to_handle: signals that make ``wait`` raise `SignalException`; ``None`` for those
+            of ``$TORCHELASTIC_SIGNALS_TO_HANDLE``, else SIGTERM, SIGINT, SIGHUP and SIGQUIT.
 
     Returns:
         The running context; use ``async with`` on it, or call `ProcessContext.close`.
@@ -55,9 +63,12 @@ async def start_processes(
         PermissionError: it may not be executed.
         NotADirectoryError: a file is where a log folder has to be.
         OSError: it cannot be started for another reason.
-        ValueError: an argument or variable has a NUL byte.
+        ValueError: an argument or variable has a NUL byte, or the variable names no signals.
         GuardianError: the guardian could not be started, or has died.
     """
+    if signals_to_handle is None:
+        names = os.environ.get(SIGNALS_TO_HANDLE_VARIABLE, DEFAULT_SIGNALS)
+        signals_to_handle = to_signals(names)
     context = CommandContext(
         name,
         entrypoint,
@@ -67,6 +78,8 @@ async def start_processes(
         log_line_prefixes,
         guardian=guardian,
         shutdown_timeout=shutdown_timeout,
+        stdin=stdin,
+        signals_to_handle=signals_to_handle,
     )
     await context.start()
     return context

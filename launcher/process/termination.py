@@ -85,6 +85,8 @@ class Termination:
             if process.is_running:
                 self.signalled.add(local_rank)
                 self._guardian.signal(process, signum)
+                if signum != signal.SIGKILL:
+                    self._guardian.signal(process, signal.SIGCONT)  # a stopped one cannot react
 
     def _is_any_running(self) -> bool:
         return any(process.is_running for process in self._processes.values())

@@ -97,6 +97,7 @@ def test_the_shutdown_timeout_is_option_else_variable_else_30() -> None:
         (["--bogus", "a.py"], {}, ["--bogus"]),
         (["--nproc", "2", "a.py"], {}, ["--nproc"]),
         (["-t", "4", "a.py"], {}, ["--tee=4"]),
+        (["--stdin", "1", "a.py"], {}, ["stdin=1", "nproc_per_node=1"]),
         (["-r", "0:9", "a.py"], {}, ["--redirects=0:9"]),
         (["--module", "--no-python", "a"], {}, ["--module", "--no-python"]),
         (["a.py"], {"PET_MAX_RESTARTS": "-1"}, ["PET_MAX_RESTARTS=-1", "at least 0"]),

@@ -96,6 +96,9 @@ def test_an_option_reads_what_its_rule_allows(name: str, text: str, expected: ob
         ("signals-to-handle", "SIGKILL", "SIGKILL cannot"),
         ("standalone", "maybe", "expected 1 or 0"),
         ("role", "", "a name"),
+        ("role", "\udcff", "text in UTF-8"),
+        ("rdzv-id", "\udcff", "text in UTF-8"),
+        ("stdin", "-1", "an integer, at least 0"),
     ],
 )
 def test_an_option_says_what_it_expected(name: str, text: str, rule: str) -> None:
@@ -176,3 +179,11 @@ def test_signals_are_taken_once_each_in_order() -> None:
 
     assert names == ["SIGUSR1", "SIGTERM"]
     assert to_signals("") == ()
+
+
+@pytest.mark.parametrize(("workers", "given", "rank"), [(1, None, 0), (2, None, None), (2, 1, 1)])
+def test_one_worker_has_the_standard_input(
+    workers: int, given: int | None, rank: int | None
+) -> None:
+    """The one asked for, else the only one."""
+    assert LaunchConfig(1, 1, workers, stdin=given).stdin_rank == rank

@@ -261,6 +261,28 @@ async def test_interrupt(start: Start) -> None:
     assert pids_alive(context.pids()) == [*context.pids().values()]
 
 
+@pytest.mark.parametrize("way", ["argument", "variable", "default"])
+async def test_signals_make_wait_raise(
+    start: Start, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    """Those of the argument, else of the variable, else torchrun's four; until the workers end."""
+    number = signal.SIGTERM if way == "default" else signal.SIGUSR1
+    before = signal.getsignal(number)
+    options = {"signals_to_handle": (number,)} if way == "argument" else {}
+    if way == "variable":
+        monkeypatch.setenv("TORCHELASTIC_SIGNALS_TO_HANDLE", "SIGUSR1")
+    context = await start(FOREVER, **options)
+    os.kill(os.getpid(), number)
+
+    with pytest.raises(SignalException, match=number.name) as caught:
+        await context.wait()
+
+    assert caught.value.sigval is number
+    assert pids_alive(context.pids()) == [*context.pids().values()]
+    await context.close()
+    assert signal.getsignal(number) == before
+
+
 # --- closing
 
 
