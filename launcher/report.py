@@ -129,8 +129,8 @@ def _meaning(exitcode: int) -> str:
 
 def _restarts(restarts: int, max_restarts: int) -> str:
     if max_restarts == 0:
-        return "Restarts: none allowed; --max-restarts N starts all workers again up to N times"
-    return f"Restarts: {restarts} of {max_restarts} allowed used (--max-restarts)"
+        return "Restarts: 0 of 0 used; pass --max-restarts N to have all workers started again"
+    return f"Restarts: {restarts} of {max_restarts} used (--max-restarts)"
 
 
 def _ranks(ranks: Iterable[int]) -> str:

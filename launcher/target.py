@@ -61,7 +61,9 @@ class Target(NamedTuple):
         """
         program, _ = self.command(environ)
         if not _is_program(program, environ):
-            what = "program" if not self.is_python else "PYTHON_EXEC"
+            what = "program"
+            if self.is_python:
+                what = "PYTHON_EXEC" if environ.get("PYTHON_EXEC") else "python"
             raise UsageError(f"{what}={program}: expected a program that can be executed")
         if not self.is_python:
             return
@@ -111,7 +113,8 @@ def _is_module(name: str) -> bool:
 def _find(name: str, search: list[str] | None) -> list[str] | None:
     """Find a module's spec: where its submodules are, empty for a plain one, None if missing."""
     # `python -m` looks in the current folder first, which need not be on our own path.
-    paths = [search] if search is not None else [[os.getcwd()], None]
+    current = [] if sys.flags.safe_path else [""]
+    paths = [search] if search is not None else [current, None]
     for path in paths:
         for finder in sys.meta_path:
             spec = finder.find_spec(name, path)

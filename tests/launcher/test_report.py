@@ -78,7 +78,7 @@ def test_the_whole_report() -> None:
         "Failed after it:",
         "  rank 2 (local_rank: 2), exitcode 3 (pid: 102), 0.250 s later, error_file <N/A>",
         "Stopped by the launcher because rank 1 failed: 0, 3-4",
-        "Restarts: 2 of 2 allowed used (--max-restarts)",
+        "Restarts: 2 of 2 used (--max-restarts)",
         "Logs: /logs/run",
         "=" * 60,
     ]
@@ -170,4 +170,4 @@ def test_a_redirected_stderr_is_named() -> None:
 
 def test_restarts_are_pointed_at() -> None:
     """Somebody who allowed none learns that there are some."""
-    assert "Restarts: none allowed; --max-restarts N starts" in report(failure(0, 1, 1.0))
+    assert "Restarts: 0 of 0 used; pass --max-restarts N" in report(failure(0, 1, 1.0))
