@@ -1,7 +1,7 @@
 """The signals that tell the launcher to stop, delivered through the event loop.
 
 Handlers only hand the number over: nothing is raised in the middle of anything. Called by the api,
-around a run.
+around a run, and by process contexts that nobody else handles signals for.
 """
 
 from __future__ import annotations
@@ -11,8 +11,21 @@ import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 __all__ = ("handle_signals",)
+
+
+class _Handled(NamedTuple):
+    """A signal that a loop handles for us."""
+
+    before: Any
+    """What handled it until then, in the terms of `signal.signal`; ``None``: not Python."""
+    receivers: list[Callable[[int], None]]
+
+
+# A signal has one handler per process; runs and contexts may be several at a time.
+_handled: dict[tuple[asyncio.AbstractEventLoop, signal.Signals], _Handled] = {}
 
 
 @contextmanager
@@ -21,7 +34,8 @@ def handle_signals(
 ) -> Iterator[bool]:
     """Hand signals to `receive`, on the running loop, for as long as the context lasts.
 
-    Afterwards they are handled as before. A SIGHUP that was ignored from the start stays ignored:
+    Several contexts at a time each receive them; after the last of them they are handled as before
+    the first. A SIGHUP that was ignored from the start stays ignored:
     that is what `nohup` asks for.
 
     Args:
@@ -35,16 +49,43 @@ def handle_signals(
         yield False
         return
     loop = asyncio.get_running_loop()
-    before = {number: signal.getsignal(number) for number in numbers if not _is_nohup(number)}
-    for number in before:
-        loop.add_signal_handler(number, receive, int(number))
+    taken = [number for number in numbers if not _is_nohup(number)]
+    for number in taken:
+        _receivers(loop, number).append(receive)
     try:
         yield True
     finally:
-        for number, handler in before.items():
-            loop.remove_signal_handler(number)
-            if handler is not None:  # it was Python's to begin with
-                signal.signal(number, handler)
+        for number in taken:
+            _withdraw(loop, number, receive)
+
+
+def _receivers(
+    loop: asyncio.AbstractEventLoop, number: signal.Signals
+) -> list[Callable[[int], None]]:
+    """Return who receives a signal, handled by the loop from now on."""
+    handled = _handled.get((loop, number))
+    if handled is None:
+        handled = _handled[loop, number] = _Handled(signal.getsignal(number), [])
+        loop.add_signal_handler(number, _hand_over, handled.receivers, int(number))
+    return handled.receivers
+
+
+def _withdraw(
+    loop: asyncio.AbstractEventLoop, number: signal.Signals, receive: Callable[[int], None]
+) -> None:
+    handled = _handled[loop, number]
+    handled.receivers.remove(receive)
+    if handled.receivers:
+        return
+    del _handled[loop, number]
+    loop.remove_signal_handler(number)
+    if handled.before is not None:
+        signal.signal(number, handled.before)
+
+
+def _hand_over(receivers: list[Callable[[int], None]], number: int) -> None:
+    for receive in tuple(receivers):
+        receive(number)
 
 
 def _is_nohup(number: signal.Signals) -> bool:

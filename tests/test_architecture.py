@@ -94,6 +94,7 @@ STATEFUL = {
     "asyncrpc.execution.naming": {"_known"},  # a memo
     "asyncrpc.agent.starting": {"_starts"},  # which start of this process it is
     "launcher.rendezvous.registry": {"_registered"},
+    "launcher.signals": {"_handled"},  # what the process itself has one of
 }
 """Module -> the names of module-level state it may change; anything else is a constant."""
 

@@ -50,6 +50,27 @@ async def test_handlers_are_put_back() -> None:
         assert signal.getsignal(signal.SIGUSR1) is before
 
 
+@pytest.mark.parametrize("first_to_leave", [0, 1])
+async def test_several_receive_the_same_signal(first_to_leave: int) -> None:
+    """Each as long as its context lasts, in whatever order they end; then all is as before."""
+    before = signal.getsignal(signal.SIGUSR1)
+    queues: list[asyncio.Queue[int]] = [asyncio.Queue(), asyncio.Queue()]
+    contexts = [handle_signals([signal.SIGUSR1], queue.put_nowait) for queue in queues]
+    for context in contexts:
+        context.__enter__()
+    os.kill(os.getpid(), signal.SIGUSR1)
+    for queue in queues:
+        await queue.get()
+    contexts.pop(first_to_leave).__exit__(None, None, None)
+    left, gone = queues[1 - first_to_leave], queues[first_to_leave]
+    os.kill(os.getpid(), signal.SIGUSR1)
+    await left.get()
+    contexts[0].__exit__(None, None, None)
+
+    assert gone.empty()
+    assert signal.getsignal(signal.SIGUSR1) is before
+
+
 async def test_an_ignored_sighup_stays_ignored() -> None:
     """That is what nohup asks for."""
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
