@@ -14,7 +14,16 @@ import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Self
 
-from asyncrpc.agent import Blocked, Collectives, Drain, PeerState, RpcFuture, Started, Starter
+from asyncrpc.agent import (
+    Blocked,
+    Collectives,
+    Drain,
+    PeerState,
+    RpcFuture,
+    Started,
+    Starter,
+    WaitAll,
+)
 from asyncrpc.discovery import record_key
 from asyncrpc.errors import RpcError, ShutdownTimeoutError, StatusCode
 from asyncrpc.identity import WorkerInfo
@@ -237,6 +246,10 @@ class RpcAgent:
     ) -> None:
         """Call a function without waiting for anything; see `asyncrpc.rpc_notify`."""
         self._agent.caller.notify(to, func, args, kwargs)
+
+    def wait_all(self) -> WaitAll:
+        """Return a scope that waits for the calls started inside; see `asyncrpc.wait_all`."""
+        return WaitAll()
 
     async def all_gather(
         self,
