@@ -7,13 +7,14 @@ No secret, and nothing it could be guessed from, appears in an error text.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import hmac
 import os
-import secrets
 import stat
 from collections.abc import Mapping
-from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # a launch loads this, and pathlib is half as slow as starting Python
+    from pathlib import Path
 
 __all__ = (
     "NoUserSecretError",
@@ -28,6 +29,7 @@ SECRET_FILE_VARIABLE = "ASYNCRPC_SECRET_FILE"  # noqa: S105 -- a variable's name
 MIN_SECRET_BYTES = 16  # 128 bits: a server's proof lets a stranger test guesses at home
 MAX_SECRET_BYTES = 1 << 16  # a larger file is not a secret but a mistake
 NEW_SECRET_BYTES = 32
+_REMEDY = f"give a secret or set ${SECRET_FILE_VARIABLE}"
 
 _KEY_INFO = b"asyncrpc/1 handshake"
 _RUN_SECRET_INFO = b"asyncrpc/1 run secret"
@@ -62,12 +64,12 @@ def load_secret(secret: bytes | Path | None, environ: Mapping[str, str]) -> byte
     if isinstance(secret, (bytes, bytearray, memoryview)):
         return _checked(bytes(secret), "secret")
     if isinstance(secret, os.PathLike):
-        return _read(Path(secret).expanduser(), f"secret file {str(secret)!r}")
+        return _read(os.path.expanduser(secret), f"secret file {str(secret)!r}")
     if secret is not None:
         raise ValueError(f"secret must be bytes or a Path, got {type(secret).__name__}")
     named = environ.get(SECRET_FILE_VARIABLE)
     if named:
-        return _read(Path(named), f"${SECRET_FILE_VARIABLE} {named!r}")
+        return _read(named, f"${SECRET_FILE_VARIABLE} {named!r}")
     return _load_user_secret(environ)
 
 
@@ -89,6 +91,8 @@ def run_secret(secret: bytes, run_id: str) -> bytes:
 
 def run_digest(run_id: str) -> bytes:
     """Return the SHA-256 of a run id, 32 bytes: the form in which it travels."""
+    import hashlib  # noqa: PLC0415 -- slow, and not needed for a launch
+
     return hashlib.sha256(run_id.encode()).digest()
 
 
@@ -106,49 +110,48 @@ def hkdf(secret: bytes, *, salt: bytes, info: bytes, length: int = 32) -> bytes:
     return output[:length]
 
 
-def _user_file(environ: Mapping[str, str]) -> Path:
-    base = Path(environ.get("XDG_CONFIG_HOME", ""))
-    if not base.is_absolute():  # the XDG specification says to ignore a relative one
-        home = environ.get("HOME")
-        base = (Path(home) if home else Path.home()) / ".config"
-    return base / "asyncrpc" / "secret"
+def _user_file(environ: Mapping[str, str]) -> str:
+    base = environ.get("XDG_CONFIG_HOME", "")
+    if not os.path.isabs(base):  # the XDG specification says to ignore a relative one
+        home = environ.get("HOME") or os.path.expanduser("~")
+        if home.startswith("~"):  # of a user without an entry in /etc/passwd
+            raise NoUserSecretError(f"no home folder for a per-user secret file: {_REMEDY}")
+        base = os.path.join(home, ".config")
+    return os.path.join(base, "asyncrpc", "secret")
 
 
 def _load_user_secret(environ: Mapping[str, str]) -> bytes:
-    remedy = f"give a secret or set ${SECRET_FILE_VARIABLE}"
-    try:
-        path = _user_file(environ)
-    except RuntimeError:  # what pathlib raises for a user without an entry in /etc/passwd
-        raise NoUserSecretError(f"no home folder for a per-user secret file: {remedy}") from None
-    try:
-        if not path.exists():
+    path = _user_file(environ)
+    if not os.path.exists(path):
+        try:
             _create(path)
-    except OSError as error:
-        raise NoUserSecretError(
-            f"cannot create the per-user secret file {str(path)!r} ({error.strerror}): {remedy}"
-        ) from None
-    return _read(path, f"per-user secret file {str(path)!r}", is_own=True)
+        except OSError as error:
+            raise NoUserSecretError(
+                f"cannot create the per-user secret file {path!r} ({error.strerror}): {_REMEDY}"
+            ) from None
+    return _read(path, f"per-user secret file {path!r}", is_own=True)
 
 
-def _create(path: Path) -> None:
+def _create(path: str) -> None:
     """Make the file so that nobody ever sees a part of it and the first of two makers wins."""
-    path.parent.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    path.parent.mkdir(exist_ok=True, mode=0o700)
-    draft = path.with_name(f".secret-{secrets.token_hex(8)}")
+    folder = os.path.dirname(path)
+    os.makedirs(os.path.dirname(folder), mode=0o700, exist_ok=True)
+    os.makedirs(folder, mode=0o700, exist_ok=True)
+    draft = os.path.join(folder, f".secret-{os.urandom(8).hex()}")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         with os.fdopen(descriptor, "wb") as file:
             os.fchmod(descriptor, 0o600)  # whatever the umask left of it
-            file.write(secrets.token_bytes(NEW_SECRET_BYTES))
+            file.write(os.urandom(NEW_SECRET_BYTES))
             file.flush()
             os.fsync(descriptor)
         with contextlib.suppress(FileExistsError):
             os.link(draft, path)
     finally:
-        draft.unlink()
+        os.unlink(draft)
 
 
-def _read(path: Path, what: str, *, is_own: bool = False) -> bytes:
+def _read(path: str, what: str, *, is_own: bool = False) -> bytes:
     try:
         # Not blocking, as a FIFO's open would; a regular file does not mind.
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)

@@ -19,7 +19,6 @@ Tree::
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import time
@@ -275,6 +274,8 @@ def _format_failure(index: int, rank: int, failure: ProcessFailure) -> str:
 
 
 def _parse_object(text: str) -> dict[str, object]:
+    import json  # noqa: PLC0415 -- slow, and most runs do not fail
+
     data = json.loads(text)
     if not isinstance(data, dict):
         raise ValueError(f"expected a JSON object, got {type(data).__name__}")

@@ -13,7 +13,6 @@ import string
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Self
 
 from launcher.logs.temporary import temporary_folder
@@ -175,22 +174,22 @@ class DefaultLogsSpecs(LogsSpecs):
         self._redirects = redirects
         self._tee = tee
         self._shown = frozenset(local_ranks_filter or ())
-        self._run_dir: Path | None = None
+        self._run_dir: str | None = None
         self._rounds = 0
-        if not self._is_discarding and self._log_dir and Path(self._log_dir).is_file():
+        if not self._is_discarding and self._log_dir and os.path.isfile(self._log_dir):
             raise NotADirectoryError(f"log_dir must be a folder, {self._log_dir} is a file")
 
     @property
     def root_log_dir(self) -> str | None:
         """The folder of this run's logs; ``None`` before the first round, or if none is kept."""
-        return None if self._run_dir is None else str(self._run_dir)
+        return self._run_dir
 
     @property
     def temporary_dir(self) -> str | None:
         """The folder made without a ``log_dir``; ``None`` before the first round, or with one."""
         if self._log_dir is not None or self._run_dir is None:
             return None
-        return str(self._run_dir.parent)
+        return os.path.dirname(self._run_dir)
 
     def reify(self, envs: Mapping[int, Mapping[str, str]]) -> LogsDest:
         """Make the folders of the next round and return its paths.
@@ -211,9 +210,9 @@ class DefaultLogsSpecs(LogsSpecs):
             (Std.ERR, "stderr.log", dest.stderrs, dest.tee_stderrs),
         )
         for rank, folder in folders.items():
-            dest.error_files[rank] = "" if folder is None else str(folder / "error.json")
+            dest.error_files[rank] = "" if folder is None else os.path.join(folder, "error.json")
             for stream, file_name, paths, teed in streams:
-                path = os.devnull if folder is None else str(folder / file_name)
+                path = os.devnull if folder is None else os.path.join(folder, file_name)
                 is_teed = bool(tee[rank] & stream)
                 paths[rank] = self._file_of(
                     path, is_redirected=bool(redirects[rank] & stream), is_teed=is_teed
@@ -230,7 +229,7 @@ class DefaultLogsSpecs(LogsSpecs):
             return
         for folder, _, _ in os.walk(self.temporary_dir, topdown=False):
             try:
-                Path(folder).rmdir()
+                os.rmdir(folder)
             except OSError:  # not empty: somebody's output
                 continue
 
@@ -245,35 +244,35 @@ class DefaultLogsSpecs(LogsSpecs):
             return path if keeps_file else ""
         return path if is_redirected else ""
 
-    def _make_folders(self, envs: Mapping[int, Mapping[str, str]]) -> dict[int, Path | None]:
+    def _make_folders(self, envs: Mapping[int, Mapping[str, str]]) -> dict[int, str | None]:
         if self._is_discarding:
             return dict.fromkeys(envs)
         if self._run_dir is None:
             self._run_dir = self._make_run_dir(envs)
-        attempt = self._run_dir / f"attempt_{self._rounds}"
+        attempt = os.path.join(self._run_dir, f"attempt_{self._rounds}")
         self._rounds += 1
-        folders: dict[int, Path | None] = {rank: attempt / str(rank) for rank in envs}
+        folders: dict[int, str | None] = {rank: os.path.join(attempt, str(rank)) for rank in envs}
         for folder in folders.values():
             if folder is not None:
-                folder.mkdir(parents=True, exist_ok=True)
+                os.makedirs(folder, exist_ok=True)
         return folders
 
-    def _make_run_dir(self, envs: Mapping[int, Mapping[str, str]]) -> Path:
+    def _make_run_dir(self, envs: Mapping[int, Mapping[str, str]]) -> str:
         first = next(iter(envs.values()), {})
         run_id = (first.get(_RUN_ID_VARIABLE) or _DEFAULT_RUN_ID).replace(os.sep, "_")
         if self._log_dir is None:
             root = _make_unique(temporary_folder(os.environ), "launcher", mode=0o700)
         else:
-            root = Path(self._log_dir)
+            root = self._log_dir
             try:
-                root.mkdir(parents=True, exist_ok=True)
+                os.makedirs(root, exist_ok=True)
             except FileExistsError as error:
                 raise NotADirectoryError(f"log_dir must be a folder, {root} is a file") from error
         return _make_unique(root, run_id, mode=0o777)
 
 
-def _make_unique(parent: str | Path, name: str, mode: int) -> Path:
+def _make_unique(parent: str, name: str, mode: int) -> str:
     """Make and return the new folder ``<parent>/<name>_<random>``."""
-    path = Path(parent) / f"{name}_{os.urandom(6).hex()}"
-    path.mkdir(mode)
+    path = os.path.join(parent, f"{name}_{os.urandom(6).hex()}")
+    os.mkdir(path, mode)
     return path

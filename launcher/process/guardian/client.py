@@ -19,7 +19,6 @@ import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Self
 
 from launcher.errors import GuardianError
@@ -28,7 +27,7 @@ from launcher.process.guardian.messages import Kind
 
 __all__ = ("Exit", "GuardedProcess", "Guardian")
 
-_PROGRAM = Path(__file__).with_name("__main__.py")
+_PROGRAM = os.path.join(os.path.dirname(__file__), "__main__.py")
 # The guardian gives up on unkillable processes after 5 s by itself; later than that it hangs.
 _CLOSE_TIMEOUT = 7.0
 
@@ -107,7 +106,7 @@ class Guardian:
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         with theirs:
-            argv = (sys.executable, "-I", "-S", "-E", str(_PROGRAM))
+            argv = (sys.executable, "-I", "-S", "-E", _PROGRAM)
             try:
                 process = subprocess.Popen(
                     (*argv, str(theirs.fileno()), str(os.getpid())),
