@@ -1,0 +1,427 @@
+"""The life of remote references as one agent sees it: a pure state machine.
+
+No asyncio, no clock, no I/O: the shell tells it what happened, and carries out the instructions
+that `Lifecycle.take` gives after each. It keeps no values: the shell does, by id, until told to
+free them.
+
+Theory of operation
+===================
+
+A value has one *owner*; every other worker that refers to it holds a *fork*, an id known to both.
+Whoever puts a reference into a message makes a fork for the receiver: it is the *parent*, the
+receiver's reference the *child*. Messages may be lost, doubled, late and in any order; control
+messages are repeated until answered, and every one of them may come twice. Two guarantees carry
+the protocol (they are those of the reference system):
+
+* **G1**: the owner is told when a fork ends. A fork leaves the holder's table in the same step that
+  queues its delete, and the delete stays queued until the owner has answered or is gone. A holder
+  that dies cannot tell, so the owner keeps an index of forks by holder and ends them all then.
+* **G2**: a parent does not end before the owner knows the child. Making a child counts it at the
+  parent; a parent that is released while it counts children ends with the last of them. The child
+  asks the owner (FORK_REQUEST), and accepts (CHILD_ACCEPT) only after the answer. Children of the
+  owner itself need none of this: the owner records them as it makes them.
+
+Why no value goes early: it goes when no known fork and no handle is left, and a fork the owner
+does not know has, by G2, a living ancestor that it does know. The exception is the ancestor whose
+creation is still on its way, for which there is no value yet: its place is *reserved* by whatever
+speaks of it first. A worker that dies takes its forks along, and with them what it had promised to
+children unknown yet; these get a truthful error.
+
+Why nothing stays for ever: G1, and five rules for what never arrives. (1) A fork whose delete came
+first has a tombstone and is not added again. (2) A fork made for a message that was not sent is
+taken back (`roll_back`); if nobody knows whether it was (`doubt`), the receiver is asked
+(RREF_SYNC), and refuses for good what it has not seen. (3) A creator that gives up tells the owner
+if others may wait (a *doubt*, next to the deletes): what waits for the creation fails, though it
+may still come and counts then. (4) After a reconnect each holder sends all forks it holds, and the
+owner drops the others up to the snapshot's mark. Marks are the holder's own numbers, and an end is
+final, so snapshots may be late. (5) Parked calls fail with the first of their references that does.
+
+Why doubles are harmless: every stimulus names an id, ids are never used again, and each table
+ignores what it has had; ends are remembered by tombstones, whose number is bounded.
+
+Source: the guarantees and message flows follow the protocol notes of torch.distributed.rpc
+("Remote Reference Protocol"); holder index, tombstones, doubts and snapshots are ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from asyncrpc.wire import MessageType
+
+from .exchange import Exchange
+from .notices import Notices
+from .owner import Owners
+from .parking import Parking
+from .payloads import read_deletes, read_fork_request, read_id, read_ids, read_sync
+from .reconciling import NO_SNAPSHOT, Reconciler
+from .user import Users
+from .values import (
+    Cause,
+    CauseKind,
+    FailFetch,
+    FailParked,
+    Fork,
+    GlobalId,
+    Instruction,
+    OwnerState,
+    Row,
+    Token,
+    UserState,
+    Worker,
+)
+
+__all__ = ("Lifecycle",)
+
+_CLOSED = Cause(CauseKind.DELETED, "RRef has been deleted: its agent was shut down")
+
+
+class Lifecycle:
+    """All remote references of one agent: values kept here, forks held here.
+
+    A *handle* is the `Fork` behind one RRef object; several objects may share a fork, each counts
+    as one. Every method but the properties may add instructions: call `take` after it.
+
+    Args:
+        me: this worker.
+    """
+
+    __slots__ = (
+        "_exchange",
+        "_is_closed",
+        "_notices",
+        "_owners",
+        "_parking",
+        "_reconciler",
+        "_users",
+    )
+
+    def __init__(self, me: Worker) -> None:
+        self._exchange = Exchange(me)
+        self._parking = Parking(self._exchange)
+        self._owners = Owners(self._exchange)
+        self._notices = Notices(self._exchange)
+        self._users = Users(self._exchange, self._parking, self._notices)
+        self._reconciler = Reconciler(self._exchange, self._let_go)
+        self._is_closed = False
+
+    @property
+    def me(self) -> Worker:
+        """This worker."""
+        return self._exchange.me
+
+    def take(self) -> list[Instruction]:
+        """Return what is to be done now, in this order, and forget it."""
+        taken, self._exchange.instructions = self._exchange.instructions, []
+        return taken
+
+    # -- creation
+
+    def own(self) -> Fork:
+        """Count an RRef made from a local value, which the shell keeps under ``.rref``."""
+        self._check_open()
+        return self._owners.own()
+
+    def create(self, owner: Worker) -> Fork:
+        """Count an RRef made by `remote`; its ids go into the request (F1, F2)."""
+        self._check_open()
+        if owner == self.me:
+            return self._owners.create_here()
+        return self._users.create(owner)
+
+    def created(self, rref: GlobalId, fork: GlobalId, creator: Worker) -> bool:
+        """Take a decoded request that creates a value, and acknowledge it whatever this returns.
+
+        Returns:
+            Whether to run its function: ``False`` for a double, or one whose creator is lost.
+
+        Raises:
+            ValueError: the value is not the creator's to make.
+        """
+        if read_id(rref)[0] != creator:
+            raise ValueError("an RRef is created by who made its id")
+        if self._is_closed or creator in self._exchange.lost:
+            return False
+        return self._owners.created(rref, read_id(fork), creator)
+
+    def creation_confirmed(self, handle: Fork) -> None:
+        """Learn of the acknowledgement, or of the function's end if that is here first."""
+        if handle.owner != self.me:
+            self._users.creation_confirmed(handle.fork)
+
+    def creation_failed(self, handle: Fork, text: str, *, is_unsent: bool = False) -> None:
+        """Learn that the request to create failed or timed out; not that its function raised.
+
+        Args:
+            handle: what `create` returned.
+            text: what users of the RRef are told.
+            is_unsent: the owner certainly has not got the request.
+        """
+        cause = Cause(CauseKind.CREATION, text)
+        if handle.owner == self.me:
+            self._owners.creation_failed(handle.rref, cause)
+        else:
+            self._users.creation_failed(handle.fork, cause, is_unsent=is_unsent)
+
+    def settled(self, rref: GlobalId, *, is_error: bool) -> None:
+        """Learn that the function of a creation ended; the shell has kept what it gave."""
+        self._owners.settled(rref, is_error=is_error)
+
+    # -- references in messages
+
+    def fork(self, handle: Fork, to: Worker) -> Fork:
+        """Put a reference into a message to ``to``: return the fork that travels (F3 to F7).
+
+        Raises:
+            RRefDeletedError: the handle was released.
+            RRefCreationError: the creation failed.
+            OwnerLostError: the owner is gone.
+        """
+        self.check(handle)
+        if handle.owner == self.me:
+            return self._owners.fork(handle.rref, to)
+        return self._users.fork(handle.fork, to)
+
+    def roll_back(self, forks: Iterable[Fork], to: Worker) -> None:
+        """Take back forks of a message to ``to`` that certainly does not come there."""
+        for fork in forks:
+            self._let_go(fork, to)
+
+    def doubt(self, forks: Iterable[Fork], to: Worker) -> None:
+        """Find out about forks of a message that failed for good, delivered or not."""
+        if to in self._exchange.lost:
+            self.roll_back(forks, to)
+        elif to == self.me:
+            self.roll_back([f for f in forks if not self._users.is_needed(f.fork, to)], to)
+        else:
+            self._reconciler.ask(to, forks)
+
+    def receive(self, fork: Fork) -> Fork:
+        """Count an RRef decoded from a message; return its handle.
+
+        The result must be parked, with all others of the message, before user code sees it.
+        """
+        if fork.owner != self.me:
+            if not self._is_closed:
+                self._users.receive(fork)
+            return fork
+        handle = Fork(fork.rref, fork.rref, self.me, self.me)
+        if not self._is_closed:
+            self._owners.retain(fork.rref)
+            if fork.parent == self.me:
+                self._owners.take_back(fork.rref, fork.fork, self.me)
+            else:
+                self._users.accept(fork.fork, fork.parent)
+        return handle
+
+    def park(self, token: Token, handles: Iterable[Fork]) -> None:
+        """Hold a decoded call or result until all references in it are confirmed."""
+        pending = []
+        for handle in handles:
+            cause = self.cause(handle)
+            if cause is not None and handle.owner == self.me and self._is_kept(handle):
+                cause = None  # the creation may fail, the reference is good
+            if cause is not None:
+                self._exchange.emit(FailParked(token, cause))
+                return
+            if handle.owner != self.me and self._users.state(handle.fork) is UserState.PENDING:
+                pending.append(handle.fork)
+        self._parking.park(token, pending)
+
+    def unpark(self, token: Token) -> None:
+        """Forget a parked call that was cancelled or whose deadline passed."""
+        self._parking.withdraw(token)
+
+    def release(self, handles: Iterable[Fork]) -> None:
+        """Count out RRef objects, each once: released by the user, or collected."""
+        for handle in handles:
+            if handle.owner == self.me:
+                self._owners.release(handle.rref)
+            else:
+                self._users.release(handle.fork)
+
+    def flush(self) -> None:
+        """Send the deletes that wait: once per turn of the loop, when `WantFlush` asked for it."""
+        self._notices.flush()
+
+    # -- fetches
+
+    def fetch(self, rref: GlobalId, fork: GlobalId, source: Worker, token: Token) -> None:
+        """Take a decoded request for a value, of a peer or of this worker itself (F9)."""
+        if self._is_closed or source in self._exchange.lost:
+            self._exchange.emit(FailFetch(token, _CLOSED))
+            return
+        self._owners.fetch(read_id(rref), read_id(fork), source, token)
+
+    def fetch_withdrawn(self, token: Token) -> None:
+        """Forget a fetch that was cancelled or timed out."""
+        self._owners.fetch_withdrawn(token)
+
+    def use(self, handle: Fork) -> None:
+        """Check a handle before a fetch or a call through it goes to the owner.
+
+        Raises:
+            RRefDeletedError: the handle was released.
+            RRefCreationError: the creation failed.
+            OwnerLostError: the owner is gone.
+        """
+        self.check(handle)
+        if handle.owner != self.me:
+            self._users.mark_used(handle.fork)
+
+    # -- control messages
+
+    def handle(self, kind: MessageType, payload: object, source: Worker) -> object:
+        """Take a control message; return the payload of its answer.
+
+        Raises:
+            ValueError: it makes no sense; nothing was changed.
+        """
+        if kind is MessageType.RREF_FORK_REQUEST:
+            rref, fork, stamp = read_fork_request(payload)
+            if self._is_closed or source in self._exchange.lost:
+                return (_CLOSED.kind.value, _CLOSED.text)
+            cause = self._owners.requested(rref, fork, source, stamp)
+            return None if cause is None else (cause.kind.value, cause.text)
+        if kind is MessageType.RREF_CHILD_ACCEPT:
+            for child in read_ids(payload):
+                self._users.child_ended(child, source)
+            return None
+        if kind is MessageType.RREF_USER_DELETE:
+            forks, doubts = read_deletes(payload)
+            for rref in doubts:
+                self._owners.doubt(rref, source)
+            for rref, fork in forks:
+                self._owners.delete(rref, fork, source)
+            return None
+        if kind is not MessageType.RREF_SYNC:
+            raise ValueError(f"{kind!r} is no message about references")
+        as_of, live, asked = read_sync(payload)
+        if as_of != NO_SNAPSHOT:
+            self._owners.reconcile(source, as_of, live)
+        return tuple([fork for fork in asked if not self._users.is_needed(fork, source)])
+
+    def acked(self, ticket: int, answer: object) -> None:
+        """Take the payload of the answer to a `Send`; later ones are ignored.
+
+        Raises:
+            ValueError: it makes no sense.
+        """
+        self._exchange.acked(ticket, answer)
+
+    def exhausted(self, ticket: int, reason: str) -> None:
+        """Learn that a `Send` was given up unanswered."""
+        self._exchange.exhausted(ticket, reason)
+
+    # -- other workers
+
+    def worker_gone(self, worker: Worker, reason: str) -> None:
+        """Learn that a worker was lost, or left: its forks end, its values are lost."""
+        assert worker != self.me, "a worker does not hear of its own end"
+        if worker in self._exchange.lost:
+            return
+        self._exchange.lost[worker] = reason
+        self._exchange.forget(worker)
+        self._owners.holder_lost(worker, reason)
+        self._users.owner_lost(worker)
+        self._users.holder_lost(worker)
+        self._notices.worker_gone(worker)
+        self._reconciler.worker_gone(worker)
+
+    def reconnected(self, worker: Worker) -> None:
+        """Learn that a broken link to a living worker is open again: say what is held."""
+        if worker in self._exchange.lost or worker == self.me or self._is_closed:
+            return
+        self._notices.reconnected(worker)
+        self._reconciler.reconnected(worker, self._users.snapshot(worker))
+
+    def _let_go(self, fork: Fork, holder: Worker) -> None:
+        if fork.owner == self.me:
+            self._owners.take_back(fork.rref, fork.fork, holder)
+        else:
+            self._users.child_ended(fork.fork, holder)
+
+    # -- the end
+
+    def release_all(self) -> None:
+        """Release every handle: the first step of a graceful stop. `is_drained` is its end."""
+        self._users.release_all()
+        self._owners.release_all()
+
+    def close(self) -> None:
+        """Fail all that waits and drop everything; each use raises `RRefDeletedError` then."""
+        self._is_closed = True
+        self._parking.close(_CLOSED)
+        self._owners.close(_CLOSED)
+        self._users.close()
+        self._exchange.clear()
+        self._notices.close()
+        self._reconciler.close()
+
+    # -- what is shown
+
+    def check(self, handle: Fork) -> None:
+        """Raise what a use of the handle raises, if it cannot be used: see `use`."""
+        cause = self.cause(handle)
+        if cause is not None:
+            raise cause.error()
+
+    def cause(self, handle: Fork) -> Cause | None:
+        """Return why a handle cannot be used, ``None`` if it can."""
+        if self._is_closed:
+            return _CLOSED
+        if handle.owner == self.me:
+            return self._owners.cause(handle.rref)
+        return self._users.cause(handle.fork)
+
+    def state(self, handle: Fork) -> OwnerState | UserState:
+        """Return a handle's state: of the value if it is kept here, else of the fork."""
+        if handle.owner == self.me:
+            return self._owners.state(handle.rref)
+        return self._users.state(handle.fork)
+
+    def is_confirmed(self, handle: Fork) -> bool:
+        """Whether the owner keeps a value, or its place, for this handle."""
+        if handle.owner == self.me:
+            return self.cause(handle) is None
+        return self._users.state(handle.fork) is UserState.CONFIRMED
+
+    def owner_rows(self) -> list[Row]:
+        """Return a line for each value that others hold or that is being made here."""
+        return self._owners.rows()
+
+    def user_rows(self) -> list[Row]:
+        """Return a line for each fork held here."""
+        return self._users.rows()
+
+    def leaks(self) -> list[Row]:
+        """Return what a shutdown that checks complains of: held by others, or held here."""
+        return [*(row for row in self._owners.rows() if row.holders), *self._users.rows()]
+
+    def counts(self) -> dict[str, int]:
+        """Return how much there is, under the names that `debug_info` shows."""
+        return {
+            "num_owner_rrefs": self._owners.num_owner_rrefs,
+            "num_pending_futures": self._exchange.waiting,
+            "num_pending_users": self._users.num_pending,
+            "num_forks": self._owners.num_forks,
+        }
+
+    @property
+    def is_drained(self) -> bool:
+        """Whether nothing is kept, held, parked, queued or out."""
+        return (
+            self._owners.is_empty
+            and self._users.is_empty
+            and not self._exchange.waiting
+            and not len(self._parking)
+            and self._notices.is_empty
+            and self._reconciler.is_empty
+        )
+
+    def _is_kept(self, handle: Fork) -> bool:
+        return self._owners.state(handle.rref) is not OwnerState.FREED
+
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise _CLOSED.error()

@@ -1,0 +1,103 @@
+"""Control messages of the remote-reference protocol: what peers sent, checked.
+
+Pure: a payload in, typed values out, or `ValueError`, before anything was changed by it. What is
+sent needs no function: payloads are tuples of ids.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from .values import Cause, CauseKind, GlobalId
+
+__all__ = (
+    "Deletes",
+    "Sync",
+    "read_cause",
+    "read_deletes",
+    "read_fork_request",
+    "read_id",
+    "read_ids",
+    "read_sync",
+)
+
+
+class Deletes(NamedTuple):
+    """RREF_USER_DELETE: references given up, and creations that nobody waits for any more."""
+
+    forks: list[tuple[GlobalId, GlobalId]]
+    """(value, fork)"""
+    doubts: list[GlobalId]
+    """Values whose creator does not know whether its request ever came."""
+
+
+class Sync(NamedTuple):
+    """RREF_SYNC: what the sender holds, and what it asks for."""
+
+    as_of: int
+    """The sender's counter when it made this; -1 without a snapshot."""
+    live: list[GlobalId]
+    """Its forks of the receiver's values."""
+    asked: list[GlobalId]
+    """Forks that it sent to the receiver in messages of which it does not know the end."""
+
+
+def read_id(value: object) -> GlobalId:
+    """Check an id."""
+    match value:
+        case (bytes(worker), int(number)) if len(worker) == 16 and number >= 0:
+            return worker, number
+    raise ValueError(f"id must be 16 bytes and a count, got {value!r:.100}")
+
+
+def read_ids(value: object) -> list[GlobalId]:
+    """Check a sequence of ids."""
+    if not isinstance(value, (list, tuple)):
+        raise ValueError(f"ids must be a sequence, got {value!r:.100}")
+    return [read_id(item) for item in value]
+
+
+def _read_count(value: object) -> int:
+    """Check a stamp or a watermark."""
+    if isinstance(value, int) and value >= -1:
+        return value
+    raise ValueError(f"stamp must be a count, got {value!r:.100}")
+
+
+def read_fork_request(payload: object) -> tuple[GlobalId, GlobalId, int]:
+    """Check an RREF_FORK_REQUEST: value, fork, the holder's stamp."""
+    match payload:
+        case (rref, fork, stamp):
+            return read_id(rref), read_id(fork), _read_count(stamp)
+    raise ValueError(f"a fork request must have three items, got {payload!r:.100}")
+
+
+def read_deletes(payload: object) -> Deletes:
+    """Check an RREF_USER_DELETE."""
+    match payload:
+        case (list() | tuple() as forks, doubts):
+            pairs = []
+            for item in forks:
+                if not isinstance(item, (list, tuple)) or len(item) != 2:
+                    raise ValueError(f"a delete must have two ids, got {item!r:.100}")
+                pairs.append((read_id(item[0]), read_id(item[1])))
+            return Deletes(pairs, read_ids(doubts))
+    raise ValueError(f"a batch of deletes must have two items, got {payload!r:.100}")
+
+
+def read_sync(payload: object) -> Sync:
+    """Check an RREF_SYNC."""
+    match payload:
+        case (as_of, live, asked):
+            return Sync(_read_count(as_of), read_ids(live), read_ids(asked))
+    raise ValueError(f"a snapshot must have three items, got {payload!r:.100}")
+
+
+def read_cause(payload: object) -> Cause | None:
+    """Check the answer to a fork request: ``None`` when the fork is known now."""
+    match payload:
+        case None:
+            return None
+        case (str(kind), str(text)):
+            return Cause(CauseKind(kind), text)
+    raise ValueError(f"a cause must be a kind and a text, got {payload!r:.100}")

@@ -1,0 +1,219 @@
+"""What the remote-reference protocol is spoken in: ids, states, causes, instructions.
+
+Values only, no I/O. The machine in `lifecycle` takes stimuli and gives `Instruction`s; its shell
+carries them out.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, TypeAlias
+
+from asyncrpc.errors import OwnerLostError, RpcError, RRefCreationError, RRefDeletedError
+from asyncrpc.wire import MessageType
+
+__all__ = (
+    "AnswerFetch",
+    "Cause",
+    "CauseKind",
+    "Confirm",
+    "Deleted",
+    "FailFetch",
+    "FailParked",
+    "FailReference",
+    "Fork",
+    "FreeValue",
+    "GlobalId",
+    "Instruction",
+    "OwnerState",
+    "Row",
+    "RunParked",
+    "Send",
+    "Token",
+    "UserState",
+    "WantFlush",
+    "Worker",
+)
+
+Worker: TypeAlias = bytes
+"""A worker's incarnation, 16 bytes: a restarted worker is somebody else."""
+
+GlobalId: TypeAlias = tuple[Worker, int]
+"""Who made the id, and the how-manieth it was there. A plain tuple, so that it travels cheaply."""
+
+Token: TypeAlias = Hashable
+"""The shell's name for a call or a fetch that waits; unique among those that do."""
+
+
+class Fork(NamedTuple):
+    """One reference to one value: what an RRef is made from, and what travels in its place."""
+
+    rref: GlobalId
+    """The value."""
+    fork: GlobalId
+    """This reference to it; for the owner's own handles the same as ``rref``."""
+    owner: Worker
+    """Who keeps the value."""
+    parent: Worker
+    """Who passed the reference on, or created it."""
+
+
+class UserState(enum.Enum):
+    """What a holder knows of its reference."""
+
+    PENDING = "pending"
+    """The owner has not said that it knows this fork."""
+    CONFIRMED = "confirmed"
+    """The owner knows this fork, and keeps the value for it."""
+    FAILED = "failed"
+    """Nobody knows whether there is a value, or there is none; every use raises the cause."""
+    LOST = "lost"
+    """The owner is gone."""
+    RELEASED = "released"
+    """The holder gave it up."""
+
+
+class OwnerState(enum.Enum):
+    """What an owner knows of a value."""
+
+    RESERVED = "reserved"
+    """Others spoke of it before the request that creates it came."""
+    RUNNING = "running"
+    """The function that makes the value runs."""
+    READY = "ready"
+    """There is a value."""
+    ERROR = "error"
+    """The function failed; the error is kept in the value's place."""
+    FREED = "freed"
+    """Nobody holds it; value and entry are gone."""
+
+
+class CauseKind(enum.StrEnum):
+    """Why a reference cannot be used; the value is what travels."""
+
+    CREATION = "creation"
+    DELETED = "deleted"
+    OWNER_LOST = "owner_lost"
+
+
+class Cause(NamedTuple):
+    """Why a reference cannot be used: a value, of which each waiter gets an error of its own."""
+
+    kind: CauseKind
+    text: str
+
+    def error(self) -> RpcError:
+        """Return a new exception that says so."""
+        return _ERRORS[self.kind](self.text)
+
+
+_ERRORS: dict[CauseKind, type[RpcError]] = {
+    CauseKind.CREATION: RRefCreationError,
+    CauseKind.DELETED: RRefDeletedError,
+    CauseKind.OWNER_LOST: OwnerLostError,
+}
+
+
+class Row(NamedTuple):
+    """One line of what is held, for `rref_debug` and the leak check."""
+
+    id: GlobalId
+    """The value's id in an owner's row, the fork's in a holder's."""
+    rref: GlobalId
+    state: OwnerState | UserState
+    holders: tuple[Worker, ...]
+    """Who holds the value, one for each fork; in a holder's row the owner."""
+    handles: int
+    """RRef objects of this process that refer to it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Send a control message until it is answered; then `Lifecycle.acked` or `exhausted`."""
+
+    to: Worker
+    kind: MessageType
+    payload: tuple[object, ...]
+    """Made of tuples, bytes, ints and strs."""
+    ticket: int
+
+
+@dataclass(frozen=True, slots=True)
+class Confirm:
+    """Tell who waits that the owner knows this fork."""
+
+    fork: GlobalId
+
+
+@dataclass(frozen=True, slots=True)
+class FailReference:
+    """Tell who waits for this fork, or for its value's creation, that it failed or is lost."""
+
+    fork: GlobalId
+    cause: Cause
+
+
+@dataclass(frozen=True, slots=True)
+class RunParked:
+    """Give a call, or a result, to user code: all its references are confirmed."""
+
+    token: Token
+
+
+@dataclass(frozen=True, slots=True)
+class FailParked:
+    """Fail a call, or a result: one of its references cannot be used."""
+
+    token: Token
+    cause: Cause
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerFetch:
+    """Answer a fetch with the value, or the error, that is kept for ``rref``."""
+
+    token: Token
+    rref: GlobalId
+
+
+@dataclass(frozen=True, slots=True)
+class FailFetch:
+    """Answer a fetch with an error: there is no value, or nobody knows."""
+
+    token: Token
+    cause: Cause
+
+
+@dataclass(frozen=True, slots=True)
+class FreeValue:
+    """Drop the value, or the error, kept for ``rref``; exactly once for each value kept."""
+
+    rref: GlobalId
+
+
+@dataclass(frozen=True, slots=True)
+class WantFlush:
+    """Call `Lifecycle.flush` at the end of this turn of the loop: deletes wait."""
+
+
+@dataclass(frozen=True, slots=True)
+class Deleted:
+    """Tell who waits for the end of these forks that the owner knows of it, or is gone."""
+
+    forks: Sequence[GlobalId]
+
+
+Instruction: TypeAlias = (
+    Send
+    | Confirm
+    | FailReference
+    | RunParked
+    | FailParked
+    | AnswerFetch
+    | FailFetch
+    | FreeValue
+    | WantFlush
+    | Deleted
+)
