@@ -292,7 +292,7 @@ class Connection:
                     self._agent.handle_control(self, frame)
                 else:
                     handler(frame)
-                if self.stream.is_closed:  # it said goodbye: what follows is nobody's
+                if self.server.is_closed:  # it said goodbye: what follows is nobody's
                     return
         if peer.queue:
             peer.admit()

@@ -36,6 +36,7 @@ pack_header = HEADER.pack
 _NOTIFY = int(MessageType.NOTIFY)
 _PYTHON_RET = int(MessageType.PYTHON_RET)
 _EARLY_CANCELS = 4096  # cancels remembered for requests that have not come yet
+_CANCELLED = 4096  # cancelled calls of one link that may be about to end
 _UNRESOLVED = Target(TargetKind.SYNC, callable, "?")
 """Stands for a function that was not looked up yet."""
 MAX_DEPTH = 64
@@ -58,7 +59,6 @@ class Server:
         "_decode_call",
         "_early",
         "_encode",
-        "_is_closed",
         "_max_inflight",
         "_max_plain",
         "_now",
@@ -68,6 +68,7 @@ class Server:
         "agent",
         "calls",
         "caller",
+        "is_closed",
     )
 
     def __init__(self, agent: Agent, connection: Connection) -> None:
@@ -80,7 +81,7 @@ class Server:
         self._max_plain = min(CHUNK_SIZE, agent.options.limits.max_message_size + 1)
         self._targets: dict[int, Target] = {}
         self._early: OrderedDict[int, None] = OrderedDict()
-        self._is_closed = False
+        self.is_closed = False
         self.calls: dict[int, ServedCall] = {}
         """Calls whose function has not ended, by the caller's id."""
         self._deadlines = Deadlines(agent.clock, self.calls.__contains__, self._expire)
@@ -138,7 +139,7 @@ class Server:
 
     def close(self) -> None:
         """Stop serving: the link is gone and nobody waits for the outcomes."""
-        self._is_closed = True
+        self.is_closed = True
         if not self.calls:
             self._agent.servers.discard(self)
         self._deadlines.close()
@@ -155,9 +156,9 @@ class Server:
         """Send a function's result."""
         calls = self.calls
         calls.pop(call.ident, None)
-        if not calls and (self._is_closed or self._agent.idle_waiters):
+        if not calls and (self.is_closed or self._agent.idle_waiters):
             self._idle()
-        if not call.wants_reply or call.is_cancelled or self._is_closed:
+        if not call.wants_reply or call.is_cancelled or self.is_closed:
             return
         try:
             body, buffers = self._encode(value, "result")
@@ -181,8 +182,10 @@ class Server:
         if not call.wants_reply:
             _log.error("%s, sent by %s, failed", call.target.name, self.caller, exc_info=error)
             return
-        if call.is_cancelled or self._is_closed:
+        if call.is_cancelled or self.is_closed:
             return
+        if call.deadline and self._now() >= call.deadline:
+            return  # the caller's own time is over: it must not hear of it as an error from here
         self._send_failure(call.ident, error, call.target.name)
 
     # -- control messages
@@ -239,7 +242,7 @@ class Server:
     def _idle(self) -> None:
         """Tell those who wait for the end of all calls that none is served here now."""
         self._agent.became_idle()
-        if self._is_closed:
+        if self.is_closed:
             self._agent.servers.discard(self)
 
     def _resolve(self, function: int) -> Target:
@@ -254,14 +257,15 @@ class Server:
         """Refuse a call above the limit, unless it is nested in one that is being served.
 
         One-way calls have no reply that would tell their sender to wait, so more of them may be
-        under way. A call on the loop that was cancelled is about to end and has lost its place.
+        under way. A call that was cancelled has no place any more, but those that do not end all
+        the same are bounded too.
         """
         if 0 < depth < MAX_DEPTH:
             return
         limits = self._agent.options.limits
         most = limits.max_inflight + (limits.max_queued if kind == _NOTIFY else 0)
-        count = sum([not (c.is_cancelled and c.task) for c in self.calls.values()])
-        if count < most:
+        count = sum([not call.is_cancelled for call in self.calls.values()])
+        if count < most and len(self.calls) < most + _CANCELLED:
             return
         raise ResourceExhaustedError(
             f"{self._agent.info.name} serves {count} calls of "

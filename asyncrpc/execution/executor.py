@@ -226,6 +226,8 @@ def _rest(
         first: what it waits for.
         thrown: a cancel that came before the task could wait for it.
     """
+    if thrown is not None and isinstance(first, asyncio.Future) and first.cancel(*thrown.args):
+        thrown = None  # as a cancelled task does: what it waits for is cancelled, and tells it
     while True:
         try:
             if thrown is not None:
