@@ -53,9 +53,12 @@ if TYPE_CHECKING:
     from asyncrpc.execution import caller as caller
     from asyncrpc.execution import detached as detached
     from asyncrpc.execution import remaining as remaining
+    from asyncrpc.faults import Fault as Fault
+    from asyncrpc.faults import FaultPlan as FaultPlan
     from asyncrpc.functions import inline as inline
     from asyncrpc.identity import WorkerInfo as WorkerInfo
     from asyncrpc.options import UNSET as UNSET
+    from asyncrpc.options import FaultyRpcOptions as FaultyRpcOptions
     from asyncrpc.options import Limits as Limits
     from asyncrpc.options import RpcOptions as RpcOptions
     from asyncrpc.options import TlsOptions as TlsOptions
@@ -78,9 +81,10 @@ _HOMES = {
         "UnknownWorkerError"
     ),
     "execution": "caller detached remaining",
+    "faults": "Fault FaultPlan",
     "functions": "inline",
     "identity": "WorkerInfo",
-    "options": "UNSET Limits RpcOptions TlsOptions",
+    "options": "UNSET FaultyRpcOptions Limits RpcOptions TlsOptions",
     "runtime": "RpcAgent",
     "wire": "MessageType",
 }

@@ -8,14 +8,23 @@ from __future__ import annotations
 import dataclasses
 import enum
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Final, Literal
 
+from asyncrpc.faults import FaultPlan
 from asyncrpc.transport import Address, TlsOptions
 
-__all__ = ("UNSET", "Limits", "RpcOptions", "TlsOptions", "Unset", "check_timeout")
+__all__ = (
+    "UNSET",
+    "FaultyRpcOptions",
+    "Limits",
+    "RpcOptions",
+    "TlsOptions",
+    "Unset",
+    "check_timeout",
+)
 
 
 class Unset(enum.Enum):
@@ -114,6 +123,8 @@ class RpcOptions:
         heartbeat_interval: seconds between liveness checks of a silent peer.
         heartbeat_misses: checks without an answer after which a peer is lost, at least 1.
         init_timeout: seconds for `init_rpc` to find the whole group.
+        faults: what is to go wrong, for tests and drills; ``None`` for nothing.
+        allow_faults: whether ``$ASYNCRPC_FAULTS`` may hold a plan too, as text.
 
     Raises:
         ValueError: a value breaks its rule; the message names field, value and rule.
@@ -132,6 +143,8 @@ class RpcOptions:
     heartbeat_interval: float = 2.0
     heartbeat_misses: int = 3
     init_timeout: float = 300.0
+    faults: FaultPlan | None = None
+    allow_faults: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "rpc_timeout", check_timeout("rpc_timeout", self.rpc_timeout))
@@ -144,9 +157,17 @@ class RpcOptions:
             raise ValueError(f"limits must be a Limits, got {self.limits!r}")
         if self.run_id is not None and not isinstance(self.run_id, str):
             raise ValueError(f"run_id must be a str or None, got {self.run_id!r}")
+        if self.faults is not None and not isinstance(self.faults, FaultPlan):
+            raise ValueError(f"faults must be a FaultPlan or None, got {self.faults!r}")
+        if not isinstance(self.allow_faults, bool):
+            raise ValueError(f"allow_faults must be True or False, got {self.allow_faults!r}")
         self._check_secret()
         self._check_expose()
         self._check_listen()
+
+    def fault_plans(self) -> tuple[FaultPlan, ...]:
+        """Return the plans that these options hold."""
+        return () if self.faults is None else (self.faults,)
 
     def _check_secret(self) -> None:
         if self.secret is not None and not isinstance(self.secret, (bytes, Path)):
@@ -186,6 +207,37 @@ class RpcOptions:
             raise ValueError(
                 f'secret b"" needs a loopback or unix address to listen at, got {address}'
             )  # noqa: E501
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class FaultyRpcOptions(RpcOptions):
+    """Settings of an agent that fails and delays messages: the reference's faulty agent.
+
+    The same as ``faults=FaultPlan.from_messages(...)``; a plan in ``faults`` acts first.
+
+    Args:
+        num_fail_sends: how many first sends of each message of a listed type fail.
+        messages_to_fail: names of the types.
+        messages_to_delay: seconds by name of a type; the wait counts against the deadline.
+
+    Raises:
+        ValueError: a value breaks its rule; the message names field, value and rule.
+    """
+
+    num_fail_sends: int = 0
+    messages_to_fail: Sequence[str] = ()
+    messages_to_delay: Mapping[str, float] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        RpcOptions.__post_init__(self)
+        self.fault_plans()
+
+    def fault_plans(self) -> tuple[FaultPlan, ...]:
+        """Return the plans that these options hold."""
+        plan = FaultPlan.from_messages(
+            self.messages_to_fail, self.messages_to_delay, self.num_fail_sends
+        )
+        return (*RpcOptions.fault_plans(self), plan)
 
 
 def _check_init_method(value: object) -> None:

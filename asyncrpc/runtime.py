@@ -269,6 +269,30 @@ class RpcAgent:
         """Wait until all workers are here; see `asyncrpc.barrier`."""
         await self.all_gather(None, worker_names, timeout)
 
+    # -- faults
+
+    def partition(self, peers: Iterable[str | int | WorkerInfo]) -> None:
+        """Lose all that goes to and comes from these workers until `heal`, as a network would.
+
+        Nobody is told: calls run out of time, and heartbeats find the workers lost.
+
+        Args:
+            peers: other workers of the group.
+
+        Raises:
+            ValueError: one of them is this worker itself, or no destination.
+            UnknownWorkerError: the group has no such worker.
+        """
+        names = [peers] if isinstance(peers, (str, int, WorkerInfo)) else peers
+        found = [self._agent.members.route(name) for name in names]
+        if any(peer.info == self.info for peer in found):
+            raise ValueError(f"peers must be other workers, got {self.info.name} itself")
+        self._agent.partition(found)
+
+    def heal(self) -> None:
+        """End all partitions of this worker; what was lost stays lost."""
+        self._agent.heal()
+
     # -- what is known
 
     @property

@@ -16,14 +16,16 @@ from typing import Any, TypeVar
 
 from asyncrpc.agent.accepting import Acceptor
 from asyncrpc.agent.calling import Caller
-from asyncrpc.agent.connection import Connection, FaultHook
+from asyncrpc.agent.connection import Connection
 from asyncrpc.agent.failure_detector import FailureDetector
+from asyncrpc.agent.faulting import FaultInjector
 from asyncrpc.agent.members import Members
 from asyncrpc.agent.peers import Peer
 from asyncrpc.agent.serving import Server
 from asyncrpc.discovery import Record
 from asyncrpc.errors import NotInitializedError, RemoteProtocolError, RpcError
 from asyncrpc.execution import Executor, FunctionTable
+from asyncrpc.faults import FaultPlan
 from asyncrpc.identity import WorkerInfo
 from asyncrpc.observe import Clock
 from asyncrpc.options import RpcOptions
@@ -57,6 +59,7 @@ class Agent:
         codec: values to and from the wire.
         executor: runs what peers call.
         facade: what `current_agent` gives inside a served call.
+        faults: plans of what is to go wrong.
     """
 
     def __init__(
@@ -73,6 +76,7 @@ class Agent:
         codec: Codec,
         executor: Executor,
         facade: object,
+        faults: Sequence[FaultPlan] = (),
     ) -> None:
         self.info = info
         self.incarnation = incarnation
@@ -93,7 +97,7 @@ class Agent:
         """The callee's sides of all links."""
         self.handlers: dict[int, ControlHandler] = {}
         """Handlers of control messages, by type."""
-        self.fault_hook: FaultHook | None = None
+        self.fault_hook = FaultInjector(self, faults) if faults else None
         self.is_closed = False
         self.served = 0
         """Calls taken in since the start."""
@@ -179,6 +183,26 @@ class Agent:
     def connections(self) -> list[Connection]:
         """Return the open links, the one to itself included."""
         return [p.connection for p in self.members.all() if p.connection is not None]
+
+    # -- partition
+
+    def partition(self, peers: Sequence[Peer]) -> None:
+        """Lose all that goes to and comes from these workers until `heal`."""
+        if self.fault_hook is None:
+            self.fault_hook = FaultInjector(self)
+        self.fault_hook.partition(peers)
+
+    def heal(self) -> None:
+        """End all partitions."""
+        hook = self.fault_hook
+        if hook is not None and hook.heal():
+            self.fault_hook = None
+            for connection in self.connections():
+                connection.hook = None
+
+    def is_cut_off(self, name: str) -> bool:
+        """Whether a worker is out of reach because of a partition."""
+        return self.fault_hook is not None and self.fault_hook.is_cut_off(name)
 
     # -- links in
 

@@ -61,6 +61,18 @@ class FaultHook(Protocol):
         """Return the frames to handle in place of those received."""
         ...
 
+    def holds(self, connection: Connection) -> bool:
+        """Whether a message of this link waits here."""
+        ...
+
+    def withdraw(self, connection: Connection, call_id: int) -> bool:
+        """Take back a request that waits here; true if there was one."""
+        ...
+
+    def take_held(self, connection: Connection) -> list[bytes | Transfer]:
+        """Hand over what waits here for a link that is gone, and forget the link."""
+        ...
+
 
 class Connection:
     """A link that was authenticated.
@@ -172,12 +184,14 @@ class Connection:
         """
         if self._drop_transfer(call_id) or self._unwrite(call_id):
             return True
+        if self.hook is not None and self.hook.withdraw(self, call_id):
+            return True
         self.send(encode_frame(_CANCEL, call_id))
         return False
 
     def ping(self) -> None:
         """Ask for a sign of life."""
-        self.stream.write(encode_frame(_PING, 0, remaining=self._agent.clock.time()))
+        self.write(encode_frame(_PING, 0, remaining=self._agent.clock.time()))
 
     def fence(self) -> asyncio.Future[None]:
         """Return a future that is done once all sent before has arrived, or the link ended."""
@@ -185,23 +199,24 @@ class Connection:
         self._next_fence += 1
         ident = self._next_fence
         self._fences[ident] = done
-        self.stream.write(encode_frame(_PING, ident))
+        self.write(encode_frame(_PING, ident))
         return done
 
     def goaway(self, kind: str, reason: str) -> None:
         """Say that this side leaves the group, how and why."""
-        self.stream.write(encode_frame(_GOAWAY, 0, f"{kind}\n{reason}".encode()))
+        self.write(encode_frame(_GOAWAY, 0, f"{kind}\n{reason}".encode()))
 
     @property
     def is_idle(self) -> bool:
         """Whether nothing large is on its way out."""
-        return not self._bulk
+        return not (self._bulk or (self.hook is not None and self.hook.holds(self)))
 
     def take_unsent(self) -> list[bytes | Transfer]:
         """Hand over what never left completely, in order; for a link that is gone."""
         transfers = [transfer for transfer in self._bulk if not transfer.is_finished]
         self._bulk.clear()
-        return [*filter(None, self.stream.batch), *transfers]
+        held = [] if self.hook is None else self.hook.take_held(self)
+        return [*filter(None, self.stream.batch), *transfers, *held]
 
     def _pump(self) -> None:
         """Write chunks, one of each of the first transfers in turn, while the stream takes them."""
@@ -257,6 +272,14 @@ class Connection:
             self.stream.flush()  # replies of calls that did not have to wait
         else:
             self.stream.flush_soon()  # after the tasks that these frames woke, with what they write
+
+    def deliver(self, frames: list[Frame]) -> None:
+        """Handle frames that the fault hook kept back."""
+        try:
+            self.handle(frames)
+        except RpcError as error:
+            self.fail(error)
+        self.stream.flush_soon()
 
     def handle(self, frames: list[Frame]) -> None:
         """Dispatch frames by type; replies and calls come first since they are most."""
@@ -322,7 +345,7 @@ class Connection:
         self.server.cancel(frame[3])
 
     def _on_ping(self, frame: Frame) -> None:
-        self.stream.write(encode_frame(_PONG, frame[3], remaining=frame[5]))
+        self.write(encode_frame(_PONG, frame[3], remaining=frame[5]))
 
     def _on_pong(self, frame: Frame) -> None:
         self.misses = 0

@@ -114,6 +114,8 @@ class Dialer:
     async def _attempt(self, flags: int) -> None:
         """Open one link over the first address that answers."""
         peer, agent = self._peer, self._agent
+        if agent.is_cut_off(peer.info.name):
+            raise ConnectionError(f"no route to {peer}: partitioned")
         self.is_dialing = True
         try:
             greeter, stream = await self._connect(flags)

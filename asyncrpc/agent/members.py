@@ -111,7 +111,7 @@ class Members:
         Called while its handshake is decided, so that of two links opened at once exactly one is
         accepted: the one from the worker whose name sorts first.
         """
-        if self._agent.is_closed:
+        if self._agent.is_closed or self._agent.is_cut_off(hello.name):
             return CLOSING
         peer = self._routes.get(hello.name)
         if peer is None:

@@ -35,6 +35,7 @@ _log = logging.getLogger("asyncrpc.server")
 pack_header = HEADER.pack
 _NOTIFY = int(MessageType.NOTIFY)
 _PYTHON_RET = int(MessageType.PYTHON_RET)
+_REMEMBERED = 256  # requests; copies come close behind the first, and every link pays for this
 _EARLY_CANCELS = 4096  # cancels remembered for requests that have not come yet
 _CANCELLED = 4096  # cancelled calls of one link that may be about to end
 _UNRESOLVED = Target(TargetKind.SYNC, callable, "?")
@@ -62,6 +63,8 @@ class Server:
         "_max_inflight",
         "_max_plain",
         "_now",
+        "_older",
+        "_recent",
         "_start",
         "_targets",
         "_watch",
@@ -81,6 +84,8 @@ class Server:
         self._max_plain = min(CHUNK_SIZE, agent.options.limits.max_message_size + 1)
         self._targets: dict[int, Target] = {}
         self._early: OrderedDict[int, None] = OrderedDict()
+        self._recent: set[int] = set()  # ids of the latest requests: a copy must not run
+        self._older: set[int] = set()
         self.is_closed = False
         self.calls: dict[int, ServedCall] = {}
         """Calls whose function has not ended, by the caller's id."""
@@ -98,8 +103,14 @@ class Server:
         target = self._targets.get(function, _UNRESOLVED)
         deadline = self._now() + remaining if remaining else 0.0
         call = ServedCall(self, ident, target, deadline, depth + 1, kind != _NOTIFY)
+        recent = self._recent
+        if ident in recent or ident in self._older:
+            return  # a copy of a request that was taken in
         if ident in calls:
             raise RemoteProtocolError(f"call {ident} is already being served")
+        recent.add(ident)
+        if len(recent) >= _REMEMBERED:
+            self._older, self._recent = recent, set()
         if self._early and self._was_cancelled(ident):
             return
         try:
@@ -201,6 +212,10 @@ class Server:
     def refuse(self, ident: int, error: BaseException) -> None:
         """Send the error of a control message."""
         self._send_failure(ident, error, "", is_ours=True)
+
+    def failure(self, ident: int, error: BaseException) -> Request:
+        """Return the reply that `refuse` sends."""
+        return self._failure(ident, error, "", is_ours=True)
 
     def _refuse_call(self, call: ServedCall, error: RpcError) -> None:
         if call.wants_reply:

@@ -19,6 +19,7 @@ from asyncrpc.agent.liveness import LivenessThread
 from asyncrpc.discovery import Record, StoreLink, join_static, open_store, route_to, scoped
 from asyncrpc.errors import StoreConnectionError
 from asyncrpc.execution import Executor, ThreadPool
+from asyncrpc.faults import FaultPlan, parse_plan
 from asyncrpc.identity import WorkerInfo, new_incarnation
 from asyncrpc.observe import Clock, LoopClock
 from asyncrpc.options import RpcOptions
@@ -195,7 +196,16 @@ class Starter:
             ),
             executor=Executor(ThreadPool(options.num_worker_threads, f"asyncrpc-{info.name}")),
             facade=None,
+            faults=self._fault_plans(),
         )
+
+    def _fault_plans(self) -> list[FaultPlan]:
+        """Return the plans of the options and, where it is allowed, of the environment."""
+        plans = list(self._options.fault_plans())
+        text = self._environ.get("ASYNCRPC_FAULTS", "")
+        if self._options.allow_faults and text:
+            plans.append(parse_plan(text))
+        return plans
 
     # -- addresses
 

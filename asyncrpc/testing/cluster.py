@@ -8,6 +8,7 @@ import dataclasses
 import secrets
 from collections.abc import AsyncIterator, Sequence
 
+from asyncrpc.faults import FaultPlan
 from asyncrpc.observe import Clock
 from asyncrpc.options import RpcOptions
 from asyncrpc.runtime import RpcAgent
@@ -25,6 +26,7 @@ async def cluster(
     clock: Clock | None = None,
     network: Network | None = None,
     store: Store | None = None,
+    faults: FaultPlan | Sequence[FaultPlan | None] | None = None,
 ) -> AsyncIterator[list[RpcAgent]]:
     """Run ``n`` workers named ``worker0``… that know each other; the body gets their agents.
 
@@ -37,6 +39,7 @@ async def cluster(
         clock: their time; ``None`` takes the loop's.
         network: opens their links; ``None`` takes a network in memory of their own.
         store: where they find each other; ``None`` takes one in memory.
+        faults: a plan for all workers, or one for each; ``None`` takes that of their options.
 
     Yields:
         The agents, by rank.
@@ -44,6 +47,13 @@ async def cluster(
     given = options if isinstance(options, Sequence) else [options or RpcOptions()] * n
     if len(given) != n:
         raise ValueError(f"options must be one, or one for each of {n} workers, got {len(given)}")
+    plans = faults if isinstance(faults, Sequence) else [faults] * n
+    if len(plans) != n:
+        raise ValueError(f"faults must be one, or one for each of {n} workers, got {len(plans)}")
+    given = [
+        o if plan is None else dataclasses.replace(o, faults=plan)
+        for o, plan in zip(given, plans, strict=True)
+    ]
     secret = secrets.token_bytes(32)
     settings = [dataclasses.replace(o, secret=secret) if o.secret is None else o for o in given]
     store = MemoryStore() if store is None else store
