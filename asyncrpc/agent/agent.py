@@ -159,8 +159,9 @@ class Agent:
         links = self.connections()
         for link in links:
             link.goaway(goodbye, reason)
-            link.server.close()
             link.stream.close()
+        for server in tuple(self.servers):
+            server.close(everything=True)
         self.caller.close(NotInitializedError("the RPC agent was shut down during the call"))
         for peer in self.members.all():
             peer.drop_waiting("the RPC agent was shut down")

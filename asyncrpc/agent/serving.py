@@ -148,14 +148,19 @@ class Server:
         if len(self._early) > _EARLY_CANCELS:
             self._early.popitem(last=False)
 
-    def close(self) -> None:
-        """Stop serving: the link is gone and nobody waits for the outcomes."""
+    def close(self, *, everything: bool = False) -> None:
+        """Stop serving calls whose outcome nobody waits for any more: the link is gone.
+
+        Args:
+            everything: end one-way calls too, for which nobody ever waited.
+        """
         self.is_closed = True
         if not self.calls:
             self._agent.servers.discard(self)
         self._deadlines.close()
         for call in tuple(self.calls.values()):
-            call.cancel()
+            if call.wants_reply or everything:
+                call.cancel()
 
     # -- Replier
 
@@ -190,10 +195,10 @@ class Server:
         """Send the error of a call."""
         if self.calls.pop(call.ident, None) is not None and not self.calls:
             self._idle()
-        if not call.wants_reply:
+        if not call.wants_reply and not call.is_cancelled:
             _log.error("%s, sent by %s, failed", call.target.name, self.caller, exc_info=error)
             return
-        if call.is_cancelled or self.is_closed:
+        if not call.wants_reply or call.is_cancelled or self.is_closed:
             return
         if call.deadline and self._now() >= call.deadline:
             return  # the caller's own time is over: it must not hear of it as an error from here
