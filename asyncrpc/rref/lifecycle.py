@@ -50,11 +50,12 @@ from collections.abc import Iterable
 from asyncrpc.wire import MessageType
 
 from .exchange import Exchange
+from .messages import take_message
 from .notices import Notices
 from .owner import Owners
 from .parking import Parking
-from .payloads import read_deletes, read_fork_request, read_id, read_ids, read_sync
-from .reconciling import NO_SNAPSHOT, Reconciler
+from .payloads import read_id
+from .reconciling import Reconciler
 from .user import Users
 from .values import (
     Cause,
@@ -258,13 +259,7 @@ class Lifecycle:
         self._owners.fetch_withdrawn(token)
 
     def use(self, handle: Fork) -> None:
-        """Check a handle before a fetch or a call through it goes to the owner.
-
-        Raises:
-            RRefDeletedError: the handle was released.
-            RRefCreationError: the creation failed.
-            OwnerLostError: the owner is gone.
-        """
+        """Check a handle before a fetch or a call through it goes to the owner, as `fork` does."""
         self.check(handle)
         if handle.owner != self.me:
             self._users.mark_used(handle.fork)
@@ -277,36 +272,13 @@ class Lifecycle:
         Raises:
             ValueError: it makes no sense; nothing was changed.
         """
-        if kind is MessageType.RREF_FORK_REQUEST:
-            rref, fork, stamp = read_fork_request(payload)
-            if self._is_closed or source in self._exchange.lost:
-                return (_CLOSED.kind.value, _CLOSED.text)
-            cause = self._owners.requested(rref, fork, source, stamp)
-            return None if cause is None else (cause.kind.value, cause.text)
-        if kind is MessageType.RREF_CHILD_ACCEPT:
-            for child in read_ids(payload):
-                self._users.child_ended(child, source)
-            return None
-        if kind is MessageType.RREF_USER_DELETE:
-            forks, doubts = read_deletes(payload)
-            for rref in doubts:
-                self._owners.doubt(rref, source)
-            for rref, fork in forks:
-                self._owners.delete(rref, fork, source)
-            return None
-        if kind is not MessageType.RREF_SYNC:
-            raise ValueError(f"{kind!r} is no message about references")
-        as_of, live, asked = read_sync(payload)
-        if as_of != NO_SNAPSHOT:
-            self._owners.reconcile(source, as_of, live)
-        return tuple([fork for fork in asked if not self._users.is_needed(fork, source)])
+        if self._is_closed or source in self._exchange.lost:
+            is_request = kind is MessageType.RREF_FORK_REQUEST
+            return (_CLOSED.kind.value, _CLOSED.text) if is_request else None
+        return take_message(self._owners, self._users, kind, payload, source)
 
     def acked(self, ticket: int, answer: object) -> None:
-        """Take the payload of the answer to a `Send`; later ones are ignored.
-
-        Raises:
-            ValueError: it makes no sense.
-        """
+        """Take the payload of the answer to a `Send`, or raise ValueError if it makes no sense."""
         self._exchange.acked(ticket, answer)
 
     def exhausted(self, ticket: int, reason: str) -> None:
@@ -361,7 +333,7 @@ class Lifecycle:
     # -- what is shown
 
     def check(self, handle: Fork) -> None:
-        """Raise what a use of the handle raises, if it cannot be used: see `use`."""
+        """Raise what a use of the handle raises, if it cannot be used: see `fork`."""
         cause = self.cause(handle)
         if cause is not None:
             raise cause.error()

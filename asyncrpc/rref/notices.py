@@ -72,7 +72,7 @@ class Notices:
     def flush(self) -> None:
         """Send one batch to each owner; ask for another turn if there is more."""
         self._wants_flush = False
-        for owner in list(self._deletes.keys() | self._doubts.keys()):
+        for owner in dict.fromkeys((*self._deletes, *self._doubts)):
             waiting = self._deletes.get(owner, {})
             batch = dict(islice(waiting.items(), BATCH))
             for fork in batch:

@@ -42,7 +42,7 @@ class _Entry:
         """Known forks and their holders; mirrored in `Owners._held`."""
         self.handles = 0
         """RRef objects of this process for the value, at least 0."""
-        self.fetches: set[Token] = set()
+        self.fetches: dict[Token, None] = {}
         """Fetches that wait for the value; empty once the state is READY or ERROR."""
         self.doubt: Cause | None = None
         """Why the creation may never come; while RESERVED, or when made by this worker."""
@@ -115,7 +115,7 @@ class Owners:
             return
         assert entry.state is OwnerState.RUNNING, "a value is made once"
         entry.state = OwnerState.ERROR if is_error else OwnerState.READY
-        waiting, entry.fetches = entry.fetches, set()
+        waiting, entry.fetches = entry.fetches, {}
         for token in waiting:
             del self._fetches[token]
             self._exchange.emit(AnswerFetch(token, rref))
@@ -197,7 +197,9 @@ class Owners:
         if fork in self._ended:
             return self._ended.get(fork)
         entry, cause = self._find(rref)
-        if entry is not None and fork not in entry.forks:
+        if cause is not None:
+            self._ended.add(fork, cause)  # final: the holder will not tell of a fork it never had
+        elif entry is not None and fork not in entry.forks:
             self._add(entry, fork, holder, stamp)
         return cause
 
@@ -246,7 +248,7 @@ class Owners:
         elif entry.is_settled:
             self._exchange.emit(AnswerFetch(token, rref))
         else:
-            entry.fetches.add(token)
+            entry.fetches[token] = None
             self._fetches[token] = (rref, source)
 
     def fetch_withdrawn(self, token: Token) -> None:
@@ -254,7 +256,7 @@ class Owners:
         found = self._fetches.pop(token, None)
         if found is not None:
             entry = self._entries[found[0]]
-            entry.fetches.remove(token)
+            del entry.fetches[token]
             self._free(entry)
 
     # -- the end, and what is shown
@@ -347,7 +349,7 @@ class Owners:
         self._free(entry)
 
     def _fail_fetches(self, entry: _Entry, cause: Cause) -> None:
-        waiting, entry.fetches = entry.fetches, set()
+        waiting, entry.fetches = entry.fetches, {}
         for token in waiting:
             del self._fetches[token]
             self._exchange.emit(FailFetch(token, cause))

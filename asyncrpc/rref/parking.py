@@ -26,8 +26,8 @@ class Parking:
         self._exchange = exchange
         self._parked: dict[Token, set[GlobalId]] = {}
         """Parked -> the pending forks it waits for, at least one."""
-        self._waiters: dict[GlobalId, set[Token]] = {}
-        # The same the other way round: fork -> who waits for it, at least one.
+        self._waiters: dict[GlobalId, dict[Token, None]] = {}
+        # The same the other way round: fork -> who waits for it, at least one, in their order.
 
     def __len__(self) -> int:
         return len(self._parked)
@@ -41,13 +41,13 @@ class Parking:
             return
         self._parked[token] = forks
         for fork in forks:
-            self._waiters.setdefault(fork, set()).add(token)
+            self._waiters.setdefault(fork, {})[token] = None
 
     def withdraw(self, token: Token) -> None:
         """Forget a call that was cancelled or timed out."""
         for fork in self._parked.pop(token, ()):
             waiters = self._waiters[fork]
-            waiters.discard(token)
+            del waiters[token]
             if not waiters:
                 del self._waiters[fork]
 

@@ -58,9 +58,12 @@ class Worker:
     replies: dict[int, tuple[bytes, list[Fork]]] = field(default_factory=dict)
     fetches: dict[int, tuple[bytes, Fork]] = field(default_factory=dict)
     served: set[int] = field(default_factory=set)
-    parked: dict[Hashable, tuple[list[Fork], bytes | None]] = field(default_factory=dict)
+    parked: dict[Hashable, tuple[list[Fork], list[Fork], bytes | None]] = field(
+        default_factory=dict
+    )
     wants_flush: bool = False
     lost: set[bytes] = field(default_factory=set)
+    waiting: set[Hashable] = field(default_factory=set)  # fetches that the machine has to answer
 
 
 class Network:
@@ -236,6 +239,7 @@ class Network:
         to, _ = worker.fetches.pop(ident)
         if to in self.workers:
             self.workers[to].machine.fetch_withdrawn((worker.name, ident))
+            self.workers[to].waiting.discard((worker.name, ident))
             self.workers[to].served.add(ident)
 
     def doubt_replies(self, worker: Worker) -> None:
@@ -307,6 +311,7 @@ class Network:
         worker = self.workers[name]
         worker.lost.add(gone)
         worker.machine.worker_gone(gone, "killed")
+        worker.waiting = {t for t in worker.waiting if isinstance(t, tuple) and t[0] != gone}
         for ident in [i for i, (to, _) in worker.calls.items() if to == gone]:
             self.end_call(worker, ident)
         for ident in [i for i, (to, _) in worker.fetches.items() if to == gone]:
@@ -370,20 +375,22 @@ class Network:
     def on_call(self, worker: Worker, message: Message) -> None:
         if message.ident in worker.served and self.random.random() < 0.7:
             return
-        handles = [worker.machine.receive(f) for f in message.body if isinstance(f, Fork)]
+        forks = [fork for fork in message.body if isinstance(fork, Fork)]
+        handles = [worker.machine.receive(fork) for fork in forks]
         if message.ident in worker.served:
             worker.machine.release(handles)  # decoded, then found to be a double
             return
         worker.served.add(message.ident)
-        worker.parked[message.ident] = (handles, message.source)
+        worker.parked[message.ident] = (handles, forks, message.source)
         worker.machine.park(message.ident, handles)
 
     def on_reply(self, worker: Worker, message: Message) -> None:
         call = worker.calls.pop(message.ident, None)
         if call is None:
             return
-        handles = [worker.machine.receive(f) for f in message.body if isinstance(f, Fork)]
-        worker.parked["result", message.ident] = (handles, None)
+        forks = [fork for fork in message.body if isinstance(fork, Fork)]
+        handles = [worker.machine.receive(fork) for fork in forks]
+        worker.parked["result", message.ident] = (handles, forks, None)
         worker.machine.park(("result", message.ident), handles)
         if call[0] in self.workers:
             self.workers[call[0]].replies.pop(message.ident, None)
@@ -393,6 +400,7 @@ class Network:
             worker.served.add(message.ident)
             rref, fork = map(read_id, message.body)
             token = (message.source, message.ident)
+            worker.waiting.add(token)
             worker.machine.fetch(rref, fork, message.source, token)
 
     def on_value(self, worker: Worker, message: Message) -> None:
@@ -423,7 +431,10 @@ class Network:
             case RunParked(token=token):
                 self.run(worker, token)
             case FailParked(token=token):
-                handles, _ = worker.parked.pop(token)
+                handles, forks, _ = worker.parked.pop(token)
+                for handle, fork in zip(handles, forks, strict=True):
+                    if worker.machine.cause(handle) is not None:
+                        self.excuse(worker, fork, "parked")
                 worker.machine.release(handles)
             case AnswerFetch(token=token, rref=rref):
                 assert rref in worker.values, "a fetch is answered from a value that is gone"
@@ -434,6 +445,7 @@ class Network:
                 pass
 
     def answer_fetch(self, worker: Worker, token: Hashable, *body: object) -> None:
+        worker.waiting.remove(token)
         match token:
             case (bytes(source), int(ident)):
                 self.send("value", worker, source, ident, body)
@@ -442,10 +454,10 @@ class Network:
 
     def run(self, worker: Worker, token: Hashable) -> None:
         """Give a call or a result to user code, which keeps some of the references."""
-        handles, caller = worker.parked.pop(token)
-        for handle in handles:
+        handles, forks, caller = worker.parked.pop(token)
+        for handle, fork in zip(handles, forks, strict=True):
             if not worker.machine.is_confirmed(handle):
-                self.excuse(worker, handle, "unconfirmed")
+                self.excuse(worker, fork, "unconfirmed")
         worker.handles += handles
         if caller is not None and caller not in worker.lost:
             assert isinstance(token, int)
@@ -493,9 +505,9 @@ class Network:
             while self.messages:
                 self.move()
             workers = list(self.workers.values())
-            if all(w.machine.is_drained and not w.wants_flush for w in workers):
+            if all(w.machine.is_drained and not (w.wants_flush or w.waiting) for w in workers):
                 return rounds
-            if rounds % 10 == 0:
+            if rounds % 10 == 0 and self.seen["exhausted"]:
                 for one, other in zip(workers, workers[1:] + workers[:1], strict=True):
                     self.reconnect(one, other)
                 self.reconnect(workers[0], workers[2])
@@ -508,8 +520,10 @@ class Network:
             self.creation_failed(worker, worker.creations.pop(ident))
         for ident in list(worker.calls):
             self.end_call(worker, ident)
-        for ident in list(worker.fetches):
-            self.end_fetch(worker, ident)
+        for ident, (to, _) in list(worker.fetches.items()):
+            owner = self.workers.get(to)
+            if owner is None or (worker.name, ident) not in owner.waiting:
+                self.end_fetch(worker, ident)  # a message was lost; else the answer has to come
         self.doubt_replies(worker)
         while worker.running:
             rref = worker.running.pop()
