@@ -330,3 +330,15 @@ async def test_garbage_on_a_link() -> None:
 
     assert rpc.Delivery.UNKNOWN is caught.value.delivery
     assert 11 == after
+
+
+async def test_one_way_calls_outlive_the_link() -> None:
+    """A one-way call that has begun runs to its end, whatever becomes of its sender."""
+    async with cluster(2) as (a, b):
+        a.rpc_notify("worker1", targets.sleep, args=(0.02,))
+        await until(lambda: b.debug_info()["agent.server_active_async_calls"] == "1")
+        link(b, "worker0").stream.abort()
+        await until(lambda: link(b, "worker0") is None)
+        await until(lambda: targets.log)
+
+    assert ["slept"] == targets.log
