@@ -14,8 +14,8 @@ from .values import Deleted, GlobalId, WantFlush, Worker
 
 __all__ = ("BATCH", "Notices")
 
-BATCH = 4096
-"""Deletes in one frame: some 200 KB, and a few milliseconds at the owner, so that a burst of them
+BATCH = 2048
+"""Deletes in one frame: some 100 KB, and a few milliseconds at the owner, so that a burst of them
 stops neither loop."""
 
 

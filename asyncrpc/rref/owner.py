@@ -26,6 +26,7 @@ __all__ = ("Owners",)
 
 _TOMBSTONES = 1 << 16  # about 10 MB at most; far more than can be on their way between two workers
 _UNSTAMPED = 1 << 62  # of a fork that its holder never spoke of: no snapshot is that young
+_DELETED = Cause(CauseKind.DELETED, "RRef has been deleted: nobody held it any more")
 _CREATION = "RRef creation via rpc.remote() timed out, and it is possible that the RRef on the "
 _CREATION += "owner node does not exist"
 
@@ -170,7 +171,7 @@ class Owners:
         """Return why the owner's own handle cannot be used, ``None`` if it can."""
         entry = self._entries.get(rref)
         if entry is None or not entry.handles:
-            return self._absence(rref) or _deleted(rref)
+            return self._absence(rref) or _DELETED
         return entry.doubt
 
     def state(self, rref: GlobalId) -> OwnerState:
@@ -207,7 +208,7 @@ class Owners:
         """Drop a fork that its holder gave up (F8); leave a tombstone if it is not there yet."""
         entry = self._entries.get(rref)
         if entry is None or fork not in entry.forks:
-            self._ended.add(fork, _deleted(rref))
+            self._ended.add(fork, _DELETED)
         elif entry.forks[fork] == holder:
             self._end(entry, fork)
 
@@ -241,7 +242,7 @@ class Owners:
         ended = self._ended.get(fork)
         entry, cause = (None, ended) if ended is not None else self._find(rref)
         if entry is None or (entry.doubt is not None and entry.state is OwnerState.RESERVED):
-            cause = cause or (entry.doubt if entry is not None else None) or _deleted(rref)
+            cause = cause or (entry.doubt if entry is not None else None) or _DELETED
             self._exchange.emit(FailFetch(token, cause))
             if entry is not None:
                 self._free(entry)
@@ -317,7 +318,7 @@ class Owners:
             text = f"{_CREATION}: the worker that creates it was lost ({why})"
             cause = Cause(CauseKind.CREATION, text)
         if cause is None and rref[0] == self._exchange.me:
-            cause = _deleted(rref)  # what is made here has its entry from the start
+            cause = _DELETED  # what is made here has its entry from the start
         return cause
 
     def _find(self, rref: GlobalId) -> tuple[_Entry | None, Cause | None]:
@@ -345,7 +346,7 @@ class Owners:
 
     def _end(self, entry: _Entry, fork: GlobalId) -> None:
         self._discard(entry, fork)
-        self._ended.add(fork, _deleted(entry.rref))
+        self._ended.add(fork, _DELETED)
         self._free(entry)
 
     def _fail_fetches(self, entry: _Entry, cause: Cause) -> None:
@@ -363,13 +364,8 @@ class Owners:
             return
         del self._entries[entry.rref]
         if entry.is_settled:
-            self._freed.add(entry.rref, _deleted(entry.rref))
+            self._freed.add(entry.rref, _DELETED)
             self._exchange.emit(FreeValue(entry.rref))
             entry.state = OwnerState.FREED
         elif entry.doubt is not None:
             self._doubted.add(entry.rref, entry.doubt)
-
-
-def _deleted(rref: GlobalId) -> Cause:
-    text = f"RRef {rref[0].hex()[:8]}:{rref[1]} has been deleted: nobody held it any more"
-    return Cause(CauseKind.DELETED, text)

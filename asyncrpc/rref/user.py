@@ -26,6 +26,7 @@ from .values import (
 
 __all__ = ("Users",)
 
+_RELEASED = Cause(CauseKind.DELETED, "RRef has been deleted: it was released here")
 _TOMBSTONES = 1 << 16  # as in owner.py
 
 
@@ -234,7 +235,7 @@ class Users:
         """Return why a reference cannot be used, ``None`` if it can."""
         entry = self._entries.get(fork)
         if entry is None or not entry.handles:
-            return self._ended.get(fork) or _released(fork)
+            return self._ended.get(fork) or _RELEASED
         return entry.cause
 
     def state(self, fork: GlobalId) -> UserState:
@@ -321,14 +322,9 @@ class Users:
         if self._entries.get(fork.fork) is not entry:
             return
         del self._entries[fork.fork]
-        self._ended.add(fork.fork, _released(fork.fork))
+        self._ended.add(fork.fork, _RELEASED)
         if entry.is_known:
             self._notices.delete(fork.owner, fork.rref, fork.fork)
         else:
             self._exchange.emit(Deleted((fork.fork,)))
         entry.state = UserState.RELEASED
-
-
-def _released(fork: GlobalId) -> Cause:
-    text = f"RRef with fork {fork[0].hex()[:8]}:{fork[1]} has been deleted"
-    return Cause(CauseKind.DELETED, text)
