@@ -75,6 +75,8 @@ class _Init:
 
 
 async def _begin(start: Callable[[], Coroutine[Any, Any, RpcAgent]]) -> RpcAgent:
+    if _process.agent is not None and _process.agent.is_orphaned:
+        _process.agent = None
     if _process.agent is not None or _process.is_starting:
         raise AlreadyInitializedError("RPC is already initialized")
     _process.is_starting = True

@@ -58,9 +58,13 @@ def check_timeout(field: str, value: object) -> float:
         raise ValueError(
             f"{field} must be a number of seconds, at least 0 (0 or None: none), got {value!r}"
         )  # noqa: E501 -- the contract says ValueError
-    if math.isnan(value) or value < 0:
+    try:
+        seconds = float(value)
+    except OverflowError:  # an int beyond the largest float
+        seconds = math.copysign(math.inf, value)
+    if math.isnan(seconds) or seconds < 0:
         raise ValueError(f"{field} must be at least 0 seconds (0 or None: none), got {value!r}")
-    return 0.0 if math.isinf(value) else float(value)
+    return 0.0 if math.isinf(seconds) else seconds
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,6 +165,8 @@ class RpcOptions:
             raise ValueError(f"faults must be a FaultPlan or None, got {self.faults!r}")
         if not isinstance(self.allow_faults, bool):
             raise ValueError(f"allow_faults must be True or False, got {self.allow_faults!r}")
+        if self.tls is not None and not isinstance(self.tls, TlsOptions):
+            raise ValueError(f"tls must be TlsOptions or None, got {self.tls!r}")
         self._check_secret()
         self._check_expose()
         self._check_listen()
@@ -202,7 +208,11 @@ class RpcOptions:
             return
         if not isinstance(self.listen, str):
             raise ValueError(f"listen must be an address string or None, got {self.listen!r}")
-        address = Address.parse(self.listen)
+        address = _parsed("listen", self.listen)
+        if address.scheme not in ("tcp", "tls", "unix"):
+            raise ValueError(f"listen must be a tcp, tls or unix address, got {self.listen!r}")
+        if address.scheme == "tls" and self.tls is None:
+            raise ValueError(f"listen at {self.listen!r} needs tls=TlsOptions(…), got None")
         if self.secret == b"" and not address.is_local:
             raise ValueError(
                 f'secret b"" needs a loopback or unix address to listen at, got {address}'
@@ -245,8 +255,15 @@ def _check_init_method(value: object) -> None:
         raise ValueError(
             f"init_method must be env://, tcp://host:port or file:///path, got {value!r}"
         )
-    if value.startswith("tcp://"):
-        Address.parse(value.split("?", 1)[0])
+    if value.startswith("tcp://") and not _parsed("init_method", value).port:
+        raise ValueError(f"init_method must name a port, the same for all workers, got {value!r}")
+
+
+def _parsed(field: str, value: str) -> Address:
+    try:
+        return Address.parse(value)
+    except ValueError as error:
+        raise ValueError(f"{field}: {error}") from None
 
 
 def _check_int(field: str, value: object, least: int, most: int | None = None) -> None:

@@ -305,6 +305,11 @@ class RpcAgent:
         """The settings it was started with."""
         return self._agent.options
 
+    @property
+    def is_orphaned(self) -> bool:
+        """Whether its loop was closed without a shutdown, so that nothing of it works any more."""
+        return self._loop.is_closed()
+
     def get_worker_info(self, name: str | int | WorkerInfo | None = None) -> WorkerInfo:
         """Return who a worker is; see `asyncrpc.get_worker_info`."""
         return self.info if name is None else self._agent.members.route(name).info
