@@ -7,13 +7,14 @@ BIN := $(VENV)/bin
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
 
-.PHONY: help demo test lint format coverage bench clean
+.PHONY: help demo test lint format coverage soak bench clean
 
 help:
 	@echo 'make demo      run the example job on four workers'
 	@echo 'make test      run all tests (PYTEST_ARGS="-m \"not slow\"" for the quick ones)'
 	@echo 'make lint      ruff, formatting, mypy'
 	@echo 'make coverage  run all tests and show what they miss'
+	@echo 'make soak      run many more schedules of calls under cancels and cut links'
 	@echo 'make bench     measure against the limits of the machine and installed peers'
 	@echo 'make clean     remove what the targets above leave behind'
 
@@ -37,6 +38,9 @@ coverage: $(VENV)/.installed-test
 	$(BIN)/coverage run -m pytest $(PYTEST_ARGS)
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
+
+soak: $(VENV)/.installed-test
+	MESH_SEEDS=8 $(BIN)/python -m pytest tests/adversity $(PYTEST_ARGS)
 
 bench: $(VENV)/.installed-bench
 	$(BIN)/python benchmarks/bench_rpc.py $(BENCH_ARGS)

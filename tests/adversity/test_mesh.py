@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import os
 import random
 from typing import Any
 
@@ -21,10 +22,12 @@ from tests.agent.groups import ProxiedNetwork, UnevenNetwork, any_network, at_re
 pytestmark = [pytest.mark.asyncio, pytest.mark.slow, pytest.mark.timeout(120)]
 
 CALLS = 10_000
+SEEDS = int(os.environ.get("MESH_SEEDS", "1"))
+"""Schedules per kind of link: one takes about 10 s; `make soak` runs more."""
 ALLOWED = ("CancelledError", "RpcTimeoutError", "PeerLostError")
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(SEEDS))
 @pytest.mark.parametrize("kind", ["memory", "uneven", "tcp", "proxied"])
 async def test_mesh(kind: str, seed: int) -> None:
     """Every call has its own result or the truth, and all tables are empty in the end."""
