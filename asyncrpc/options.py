@@ -61,7 +61,7 @@ def check_timeout(field: str, value: object) -> float:
     try:
         seconds = float(value)
     except OverflowError:  # an int beyond the largest float
-        seconds = math.copysign(math.inf, value)
+        seconds = math.inf if value > 0 else -math.inf
     if math.isnan(seconds) or seconds < 0:
         raise ValueError(f"{field} must be at least 0 seconds (0 or None: none), got {value!r}")
     return 0.0 if math.isinf(seconds) else seconds

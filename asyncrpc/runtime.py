@@ -193,6 +193,7 @@ class RpcAgent:
 
     async def _close(self, goodbye: str, reason: str, patience: float) -> None:
         running = []
+        self._started.note_end()
         try:
             await self._agent.close(goodbye, reason)
             running = await self._agent.executor.threads.close(patience)

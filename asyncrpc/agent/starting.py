@@ -33,9 +33,9 @@ __all__ = ("Started", "Starter")
 _LINGER = 2.0  # seconds in which others may still learn from our store why the start failed
 _WILDCARDS = ("0.0.0.0", "::")  # noqa: S104 -- looked for, since nobody can connect to them
 
-_starts: weakref.WeakKeyDictionary[object, collections.Counter[str]] = weakref.WeakKeyDictionary()
-"""How often each name was started, by the store it was given, or by `Starter` for the launcher's:
-in a store that outlives groups, the n-th start of a worker meets the n-th of the others."""
+_ends: weakref.WeakKeyDictionary[object, collections.Counter[str]] = weakref.WeakKeyDictionary()
+"""How often a worker of each name has ended, by the store it was given, or by `Starter` for the
+launcher's: in a store that outlives groups, a worker of the n-th group meets the n-th of others."""
 
 
 @dataclasses.dataclass(slots=True)
@@ -47,12 +47,14 @@ class Started:
         link: the store, to be closed with the worker.
         group: the part of the store that is this group's.
         liveness: answers while the loop is blocked, if there is such a thread.
+        note_end: to be called once the worker has ended.
     """
 
     agent: Agent
     link: StoreLink
     group: Store
     liveness: LivenessThread | None
+    note_end: Callable[[], None]
 
 
 class Starter:
@@ -105,13 +107,13 @@ class Starter:
         _check_place(rank, world_size)
         info = WorkerInfo(name or self._environ.get("ASYNCRPC_NAME") or f"worker{rank}", rank)
         secret = load_secret(self._options.secret, self._environ)
-        count = self._count(store, info.name)
+        count, note_end = self._past(store, info.name)
         give_up = time.monotonic() + self._options.init_timeout
         while True:
             link = await self._reach_store(store, rank, secret, give_up - time.monotonic())
             group = scoped(link.store, self._run_id, self._environ, count)
             try:
-                await self._join(make_facade, info, world_size, secret, link, group)
+                await self._join(make_facade, info, world_size, secret, link, group, note_end)
             except StoreConnectionError:
                 await link.close()
                 if store is not None or link.server is not None or time.monotonic() >= give_up:
@@ -122,15 +124,14 @@ class Starter:
             else:
                 return
 
-    def _count(self, store: Store | None, name: str) -> int:
-        """Return which start of this name this is, where the store may remember earlier ones."""
+    def _past(self, store: Store | None, name: str) -> tuple[int, Callable[[], None]]:
+        """Return how many groups of this worker's the store may remember, and how to count one."""
         launched = self._environ.get("LAUNCHER_STORE", "")
         if store is None and not launched:
-            return 0  # served by a worker of the group, so it is as new as the group
-        counter = _starts.setdefault(Starter if store is None else store, collections.Counter())
+            return 0, lambda: None  # served by a worker of the group, so it is as new as the group
+        counter = _ends.setdefault(Starter if store is None else store, collections.Counter())
         key = f"{launched} {self._run_id} {self._environ.get('LAUNCHER_ROUND', '')} {name}"
-        counter[key] += 1
-        return counter[key]
+        return counter[key], lambda: counter.update([key])
 
     async def _reach_store(
         self, store: Store | None, rank: int, secret: bytes, timeout: float
@@ -154,11 +155,12 @@ class Starter:
         secret: bytes,
         link: StoreLink,
         group: Store,
+        note_end: Callable[[], None],
     ) -> None:
         """Listen, publish that, and take the group into use once everybody has."""
         key = run_key(secret, self._run_id)
         agent = self._make_agent(info, key)
-        started = Started(agent, link, group, None)
+        started = Started(agent, link, group, None, note_end)
         try:
             address = await agent.listen(self._listen_address(agent, link))
             if not self._in_memory and isinstance(self._clock, LoopClock):
