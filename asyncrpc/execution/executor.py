@@ -69,7 +69,7 @@ class Executor:
         elif kind is TargetKind.SYNC:
             self._start_thread(call, target, args, kwargs)
         elif kind is TargetKind.INLINE:
-            contextvars.copy_context().run(_run_inline, call, target.function, args, kwargs)
+            contextvars.Context().run(_run_inline, call, target.function, args, kwargs)
         elif kind is TargetKind.ASYNC_EXECUTION:
             self._start_async((call, _await_returned, (target.function, args, kwargs), {}))
         else:
