@@ -57,7 +57,7 @@ def check_timeout(field: str, value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise ValueError(
             f"{field} must be a number of seconds, at least 0 (0 or None: none), got {value!r}"
-        )  # noqa: E501 -- the contract says ValueError
+        )
     try:
         seconds = float(value)
     except OverflowError:  # an int beyond the largest float
@@ -179,7 +179,7 @@ class RpcOptions:
         if self.secret is not None and not isinstance(self.secret, (bytes, Path)):
             raise ValueError(
                 f"secret must be bytes, a Path or None, got {type(self.secret).__name__}"
-            )  # noqa: E501
+            )
         if isinstance(self.secret, bytes) and 0 < len(self.secret) < 16:
             raise ValueError(f"secret must have at least 16 bytes, got {len(self.secret)}")
         if self.secret == b"" and self.expose is None:
@@ -216,7 +216,7 @@ class RpcOptions:
         if self.secret == b"" and not address.is_local:
             raise ValueError(
                 f'secret b"" needs a loopback or unix address to listen at, got {address}'
-            )  # noqa: E501
+            )
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,7 +20,7 @@ class WaitAll:
     """Waits on exit for the calls that this task started inside; raises the first failure.
 
     A failure ends the wait at once: the other calls go on, and their errors are not reported. An
-    error of the body is raised in place of theirs.
+    error of the body is raised in place of theirs. Cancelling the task that waits cancels them all.
     """
 
     def __init__(self) -> None:
@@ -48,12 +48,23 @@ class WaitAll:
             open_scope.reset(self._token)
         for future in self._futures:
             future.add_done_callback(_look_at)
+        if isinstance(error, asyncio.CancelledError):
+            self._cancel()
         if error is not None or not self._futures:
             return
-        done, _ = await asyncio.wait(self._futures, return_when=asyncio.FIRST_EXCEPTION)
+        try:
+            done, _ = await asyncio.wait(self._futures, return_when=asyncio.FIRST_EXCEPTION)
+        except asyncio.CancelledError:
+            self._cancel()
+            raise
         for future in self._futures:
             if future in done:
                 future.result()
+
+    def _cancel(self) -> None:
+        """Cancel the calls: nobody waits for them any more."""
+        for future in self._futures:
+            future.cancel()
 
 
 def _look_at(future: asyncio.Future[Any]) -> None:

@@ -141,7 +141,8 @@ class _Unpickler(pickle.Unpickler):
 
 def _build_pickle(state: DecodeState, node: list[Any]) -> object:
     if not state.policy.allow_pickle:
-        raise MalformedError("a pickle arrived where pickle is off")
+        # an honest peer may have pickle on: the call fails, not the link
+        raise EncodingError("a value came as a pickle, and pickle is off here")
     data = get_data(state, node[1])
     buffers = [state.take_buffer(index) for index in node[2:]]
     unpickler = _Unpickler(io.BytesIO(data), buffers, state.policy)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import gc
+import pathlib
 import threading
 from typing import Any
 
@@ -438,6 +439,31 @@ async def test_wait_all() -> None:
             async with rpc.wait_all():
                 a.rpc_async("worker1", targets.fail, args=("second",))
                 raise KeyError("body")
+
+
+async def test_cancelling_wait_all_cancels_its_calls() -> None:
+    """Whoever gives up a scope gives up the calls in it, in its body or at its end."""
+    async with cluster(2) as (a, b):
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05), rpc.wait_all():
+                a.rpc_async("worker1", targets.sleep, args=(1000,))
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05), rpc.wait_all():
+                a.rpc_async("worker1", targets.sleep, args=(1000,))
+                await asyncio.sleep(1000)
+        await b._agent.wait_idle()
+
+        assert targets.log == ["cancelled", "cancelled"]
+
+
+async def test_a_pickle_fails_its_call_only() -> None:
+    """An argument that needs pickle, sent where pickle is off, fails that call and no other."""
+    options = [rpc.RpcOptions(), rpc.RpcOptions(expose=(targets.sleep, targets.echo))]
+    async with cluster(2, options=options) as (a, _):
+        other = a.rpc_async("worker1", targets.sleep, args=(0.05,))
+        with pytest.raises(rpc.EncodingError, match="pickle is off"):
+            await a.rpc_async("worker1", targets.echo, args=(pathlib.PurePath,))
+        assert await other == "slept"
 
 
 async def test_gather_and_barrier() -> None:

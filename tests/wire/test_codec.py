@@ -104,6 +104,15 @@ class SubOSError(FileNotFoundError):
     pass
 
 
+def in_order(item: object) -> str:
+    """Return a text to sort the items of sets by: repr(), but for sets, whose order varies."""
+    if isinstance(item, frozenset):
+        return f"frozenset {sorted(map(in_order, item))}"
+    if isinstance(item, tuple):
+        return f"tuple {[in_order(part) for part in item]}"
+    return repr(item)
+
+
 def is_same(one: object, other: object) -> bool:
     """Tell whether both are equal and of the same types all the way down."""
     if type(one) is not type(other):
@@ -124,8 +133,7 @@ def is_same(one: object, other: object) -> bool:
     if isinstance(one, dict):
         return is_same(list(one.items()), list(other.items()))  # type: ignore[attr-defined]  # likewise
     if isinstance(one, set | frozenset):
-        key = repr
-        return is_same(sorted(one, key=key), sorted(other, key=key))  # type: ignore[call-overload]  # likewise
+        return is_same(sorted(one, key=in_order), sorted(other, key=in_order))  # type: ignore[call-overload]  # likewise
     if isinstance(one, BaseException):
         return (
             is_same(one.args, other.args)  # type: ignore[attr-defined]  # likewise

@@ -289,7 +289,7 @@ def test_pickle_is_never_loaded_where_it_is_off() -> None:
     """It is a protocol error, whatever is in it."""
     body, buffers = Codec().encode([Opaque(), FailsToLoad()])
 
-    with pytest.raises(RemoteProtocolError, match="pickle is off"):
+    with pytest.raises(EncodingError, match="pickle is off"):
         Codec(allow_pickle=False).decode(body, buffers)
 
 

@@ -195,17 +195,25 @@ def test_forged_structures_raise_only_rpc_errors(root: Any, names: Any) -> None:
         marked_body([mark(Kind.ENUM), 0, "A"], [["builtins:int"]]),
         marked_body([mark(Kind.EXCEPTION), 0, [], {}, {}, None, False], [["builtins:int"]]),
         marked_body([mark(Kind.NAMEDTUPLE), 0], [["builtins:int"]]),
-        marked_body([mark(Kind.PICKLE), b"cos\nsystem\n(S'true'\ntR."]),
         marked_body([mark(Kind.EXTENSION), 1, 2]),
         marked_body([mark(200), 1]),
     ],
-    ids=range(34),
+    ids=range(33),
 )
 def test_malformed_body_is_a_protocol_error(body: bytes) -> None:
     """Truncated, too long, forged, or nested beyond msgpack's own stack."""
     codec = Codec(allow_pickle=False)
     for decode in (codec.decode, codec.decode_call):
         with pytest.raises(RemoteProtocolError):
+            decode(body)
+
+
+def test_pickle_is_not_loaded_where_it_is_off() -> None:
+    """It fails the call that it came for; the link may have honest calls on it."""
+    body = marked_body([mark(Kind.PICKLE), b"cos\nsystem\n(S'true'\ntR."])
+    codec = Codec(allow_pickle=False)
+    for decode in (codec.decode, codec.decode_call):
+        with pytest.raises(EncodingError, match="pickle is off"):
             decode(body)
 
 
