@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import asyncrpc as rpc
-from asyncrpc import api
+from asyncrpc.api import process
 from asyncrpc.store import MemoryStore
 
 OPTIONS = rpc.RpcOptions(secret=b"a secret of the tests")
@@ -50,6 +50,6 @@ def test_after_a_loop_that_died() -> None:
         rpc.run(leave_it())
         rpc.run(leave_it())
     finally:
-        api._process.agent = None
+        process.this_process.agent = None
 
     assert not [t for t in threading.enumerate() if "liveness" in t.name]
