@@ -22,7 +22,7 @@ from asyncrpc.errors import (
     RpcError,
 )
 from asyncrpc.execution import ServedCall, Target, TargetKind, encode_failure
-from asyncrpc.wire import CHUNK_SIZE, ERROR, HEADER, Frame, MessageType
+from asyncrpc.wire import CHUNK_SIZE, ERROR, HEADER, Frame, HeaderMap, MessageType
 
 if TYPE_CHECKING:
     from asyncrpc.agent.agent import Agent
@@ -98,7 +98,7 @@ class Server:
 
     def request(self, frame: Frame) -> None:
         """Serve a call or a notification."""
-        kind, _, depth, ident, function, remaining, _, body, buffers = frame
+        kind, _, depth, ident, function, remaining, meta, body, buffers = frame
         calls = self.calls
         target = self._targets.get(function, _UNRESOLVED)
         deadline = self._now() + remaining if remaining else 0.0
@@ -113,6 +113,8 @@ class Server:
             self._older, self._recent = recent, set()
         if self._early and self._was_cancelled(ident):
             return
+        if meta is not None:
+            call.headers = HeaderMap.decode(meta)
         try:
             if target is _UNRESOLVED:
                 call.target = target = self._resolve(function)

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from asyncrpc.errors import RpcError
 from asyncrpc.execution.functions import Target
 from asyncrpc.identity import WorkerInfo
+from asyncrpc.wire import HeaderMap
 
 __all__ = ("Replier", "ServedCall", "caller", "current_call", "detached", "remaining")
 
@@ -54,6 +55,7 @@ class ServedCall:
         is_done: whether its function has ended.
         task: runs it, if it runs on the loop.
         nested: blocking calls made by the ``def`` that serves it; they end when it is cancelled.
+        headers: what its caller sent beside function and arguments, ``None`` for nothing.
     """
 
     # no __slots__: with defaults in the class fewer attributes are set per call
@@ -61,6 +63,7 @@ class ServedCall:
     is_done = False
     task: asyncio.Task[None] | None = None
     nested: set[asyncio.Future[object]] | None = None
+    headers: HeaderMap | None = None
 
     def __init__(
         self,

@@ -17,6 +17,7 @@ from asyncrpc.wire.frame import (
 )
 from asyncrpc.wire.framing import FrameReader
 from asyncrpc.wire.handshake import Handshake, HandshakeRefused
+from asyncrpc.wire.headermap import HeaderMap
 from asyncrpc.wire.hello import Hello, Purpose
 from asyncrpc.wire.messages import MessageType
 from asyncrpc.wire.registry import TypeRegistry
@@ -35,6 +36,7 @@ __all__ = (
     "FrameReader",
     "Handshake",
     "HandshakeRefused",
+    "HeaderMap",
     "Hello",
     "MessageType",
     "Purpose",
