@@ -240,19 +240,19 @@ class Agent:
         handler = self.handlers.get(frame[0])
         if handler is None:
             raise RemoteProtocolError(f"unexpected message type {frame[0]:#x}")
-        call_id = frame[3]
+        kind, call_id = frame[0], frame[3]
         payload = self.codec.decode(frame[7], frame[8])
         try:
             result = handler(connection.peer, payload)
         except RpcError:
             raise
         except Exception as error:
-            kind = MessageType(frame[0]).name
-            raise RemoteProtocolError(f"{kind} message makes no sense: {error}") from error
+            name = MessageType(kind).name
+            raise RemoteProtocolError(f"{name} message makes no sense: {error}") from error
         if isinstance(result, asyncio.Future):
-            result.add_done_callback(lambda done: _answer_later(connection, call_id, done))
+            result.add_done_callback(lambda done: _answer_later(connection, kind, call_id, done))
         else:
-            connection.server.answer(call_id, result)
+            connection.server.answer(kind, call_id, result)
 
     # -- being idle, for the end of the group
 
@@ -289,14 +289,16 @@ class Agent:
             await asyncio.gather(*[p.fence() for p in loose])
 
 
-def _answer_later(connection: Connection, call_id: int, done: asyncio.Future[object]) -> None:
+def _answer_later(
+    connection: Connection, kind: int, call_id: int, done: asyncio.Future[object]
+) -> None:
     if done.cancelled():
         return
     error = done.exception()
     if error is None:
-        connection.server.answer(call_id, done.result())
+        connection.server.answer(kind, call_id, done.result())
     else:
-        connection.server.refuse(call_id, error)
+        connection.server.refuse(kind, call_id, error)
 
 
 async def _wait_closed(stream: Stream) -> None:

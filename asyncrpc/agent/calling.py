@@ -28,7 +28,7 @@ from asyncrpc.errors import (
 )
 from asyncrpc.execution import ServedCall, current_call, decode_failure, describe
 from asyncrpc.options import UNSET, check_timeout
-from asyncrpc.wire import CHUNK_SIZE, HEADER, MessageType
+from asyncrpc.wire import CALLS, CHUNK_SIZE, HEADER, MessageType
 
 if TYPE_CHECKING:
     from asyncrpc.agent.agent import Agent
@@ -325,7 +325,7 @@ class Caller:
                 f"{limits.max_message_size}"
             )
         out = peer.inflight + peer.waiting
-        is_plain = request.kind == _PYTHON_CALL and not request.depth
+        is_plain = request.kind in CALLS and not request.depth
         if is_plain and limits.on_full == "error" and out >= limits.max_inflight:
             raise ResourceExhaustedError(
                 f"{out} calls to {peer} are in flight, max_inflight is {limits.max_inflight}"

@@ -19,6 +19,7 @@ from asyncrpc.transport import Stream
 from asyncrpc.wire import (
     ERROR,
     HEADER,
+    REPLIES,
     Frame,
     FrameReader,
     Hello,
@@ -38,12 +39,14 @@ _log = logging.getLogger("asyncrpc.connection")
 
 _PYTHON_CALL = int(MessageType.PYTHON_CALL)
 _PYTHON_RET = int(MessageType.PYTHON_RET)
-_NOTIFY = int(MessageType.NOTIFY)
 _CANCEL = int(MessageType.CANCEL)
 _PING = int(MessageType.PING)
 _PONG = int(MessageType.PONG)
 _GOAWAY = int(MessageType.GOAWAY)
 _INTERN = int(MessageType.INTERN)
+
+_SERVED = (int(MessageType.NOTIFY), int(MessageType.SCRIPT_CALL))
+_ANSWERS = frozenset(filter(None, REPLIES.values()))
 
 _MAX_FUNCTIONS = 65_536  # names one peer may intern
 _INTERLEAVED = 8  # transfers that share the link; those behind wait, so that the first get done
@@ -143,7 +146,8 @@ class Connection:
         """Gives the memory for the next bytes: `StreamHandler.get_buffer`."""
         self.server = agent.make_server(self)
         self._handlers = {
-            _NOTIFY: self.server.request,
+            **dict.fromkeys(_ANSWERS, self._on_reply),
+            **dict.fromkeys(_SERVED, self.server.request),
             _CANCEL: self._on_cancel,
             _PING: self._on_ping,
             _PONG: self._on_pong,
@@ -235,7 +239,7 @@ class Connection:
     def _drop_transfer(self, call_id: int) -> bool:
         """Take a request out of the bulk queue; true if none of it was sent."""
         for transfer in self._bulk:
-            is_it = transfer.call == call_id and transfer.kind in (_PYTHON_CALL, _NOTIFY)
+            is_it = transfer.call == call_id and transfer.kind in REPLIES
             if is_it and not transfer.is_finished:
                 self._bulk.remove(transfer)
                 if transfer.is_started:
@@ -250,7 +254,7 @@ class Connection:
             frame = batch[index]
             if frame:
                 _, kind, _, _, call, _, _, _ = HEADER.unpack_from(frame)
-                if call == call_id and kind in (_PYTHON_CALL, _NOTIFY):
+                if call == call_id and kind in REPLIES:
                     batch[index] = b""
                     return True
         return False
@@ -282,7 +286,7 @@ class Connection:
         self.stream.flush_soon()
 
     def handle(self, frames: list[Frame]) -> None:
-        """Dispatch frames by type; replies and calls come first since they are most."""
+        """Dispatch frames by type; plain replies and calls come first since they are most."""
         pending = self._pending
         peer = self.peer
         decode = self._decode
@@ -340,6 +344,19 @@ class Connection:
         _log.warning("closing the connection to %s: %s", self.peer, error)
         self.stream.abort()
         self.stream_closed(error)
+
+    def _on_reply(self, frame: Frame) -> None:
+        """Settle a call: as in `handle`, for the less frequent types."""
+        _, flags, _, call_id, _, _, _, body, buffers = frame
+        future = self._pending.get(call_id)
+        if future is None:
+            return
+        if future.owner is not self.peer:
+            raise RemoteProtocolError("reply to a call of another worker")
+        del self._pending[call_id]
+        if future.counts:
+            self.peer.inflight -= 1
+        self._agent.caller.settle_slowly(future, flags & ERROR, body, buffers)
 
     def _on_cancel(self, frame: Frame) -> None:
         self.server.cancel(frame[3])

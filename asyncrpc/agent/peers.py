@@ -16,7 +16,7 @@ from asyncrpc.agent.dialing import Dialer
 from asyncrpc.agent.pending import RpcFuture
 from asyncrpc.agent.request import Request
 from asyncrpc.errors import Delivery, PeerLostError, RpcError, UnknownWorkerError
-from asyncrpc.wire import HEADER, MessageType, Transfer
+from asyncrpc.wire import CALLS, HEADER, REPLIES, MessageType, Transfer
 
 if TYPE_CHECKING:
     from asyncrpc.agent.agent import Agent
@@ -27,12 +27,7 @@ __all__ = ("Peer", "PeerState")
 
 _log = logging.getLogger("asyncrpc.peer")
 
-_PYTHON_CALL = int(MessageType.PYTHON_CALL)
 _NOTIFY = int(MessageType.NOTIFY)
-# what is sent again over the next link if it never left completely; replies are nobody's any more
-_REQUESTS = (_PYTHON_CALL, _NOTIFY, int(MessageType.GATHER), int(MessageType.DRAIN))
-
-
 _SPARE = 64  # withdrawn entries of a queue that are not worth a pass over it
 
 
@@ -118,7 +113,7 @@ class Peer:
                 queue.popleft()
                 self._withdrawn = max(0, self._withdrawn - 1)
                 continue
-            counts = request.kind == _PYTHON_CALL
+            counts = request.kind in CALLS
             if counts and self._is_full(request):
                 return
             queue.popleft()
@@ -134,10 +129,10 @@ class Peer:
         for request, future in waiting:
             if future is not None and future.done():
                 continue
-            if connection is None or (request.kind == _PYTHON_CALL and not request.depth):
+            if connection is None or (request.kind in CALLS and not request.depth):
                 self.queue.append((request, future))
             else:
-                counts = request.kind == _PYTHON_CALL
+                counts = request.kind in CALLS
                 self._transmit(connection, request, future, counts=counts)
 
     def _is_full(self, request: Request) -> bool:
@@ -253,7 +248,7 @@ class Peer:
                 kind, call_id = message.kind, message.call
             else:
                 _, kind, _, _, call_id, _, _, _ = HEADER.unpack_from(message)
-            if kind in _REQUESTS:
+            if kind in REPLIES:  # a request, to be sent over the next link; replies are nobody's
                 requests[call_id] = Request.take_back(message)
         return requests
 

@@ -22,7 +22,7 @@ from asyncrpc.errors import (
     RpcError,
 )
 from asyncrpc.execution import ServedCall, Target, TargetKind, encode_failure
-from asyncrpc.wire import CHUNK_SIZE, ERROR, HEADER, Frame, HeaderMap, MessageType
+from asyncrpc.wire import CHUNK_SIZE, ERROR, HEADER, REPLIES, Frame, HeaderMap, MessageType
 
 if TYPE_CHECKING:
     from asyncrpc.agent.agent import Agent
@@ -34,12 +34,13 @@ _log = logging.getLogger("asyncrpc.server")
 
 pack_header = HEADER.pack
 _NOTIFY = int(MessageType.NOTIFY)
-_PYTHON_RET = int(MessageType.PYTHON_RET)
 _REMEMBERED = 256  # requests; copies come close behind the first, and every link pays for this
 _EARLY_CANCELS = 4096  # cancels remembered for requests that have not come yet
 _CANCELLED = 4096  # cancelled calls of one link that may be about to end
 _UNRESOLVED = Target(TargetKind.SYNC, callable, "?")
 """Stands for a function that was not looked up yet."""
+_NAMELESS = Target(TargetKind.SYNC, callable, "")
+"""Stands for the function of what is no call."""
 MAX_DEPTH = 64
 """Nested calls are admitted beyond the limit up to this many calls deep, so that a chain of calls
 cannot deadlock on the limit, and a runaway recursion still ends."""
@@ -102,7 +103,7 @@ class Server:
         calls = self.calls
         target = self._targets.get(function, _UNRESOLVED)
         deadline = self._now() + remaining if remaining else 0.0
-        call = ServedCall(self, ident, target, deadline, depth + 1, kind != _NOTIFY)
+        call = ServedCall(self, ident, target, deadline, depth + 1, REPLIES[kind])
         recent = self._recent
         if ident in recent or ident in self._older:
             return  # a copy of a request that was taken in
@@ -161,7 +162,7 @@ class Server:
             self._agent.servers.discard(self)
         self._deadlines.close()
         for call in tuple(self.calls.values()):
-            if call.wants_reply or everything:
+            if call.reply or everything:
                 call.cancel()
 
     # -- Replier
@@ -176,82 +177,90 @@ class Server:
         calls.pop(call.ident, None)
         if not calls and (self.is_closed or self._agent.idle_waiters):
             self._idle()
-        if not call.wants_reply or call.is_cancelled or self.is_closed:
+        reply = call.reply
+        if not reply or call.is_cancelled or self.is_closed:
             return
         try:
             body, buffers = self._encode(value, "result")
             if buffers or len(body) >= self._max_plain:
-                self._send_large(Request(_PYTHON_RET, call.ident, body, buffers))
+                self._send_large(Request(reply, call.ident, body, buffers))
                 return
         except Exception as error:  # noqa: BLE001 -- encoding may run code of the user's classes
-            self._send_failure(call.ident, _encoding_error(error), call.target.name, is_ours=True)
+            self._send_failure(call, _encoding_error(error), is_ours=True)
             return
-        reply = pack_header(len(body), _PYTHON_RET, 0, 0, call.ident, 0, 0, 0.0) + body
+        frame = pack_header(len(body), reply, 0, 0, call.ident, 0, 0, 0.0) + body
         connection = self._connection
         if connection.hook is None:
-            connection.write(reply)
+            connection.write(frame)
         else:
-            connection.send(reply)
+            connection.send(frame)
 
     def fail(self, call: ServedCall, error: BaseException) -> None:
         """Send the error of a call."""
         if self.calls.pop(call.ident, None) is not None and not self.calls:
             self._idle()
-        if not call.wants_reply and not call.is_cancelled:
+        if not call.reply and not call.is_cancelled:
             _log.error("%s, sent by %s, failed", call.target.name, self.caller, exc_info=error)
             return
-        if not call.wants_reply or call.is_cancelled or self.is_closed:
+        if not call.reply or call.is_cancelled or self.is_closed:
             return
         if call.deadline and self._now() >= call.deadline:
             return  # the caller's own time is over: it must not hear of it as an error from here
-        self._send_failure(call.ident, error, call.target.name)
+        self._send_failure(call, error)
 
     # -- control messages
 
-    def answer(self, ident: int, payload: object) -> None:
-        """Send the reply to a control message."""
+    def answer(self, kind: int, ident: int, payload: object) -> None:
+        """Send the reply to a control message of type ``kind``, if it has one."""
+        reply = REPLIES.get(kind, 0)
+        if not reply:
+            return
         try:
             body, buffers = self._encode(payload, "reply")
-            self._send_large(Request(_PYTHON_RET, ident, body, buffers))
+            self._send_large(Request(reply, ident, body, buffers))
         except Exception as error:  # noqa: BLE001 -- as in succeed()
-            self.refuse(ident, _encoding_error(error))
+            self.refuse(kind, ident, _encoding_error(error))
 
-    def refuse(self, ident: int, error: BaseException) -> None:
-        """Send the error of a control message."""
-        self._send_failure(ident, error, "", is_ours=True)
+    def refuse(self, kind: int, ident: int, error: BaseException) -> None:
+        """Send the error of a message of type ``kind``, if it has a reply."""
+        if reply := REPLIES.get(kind, 0):
+            call = ServedCall(self, ident, _NAMELESS, 0.0, 0, reply)
+            self._send_failure(call, error, is_ours=True)
 
-    def failure(self, ident: int, error: BaseException) -> Request:
-        """Return the reply that `refuse` sends."""
-        return self._failure(ident, error, "", is_ours=True)
+    def failure(self, reply: int, ident: int, error: BaseException) -> Request:
+        """Return a reply of type ``reply`` that is an error of the agent itself."""
+        return self._failure(ServedCall(self, ident, _NAMELESS, 0.0, 0, reply), error, is_ours=True)
 
     def _refuse_call(self, call: ServedCall, error: RpcError) -> None:
-        if call.wants_reply:
-            self._send_failure(call.ident, error, call.target.name, is_ours=True)
+        if call.reply:
+            self._send_failure(call, error, is_ours=True)
         else:
             _log.error("a call sent one way by %s was refused: %s", self.caller, error)
 
     def _send_failure(
-        self, ident: int, error: BaseException, function: str, *, is_ours: bool = False
+        self, call: ServedCall, error: BaseException, *, is_ours: bool = False
     ) -> None:
         try:
-            self._send_large(self._failure(ident, error, function, is_ours=is_ours))
+            self._send_large(self._failure(call, error, is_ours=is_ours))
         except Exception as problem:  # noqa: BLE001 -- as in succeed()
             # never silence: nobody else would ever tell the caller
-            _log.warning("cannot send the error of %s as it is: %s", function, problem)
+            _log.warning("cannot send the error of %s as it is: %s", call.target.name, problem)
             text = f"{type(error).__qualname__}, which cannot travel: {problem}"
             plain = RemoteError(text, type_name=type(error).__qualname__, text=text)
-            reply = self._failure(ident, plain, function, is_ours=True)
+            reply = self._failure(call, plain, is_ours=True)
             self._connection.send(reply.frame(0.0))
 
-    def _failure(
-        self, ident: int, error: BaseException, function: str, *, is_ours: bool
-    ) -> Request:
+    def _failure(self, call: ServedCall, error: BaseException, *, is_ours: bool) -> Request:
         agent = self._agent
         payload = encode_failure(
-            error, worker=agent.info.name, function=function, codec=agent.codec, is_ours=is_ours
+            error,
+            worker=agent.info.name,
+            function=call.target.name,
+            codec=agent.codec,
+            is_ours=is_ours,
         )
         body, buffers = self._encode(payload, "error")
-        return Request(_PYTHON_RET, ident, body, buffers, flags=ERROR)
+        return Request(call.reply, call.ident, body, buffers, flags=ERROR)
 
     def _send_large(self, reply: Request) -> None:
         limit = self._agent.options.limits.max_message_size

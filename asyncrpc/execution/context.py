@@ -50,7 +50,7 @@ class ServedCall:
         target: what runs; its ``name`` is that of the function.
         deadline: when it must be over on the agent's clock, 0 for never.
         depth: how many served calls lie below it, itself included; 1 for a direct call.
-        wants_reply: whether the caller waits for an outcome.
+        reply: type of the message that takes the outcome to the caller, 0 if nobody waits for it.
         is_cancelled: whether its caller gave up on it.
         is_done: whether its function has ended.
         task: runs it, if it runs on the loop.
@@ -72,14 +72,14 @@ class ServedCall:
         target: Target,
         deadline: float,
         depth: int,
-        wants_reply: bool,
+        reply: int,
     ) -> None:
         self.replier = replier
         self.ident = ident
         self.target = target
         self.deadline = deadline
         self.depth = depth
-        self.wants_reply = wants_reply
+        self.reply = reply
 
     def remaining(self) -> float | None:
         """Return the seconds left, 0 once cancelled or over, ``None`` without a deadline."""
@@ -134,7 +134,7 @@ def detached() -> Iterator[None]:
     if call is None:
         yield
         return
-    free = ServedCall(call.replier, call.ident, call.target, 0.0, call.depth, wants_reply=False)
+    free = ServedCall(call.replier, call.ident, call.target, 0.0, call.depth, reply=0)
     free.task = call.task
     token = current_call.set(free)
     try:

@@ -19,18 +19,20 @@ from asyncrpc.wire.framing import FrameReader
 from asyncrpc.wire.handshake import Handshake, HandshakeRefused
 from asyncrpc.wire.headermap import HeaderMap
 from asyncrpc.wire.hello import Hello, Purpose
-from asyncrpc.wire.messages import MessageType
+from asyncrpc.wire.messages import CALLS, REPLIES, MessageType
 from asyncrpc.wire.registry import TypeRegistry
 from asyncrpc.wire.transfer import Transfer, allocate_buffer
 
 __all__ = (
     "ABORT",
     "BUFFERS",
+    "CALLS",
     "CHUNK_SIZE",
     "DEDUP",
     "ERROR",
     "FIRST",
     "HEADER",
+    "REPLIES",
     "Codec",
     "Frame",
     "FrameReader",
