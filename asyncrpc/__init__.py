@@ -64,6 +64,7 @@ if TYPE_CHECKING:
     from asyncrpc.options import TlsOptions as TlsOptions
     from asyncrpc.runtime import RpcAgent as RpcAgent
     from asyncrpc.wire import MessageType as MessageType
+    from asyncrpc.wire import register_type as register_type
 
 _HOMES = {
     "agent": "RpcFuture",
@@ -86,7 +87,7 @@ _HOMES = {
     "identity": "WorkerInfo",
     "options": "UNSET FaultyRpcOptions Limits RpcOptions TlsOptions",
     "runtime": "RpcAgent",
-    "wire": "MessageType",
+    "wire": "MessageType register_type",
 }
 _MODULES = ("functions", "store", "testing")
 _MODULE_OF = {name: module for module, names in _HOMES.items() for name in names.split()}

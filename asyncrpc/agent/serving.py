@@ -22,7 +22,16 @@ from asyncrpc.errors import (
     RpcError,
 )
 from asyncrpc.execution import ServedCall, Target, TargetKind, encode_failure
-from asyncrpc.wire import CHUNK_SIZE, ERROR, HEADER, REPLIES, Frame, HeaderMap, MessageType
+from asyncrpc.wire import (
+    CHUNK_SIZE,
+    ERROR,
+    HEADER,
+    REPLIES,
+    Frame,
+    HeaderMap,
+    MessageType,
+    user_types,
+)
 
 if TYPE_CHECKING:
     from asyncrpc.agent.agent import Agent
@@ -257,6 +266,7 @@ class Server:
             worker=agent.info.name,
             function=call.target.name,
             codec=agent.codec,
+            registry=user_types,
             is_ours=is_ours,
         )
         body, buffers = self._encode(payload, "error")

@@ -20,7 +20,7 @@ from asyncrpc.wire.handshake import Handshake, HandshakeRefused
 from asyncrpc.wire.headermap import HeaderMap
 from asyncrpc.wire.hello import Hello, Purpose
 from asyncrpc.wire.messages import CALLS, REPLIES, MessageType
-from asyncrpc.wire.registry import TypeRegistry
+from asyncrpc.wire.registry import TypeRegistry, register_type, user_types
 from asyncrpc.wire.transfer import Transfer, allocate_buffer
 
 __all__ = (
@@ -47,5 +47,7 @@ __all__ = (
     "allocate_buffer",
     "encode_frame",
     "rebuild_exception",
+    "register_type",
     "split_exception",
+    "user_types",
 )
