@@ -331,25 +331,33 @@ def test_modules_and_programs_can_be_run(start: Start, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "args",
+    ("args", "env", "named"),
     [
-        ("missing.py",),
-        ("-m", "missing.module"),
-        ("--no-python", "missing-program"),
-        ("--nproc-per-node=0", "worker.py"),
-        ("--log-dir=worker.py", "worker.py"),
-        ("--rdzv-backend=smoke", "worker.py"),
-        ("--rdzv-endpoint=host:port", "worker.py"),
+        (("missing.py",), {}, "script=missing.py"),
+        (("-m", "missing.module"), {}, "module=missing.module"),
+        (("--no-python", "missing-program"), {}, "program=missing-program"),
+        (("--nproc-per-node=0", "worker.py"), {}, "--nproc-per-node=0"),
+        (("--log-dir=worker.py", "worker.py"), {}, "--log-dir=worker.py"),
+        (("--rdzv-backend=smoke", "worker.py"), {}, "--rdzv-backend='smoke'"),
+        (("worker.py",), {"PET_RDZV_BACKEND": "smoke"}, "PET_RDZV_BACKEND='smoke'"),
+        (("--rdzv_endpoint=host:port", "worker.py"), {}, "--rdzv-endpoint=host:port"),
+        (("worker.py",), {"PET_RDZV_ENDPOINT": "h:99999"}, "PET_RDZV_ENDPOINT=h:99999"),
     ],
 )
 def test_a_usage_error_is_one_line_and_starts_nothing(
-    script: Callable[[str], str], start: Start, tmp_path: Path, args: tuple[str, ...]
+    script: Callable[[str], str],
+    start: Start,
+    tmp_path: Path,
+    args: tuple[str, ...],
+    env: dict[str, str],
+    named: str,
 ) -> None:
-    """Status 2, and no worker has run."""
+    """Status 2, what the user wrote is named, and no worker has run."""
     script("open('ran', 'w')")
-    status, stdout, stderr = finish(start(*args))
+    status, stdout, stderr = finish(start(*args, env=env))
 
     assert (status, stdout, stderr.count("\n")) == (2, "", 1), stderr
+    assert stderr.startswith(f"launcher: {named}: ")
     assert not (tmp_path / "ran").exists()
 
 
