@@ -202,7 +202,13 @@ class Caller:
         peer.submit(request, None, counts=False)
 
     def request(
-        self, peer: Peer, kind: MessageType, payload: object, timeout: float = 0.0
+        self,
+        peer: Peer,
+        kind: MessageType,
+        payload: object,
+        timeout: float = 0.0,
+        *,
+        is_lasting: bool = False,
     ) -> RpcFuture[Any]:
         """Send a control message; the future is its reply's payload.
 
@@ -211,6 +217,8 @@ class Caller:
             kind: type of the message, for which the peer has a handler.
             payload: anything the codec takes.
             timeout: seconds, 0 for none.
+            is_lasting: send it again over the next link until it is answered; its handler may
+                see it twice.
         """
         body, buffers = self._agent.codec.encode(payload, kind.name)
         deadline = self._now() + timeout if timeout else 0.0
@@ -220,9 +228,10 @@ class Caller:
         future.function = kind.name
         future.timeout = timeout
         future.deadline = deadline
-        future.site = future.request = None
+        future.site = None
         future.is_sent = future.counts = future.is_user = False
         request = Request(int(kind), future.call_id, body, buffers, deadline=deadline)
+        future.request = request if is_lasting else None
         self._check(peer, request)
         self.pending[future.call_id] = future
         peer.submit(request, future, counts=False)

@@ -106,6 +106,11 @@ async def all_gather(
 ) -> dict[str, Any]:
     """Exchange one object per worker; every worker of the set must call it.
 
+    The n-th `all_gather` of a worker over a set meets the n-th of the others, and no other; those
+    of `barrier` are counted apart. One that any worker gave up, because its time was over or it
+    was cancelled, has failed for all: those who wait hear of it at once, and those who come later
+    when they come. All of them meet again in the next one.
+
     Args:
         obj: this worker's object.
         worker_names: the set, this worker included; ``None`` for all live members.
@@ -115,7 +120,9 @@ async def all_gather(
         Every worker's object by name, the same on all of them.
 
     Raises:
-        RpcTimeoutError: not all took part in time; names who is missing where it is known.
+        RpcTimeoutError: not all took part in the time that this worker, or another one, gave it;
+            names who is missing, and where they are instead, as far as that is known.
+        RpcError: another worker gave up for another reason (ABORTED).
         PeerLostError: a worker of the set was lost.
         UnknownWorkerError: the set names a worker that is not in the group.
     """

@@ -170,7 +170,8 @@ class RpcAgent:
         timeout: float | None | Unset = UNSET,
     ) -> None:
         """Wait until all workers are here; see `asyncrpc.barrier`."""
-        await self.all_gather(None, worker_names, timeout)
+        seconds = self.get_rpc_timeout() if timeout is UNSET else check_timeout("timeout", timeout)
+        await self._collectives.barrier(worker_names, seconds)
 
     # -- faults
 
