@@ -68,8 +68,7 @@ class Caller:
         self._new_id = itertools.count(1).__next__
         self.pending: dict[int, RpcFuture[Any]] = {}
         """Calls that are out, by id."""
-        self._deadlines = Deadlines(agent.clock, self.pending.__contains__, self._expire)
-        self._watch = self._deadlines.add
+        self._deadlines = Deadlines(agent.clock, self.pending, self._expire)
         self._ids: dict[str, int] = {}
         self._names: list[str] = [""]
         self._plain: dict[object, int] = {}  # ids of functions that carry no arguments of their own
@@ -125,6 +124,7 @@ class Caller:
         future.deadline = deadline
         future.site = (site.f_code, site.f_lasti)
         future.is_user = True
+        future.is_timed = False
         connection = peer.connection
         if served is not None and (served.is_cancelled or 0 < served.deadline <= now):
             _refuse(future, served)
@@ -151,8 +151,8 @@ class Caller:
                 pack_header(len(body), _PYTHON_CALL, 0, depth, call_id, function, 0, remaining)
                 + body
             )
-        if deadline:
-            self._watch(deadline, call_id)
+        if 0 < deadline < self._deadlines.armed:
+            self._deadlines.arm(deadline)
         if served is not None and served.task is None:
             _tie(served, future)
         scope = open_scope.get()
@@ -229,14 +229,14 @@ class Caller:
         future.timeout = timeout
         future.deadline = deadline
         future.site = None
-        future.is_sent = future.counts = future.is_user = False
+        future.is_sent = future.counts = future.is_user = future.is_timed = False
         request = Request(int(kind), future.call_id, body, buffers, deadline=deadline)
         future.request = request if is_lasting else None
         self._check(peer, request)
         self.pending[future.call_id] = future
         peer.submit(request, future, counts=False)
-        if deadline:
-            self._deadlines.add(deadline, future.call_id)
+        if 0 < deadline < self._deadlines.armed:
+            self._deadlines.arm(deadline)
         return future
 
     def name_of(self, function: int) -> str:

@@ -77,7 +77,6 @@ class Server:
         "_recent",
         "_start",
         "_targets",
-        "_watch",
         "agent",
         "calls",
         "caller",
@@ -99,8 +98,7 @@ class Server:
         self.is_closed = False
         self.calls: dict[int, ServedCall] = {}
         """Calls whose function has not ended, by the caller's id."""
-        self._deadlines = Deadlines(agent.clock, self.calls.__contains__, self._expire)
-        self._watch = self._deadlines.add
+        self._deadlines = Deadlines(agent.clock, self.calls, self._expire)
         self._now = agent.clock.time
         self._encode = agent.codec.encode
         self._decode_call = agent.codec.decode_call
@@ -139,8 +137,8 @@ class Server:
             return
         self._agent.served += 1
         calls[ident] = call
-        if deadline:
-            self._watch(deadline, ident)
+        if 0 < deadline < self._deadlines.armed:
+            self._deadlines.arm(deadline)
         self._start(call, target, args, kwargs)
 
     def _was_cancelled(self, ident: int) -> bool:
