@@ -265,6 +265,9 @@ class Connection:
         """Handle the frames that end in ``count`` new bytes."""
         self.is_heard = True
         self.received += count
+        stream = self.stream
+        was_due = stream.is_flush_due
+        stream.is_flush_due = True  # below: what is written until then needs no callback for it
         try:
             frames = self._receive(count)
             if self.hook is not None:
@@ -272,10 +275,11 @@ class Connection:
             self.handle(frames)
         except RpcError as error:
             self.fail(error)
-        if self.stream.batch:
-            self.stream.flush()  # replies of calls that did not have to wait
-        else:
-            self.stream.flush_soon()  # after the tasks that these frames woke, with what they write
+        if stream.batch:
+            stream.flush()  # replies of calls that did not have to wait
+        elif not was_due:
+            stream.is_flush_due = False
+            stream.flush_soon()  # after the tasks that these frames woke, with what they write
 
     def deliver(self, frames: list[Frame]) -> None:
         """Handle frames that the fault hook kept back."""
@@ -299,6 +303,7 @@ class Connection:
                     continue  # cancelled or timed out meanwhile
                 if future.owner is not peer:
                     pending[call_id] = future
+                    future.is_timed = False  # it is the newest entry now: see Deadlines
                     raise RemoteProtocolError("reply to a call of another worker")
                 if future.counts:
                     peer.inflight -= 1

@@ -82,7 +82,8 @@ class Stream(asyncio.BufferedProtocol):
         self._transport = cast("asyncio.Transport", None)
         self.batch: list[bytes] = []
         """What was written and has not been handed to the system; entries may be emptied."""
-        self._is_scheduled = False
+        self.is_flush_due = False
+        """Whether a flush will come anyway: from the loop, or from whoever handles a read."""
         self._is_open = False  # connected, and neither closing nor lost
         self._is_lost = False
         self._error: Exception | None = None
@@ -98,22 +99,22 @@ class Stream(asyncio.BufferedProtocol):
         """
         batch = self.batch
         batch.append(data)
-        if not self._is_scheduled:
-            self._is_scheduled = True
+        if not self.is_flush_due:
+            self.is_flush_due = True
             self._call_soon(self.flush)
         elif len(batch) >= _FULL_BATCH:
             self.flush()
-            self._is_scheduled = True  # it is, for the rest of this turn
+            self.is_flush_due = True  # it is, for the rest of this turn
 
     def flush_soon(self) -> None:
         """Flush after the callbacks that are ready now, with what they write."""
-        if not self._is_scheduled:
-            self._is_scheduled = True
+        if not self.is_flush_due:
+            self.is_flush_due = True
             self._call_soon(self.flush)
 
     def flush(self) -> None:
         """Hand the batch to the transport, unless its buffer is over the limit."""
-        self._is_scheduled = False
+        self.is_flush_due = False
         batch = self.batch
         if not batch:
             return
