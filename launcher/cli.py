@@ -294,6 +294,9 @@ def _run(launch: Launch) -> int:
     with asyncio.Runner() as runner:
         guardian = runner.run(_start_guardian())  # it boots while we import the rest
         import launcher.api  # noqa: F401, PLC0415 -- not on the loop, which it would block
+        from launcher.limits import raise_open_files  # noqa: PLC0415
+
+        raise_open_files()  # now that the guardian has the limit that its workers are to keep
 
         return runner.run(_supervise(launch, guardian))
 

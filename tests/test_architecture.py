@@ -37,7 +37,7 @@ ROWS: dict[str, Sequence[str]] = {
     ),
     "launcher": (
         "errors",
-        "signals target logs",
+        "signals target limits logs",
         "config",
         "events metrics",
         "environment rendezvous",

@@ -162,7 +162,11 @@ class Guardian:
             number, arguments, variables, _encode(cwd), tuple(descriptors)
         )
         self._starting[number] = (process, started, os.fspath(argv[0]), cwd)
-        self._send(message, tuple(descriptors.values()))
+        try:
+            self._send(message, tuple(descriptors.values()))
+        except OSError:  # no copies could be made of the descriptors, and nothing was sent
+            del self._starting[number]
+            raise
         await started
         return process
 
