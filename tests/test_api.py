@@ -519,3 +519,4 @@ async def test_debug_info() -> None:
     assert ("16", "15") == (far["agent.thread_pool_size"], far["agent.num_idle_threads"])
     assert float(near["peer.worker1.rtt"]) >= 0
     assert int(far["agent.bytes_received"]) > 0
+    assert int(near["agent.bytes_sent"]) > int(far["agent.bytes_received"])  # and its handshake

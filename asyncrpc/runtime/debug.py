@@ -25,6 +25,7 @@ def counters(agent: Agent) -> dict[str, str]:
         "agent.calls_served": agent.served,
         "agent.connections": len(links),
         "agent.bytes_received": sum(c.received for c in links),
+        "agent.bytes_sent": sum(c.stream.sent for c in links),
         "agent.loop_lag": f"{agent.detector.lag:.6f}",
     }
     for link in links:

@@ -82,6 +82,8 @@ class Stream(asyncio.BufferedProtocol):
         self._transport = cast("asyncio.Transport", None)
         self.batch: list[bytes] = []
         """What was written and has not been handed to the system; entries may be emptied."""
+        self.sent = 0
+        """Bytes handed to the transport."""
         self.is_flush_due = False
         """Whether a flush will come anyway: from the loop, or from whoever handles a read."""
         self._is_open = False  # connected, and neither closing nor lost
@@ -121,7 +123,9 @@ class Stream(asyncio.BufferedProtocol):
         if self._is_open:
             if self.is_writable:
                 self.batch = []
-                self._transport.write(batch[0] if len(batch) == 1 else b"".join(batch))
+                data = batch[0] if len(batch) == 1 else b"".join(batch)
+                self.sent += len(data)
+                self._transport.write(data)
         elif self._is_lost:  # until then its writer may want to know what never left
             batch.clear()
 
@@ -137,7 +141,9 @@ class Stream(asyncio.BufferedProtocol):
             return
         if self.batch:  # not writable: nothing may overtake it
             self.batch.extend(map(bytes, parts))
-        elif self._is_vectored:
+            return
+        self.sent += sum([memoryview(part).nbytes for part in parts])
+        if self._is_vectored:
             self._transport.writelines(parts)
         else:
             for part in parts:  # the stock loop's writelines() joins
