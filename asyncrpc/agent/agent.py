@@ -143,12 +143,15 @@ class Agent:
         if not task.cancelled() and task.exception() is not None:
             _log.error("%s failed", task.get_name(), exc_info=task.exception())
 
-    async def close(self, goodbye: str, reason: str) -> None:
+    async def close(
+        self, goodbye: str, reason: str, asker: asyncio.Task[object] | None = None
+    ) -> None:
         """Say goodbye, close links, listener and tasks; calls that are out fail. Idempotent.
 
         Args:
             goodbye: ``"left"`` or ``"lost"``, which is how peers record the end.
             reason: what they give as its reason.
+            asker: the task that wants it; a call that is served in it is not cancelled.
         """
         if self.is_closed:
             return
@@ -161,6 +164,7 @@ class Agent:
             link.goaway(goodbye, reason)
             link.stream.close()
         for server in tuple(self.servers):
+            server.release(asker)
             server.close(everything=True)
         self.caller.close(NotInitializedError("the RPC agent was shut down during the call"))
         for peer in self.members.all():

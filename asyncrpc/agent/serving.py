@@ -6,6 +6,7 @@ stops reading: what is above the limit is answered with RESOURCE_EXHAUSTED, NOT_
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections import OrderedDict
 from typing import TYPE_CHECKING
@@ -157,6 +158,12 @@ class Server:
         self._early[ident] = None
         if len(self._early) > _EARLY_CANCELS:
             self._early.popitem(last=False)
+
+    def release(self, task: asyncio.Task[object] | None) -> None:
+        """Let the call that is served in ``task`` go on by itself; its outcome is nobody's."""
+        for ident, call in tuple(self.calls.items()):
+            if task is not None and call.task is task:
+                del self.calls[ident]
 
     def close(self, *, everything: bool = False) -> None:
         """Stop serving calls whose outcome nobody waits for any more: the link is gone.

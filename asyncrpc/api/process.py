@@ -110,6 +110,10 @@ def init_rpc(
 async def shutdown(graceful: bool = True, timeout: float | None = None) -> None:
     """Leave the group. Does nothing when no agent runs.
 
+    A call that is being served ends the worker that serves it, at once with ``graceful=False``: its
+    caller sees that worker lost. A graceful end would wait for the call itself, so the call has to
+    start it as a task of its own and return.
+
     Args:
         graceful: wait until every live worker has called this and no call runs anywhere, nested
             and one-way ones included. Otherwise say so to the peers, who see a lost worker, and
@@ -119,15 +123,17 @@ async def shutdown(graceful: bool = True, timeout: float | None = None) -> None:
     Raises:
         ShutdownTimeoutError: it took longer; names the phase and the workers waited for. All that
             this process holds is closed all the same.
+        RuntimeError: graceful, and awaited by a call that this worker serves.
         ValueError: ``timeout`` is negative or no number.
     """
-    agent = this_process.agent
+    served = current_call.get()
+    agent: RpcAgent | None = this_process.agent if served is None else served.replier.agent
     if agent is None:
         return
     try:
         await agent.shutdown(graceful, timeout)
     finally:
-        if this_process.agent is agent:
+        if this_process.agent is agent and agent.is_closed:
             this_process.agent = None
 
 

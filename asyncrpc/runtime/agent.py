@@ -106,6 +106,11 @@ class RpcAgent:
 
         Cancelling it, or calling it again with ``graceful=False``, ends the wait for the others;
         everything is closed all the same.
+
+        Raises:
+            RuntimeError: graceful, and awaited by a call that this worker serves.
+            ShutdownTimeoutError: it took longer than ``timeout`` seconds.
+            ValueError: ``timeout`` is negative or no number.
         """
         await self._ending.run(graceful, check_timeout("timeout", timeout))
 
@@ -208,6 +213,11 @@ class RpcAgent:
     def options(self) -> RpcOptions:
         """The settings it was started with."""
         return self._agent.options
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether it was shut down."""
+        return self._agent.is_closed
 
     @property
     def is_orphaned(self) -> bool:

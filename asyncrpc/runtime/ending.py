@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from asyncrpc.agent import Drain, Started
 from asyncrpc.discovery import record_key
 from asyncrpc.errors import RpcError, ShutdownTimeoutError, StatusCode
+from asyncrpc.execution import current_call
 from asyncrpc.store import StoreError
 
 __all__ = ("Ending",)
@@ -35,6 +36,7 @@ class Ending:
         self._ending: asyncio.Task[None] | None = None
         self._draining: asyncio.Task[None] | None = None
         self._is_hurried = False
+        self._asker: asyncio.Task[object] | None = None  # may be a served call: not to be cancelled
 
     async def run(self, graceful: bool, timeout: float) -> None:
         """End the worker; the second call waits for the first one's end.
@@ -42,9 +44,15 @@ class Ending:
         Args:
             graceful: wait for the end of all calls in the group; see `asyncrpc.shutdown`.
             timeout: seconds for the whole of it, 0 for no limit.
+
+        Raises:
+            RuntimeError: graceful, and awaited by a call that this worker serves.
         """
+        if graceful and not self._agent.is_closed:
+            self._refuse_to_wait_for_itself()
         is_first = self._ending is None
         if self._ending is None:
+            self._asker = asyncio.current_task()
             self._ending = asyncio.create_task(
                 self._shut_down(graceful, timeout),
                 name=f"asyncrpc {self._agent.info.name}: shutdown",
@@ -61,6 +69,16 @@ class Ending:
             raise
         if is_first:
             self._ending.result()
+
+    def _refuse_to_wait_for_itself(self) -> None:
+        call = current_call.get()
+        if call is None or call.task is not asyncio.current_task():
+            return  # a task of its own may wait for the call that started it
+        if call.replier.agent is self._agent.facade:
+            raise RuntimeError(
+                f"a graceful shutdown waits for all calls, so for {call.target.name} that awaits "
+                "it: start it as a task of its own and return, or pass graceful=False"
+            )
 
     def _stop_draining(self) -> None:
         self._is_hurried = True
@@ -121,7 +139,7 @@ class Ending:
         running = []
         self._started.note_end()
         try:
-            await self._agent.close(goodbye, reason)
+            await self._agent.close(goodbye, reason, self._asker)
             running = await self._agent.executor.threads.close(patience)
         finally:
             if self._started.liveness is not None:

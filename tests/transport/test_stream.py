@@ -184,7 +184,7 @@ async def test_bytes_sent_are_counted() -> None:
     stream.write(b"345")
     stream.flush()
     stream.write(b"67")
-    stream.write_parts([b"8", memoryview(bytearray(16)).cast("d")])
+    stream.write_parts([b"8", memoryview(bytearray(16))])
     stream.pause_writing()
     stream.write(b"waits")
     stream.flush()
