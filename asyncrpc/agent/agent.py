@@ -24,7 +24,7 @@ from asyncrpc.agent.peers import Peer
 from asyncrpc.agent.serving import Server
 from asyncrpc.discovery import Record
 from asyncrpc.errors import NotInitializedError, RemoteProtocolError, RpcError
-from asyncrpc.execution import Executor, FunctionTable
+from asyncrpc.execution import Executor, FunctionTable, TargetKind
 from asyncrpc.faults import FaultPlan
 from asyncrpc.identity import WorkerInfo
 from asyncrpc.observe import Clock
@@ -268,6 +268,15 @@ class Agent:
             or any(server.calls for server in self.servers)
             or any(not c.is_idle for c in self.connections())
             or any(peer.queue for peer in self.members.all())
+        )
+
+    @property
+    def is_computing(self) -> bool:
+        """Whether a plain function runs in a thread that does not wait for a call of its own."""
+        return any(
+            call.target.kind is TargetKind.SYNC and not call.is_done and not call.nested
+            for server in self.servers
+            for call in server.calls.values()
         )
 
     def became_idle(self) -> None:

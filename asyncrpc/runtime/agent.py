@@ -224,6 +224,11 @@ class RpcAgent:
         """Whether its loop was closed without a shutdown, so that nothing of it works any more."""
         return self._loop.is_closed()
 
+    @property
+    def is_computing(self) -> bool:
+        """Whether a plain function runs in its threads that does not itself wait for a call."""
+        return self._agent.is_computing
+
     def get_worker_info(self, name: str | int | WorkerInfo | None = None) -> WorkerInfo:
         """Return who a worker is; see `asyncrpc.get_worker_info`."""
         return self.info if name is None else self._agent.members.route(name).info
