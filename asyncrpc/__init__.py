@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from asyncrpc.faults import Fault as Fault
     from asyncrpc.faults import FaultPlan as FaultPlan
     from asyncrpc.functions import inline as inline
+    from asyncrpc.functions import script as script
     from asyncrpc.identity import WorkerInfo as WorkerInfo
     from asyncrpc.options import UNSET as UNSET
     from asyncrpc.options import FaultyRpcOptions as FaultyRpcOptions
@@ -83,7 +84,7 @@ _HOMES = {
     ),
     "execution": "caller detached remaining",
     "faults": "Fault FaultPlan",
-    "functions": "inline",
+    "functions": "inline script",
     "identity": "WorkerInfo",
     "options": "UNSET FaultyRpcOptions Limits RpcOptions TlsOptions",
     "runtime": "RpcAgent",

@@ -92,7 +92,7 @@ HEAVY = frozenset(["aiohttp", "etcd", "matplotlib", "numpy", "rich", "torch"])
 
 STATEFUL = {
     "asyncrpc.execution.naming": {"_known"},  # a memo
-    "asyncrpc.functions.script": {"scripts"},  # the registry of `script`
+    "asyncrpc.functions.scripting": {"scripts"},  # the registry of `script`
     "asyncrpc.agent.starting": {"_ends"},  # which start of this process it is
     "launcher.rendezvous.registry": {"_registered"},
     "launcher.signals": {"_handled"},  # what the process itself has one of

@@ -85,6 +85,8 @@ class Agent:
         self.network = network
         self.clock = clock
         self.codec = codec
+        self.script_codec = codec.without_pickle()
+        """For the arguments and results of script functions."""
         self.executor = executor
         self.facade = facade
         self.loop = asyncio.get_running_loop()

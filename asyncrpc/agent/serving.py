@@ -44,6 +44,7 @@ _log = logging.getLogger("asyncrpc.server")
 
 pack_header = HEADER.pack
 _NOTIFY = int(MessageType.NOTIFY)
+_SCRIPT_RET = int(MessageType.SCRIPT_RET)
 _REMEMBERED = 256  # requests; copies come close behind the first, and every link pays for this
 _EARLY_CANCELS = 4096  # cancels remembered for requests that have not come yet
 _CANCELLED = 4096  # cancelled calls of one link that may be about to end
@@ -71,6 +72,7 @@ class Server:
         "_decode_call",
         "_early",
         "_encode",
+        "_encode_script",
         "_max_inflight",
         "_max_plain",
         "_now",
@@ -102,6 +104,7 @@ class Server:
         self._deadlines = Deadlines(agent.clock, self.calls, self._expire)
         self._now = agent.clock.time
         self._encode = agent.codec.encode
+        self._encode_script = agent.script_codec.encode
         self._decode_call = agent.codec.decode_call
         self._start = agent.executor.start
 
@@ -195,7 +198,8 @@ class Server:
         if not reply or call.is_cancelled or self.is_closed:
             return
         try:
-            body, buffers = self._encode(value, "result")
+            encode = self._encode if reply != _SCRIPT_RET else self._encode_script
+            body, buffers = encode(value, "result")
             if buffers or len(body) >= self._max_plain:
                 self._send_large(Request(reply, call.ident, body, buffers))
                 return

@@ -13,6 +13,7 @@ import inspect
 import sys
 from collections.abc import Callable, Sequence
 from types import BuiltinFunctionType, FunctionType, MethodType
+from typing import Any
 
 from asyncrpc.errors import (
     Delivery,
@@ -21,9 +22,9 @@ from asyncrpc.errors import (
     PermissionDeniedError,
 )
 from asyncrpc.execution.exposure import Exposure
-from asyncrpc.execution.naming import SCRIPT, Check, FunctionRef, describe, split_name
+from asyncrpc.execution.naming import SCRIPT, FunctionRef, describe, split_name
 from asyncrpc.execution.torch_functions import find_torch
-from asyncrpc.functions import Mark, mark_of, scripts
+from asyncrpc.functions import Mark, ScriptFunction, mark_of, scripts
 
 __all__ = (
     "FunctionRef",
@@ -60,20 +61,12 @@ class TargetKind(enum.Enum):
 class Target:
     """A callable of this worker, ready to be run."""
 
-    __slots__ = ("check", "function", "kind", "name")
+    __slots__ = ("function", "kind", "name")
 
-    def __init__(
-        self,
-        kind: TargetKind,
-        function: Callable[..., object],
-        name: str,
-        check: Check | None = None,
-    ) -> None:
+    def __init__(self, kind: TargetKind, function: Callable[..., object], name: str) -> None:
         self.kind = kind
         self.function = function
         self.name = name
-        self.check = check
-        """Checks the arguments, if it is a script function."""
 
     def __repr__(self) -> str:
         return f"Target({self.kind.name}, {self.name!r})"
@@ -149,8 +142,8 @@ class FunctionTable:
             )
         if self._exposure is not None and not self._exposure.allows(name, function):
             raise self._denied(name)
-        check = None if script is None else script.check
-        return Target(_kind_of(function), function, name, check)
+        kind = _kind_of(function)
+        return Target(kind, function if script is None else _checked(script), name)
 
     def _function(self, name: str) -> Callable[..., object]:
         try:
@@ -211,6 +204,16 @@ class FunctionTable:
         return FunctionNotFoundError(
             f"function not found on worker {self._worker!r}: {text}", delivery=Delivery.EXECUTED
         )
+
+
+def _checked(script: ScriptFunction) -> Callable[..., object]:
+    """Return a script function that checks its arguments: its caller may not know its types."""
+
+    def run(*args: Any, **kwargs: Any) -> object:
+        script.check(args, kwargs)
+        return script.function(*args, **kwargs)
+
+    return run
 
 
 def _kind_of(function: object) -> TargetKind:

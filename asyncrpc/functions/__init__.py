@@ -7,7 +7,7 @@ to import.
 from __future__ import annotations
 
 from asyncrpc.functions.marks import Mark, async_execution, inline, mark_of
-from asyncrpc.functions.script import ScriptFunction, ScriptRegistry, script, script_of, scripts
+from asyncrpc.functions.scripting import ScriptFunction, ScriptRegistry, script, script_of, scripts
 
 __all__ = (
     "Mark",

@@ -69,6 +69,7 @@ class Codec:
     __slots__ = (
         "_encoders",
         "_give_packer",
+        "_given",
         "_max_nesting",
         "_max_object_bytes",
         "_plain_levels",
@@ -99,6 +100,8 @@ class Codec:
         self._uncounted = uncounted_length(max_object_bytes)
         self._shallow = min(max_nesting, self._uncounted)  # bytes: a level takes one at least
         registry = TypeRegistry() if registry is None else registry
+        hooks = tuple(hooks)
+        self._given = (registry, max_nesting, max_object_bytes, hooks)
         self._policy = _make_policy(allow_pickle, registry, hooks, self._travels_lightly)
         self._encoders = make_encoders(self._policy)
         self._registry_version = self._policy.registry.version
@@ -109,6 +112,12 @@ class Codec:
         # collected object, another thread) makes its own.
         self._take_packer = packers.pop
         self._give_packer = packers.append
+
+    def without_pickle(self) -> Codec:
+        """Return a codec of the same types and limits that neither makes nor loads pickles."""
+        if not self._policy.allow_pickle:
+            return self
+        return Codec(False, *self._given)
 
     def encode(self, value: object, path: str = "args") -> tuple[bytes, list[BytesLike]]:
         """Encode one value.

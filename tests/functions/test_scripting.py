@@ -90,11 +90,11 @@ def test_too_many() -> None:
 def test_annotations_may_name_what_comes_later() -> None:
     """They are read at the first call; one that names nothing is said then."""
 
-    @script(name="later")
+    @script(name="names nothing")
     def later(a: Missing) -> None:  # type: ignore[name-defined]  # noqa: F821 -- the point of the test
         """Do nothing."""
 
-    with pytest.raises(TypeError, match="annotation of script function later: name 'Missing'"):
+    with pytest.raises(TypeError, match="function names nothing: name 'Missing'"):
         script_of(later).check((1,), {})  # type: ignore[union-attr]  # it is one
 
 
