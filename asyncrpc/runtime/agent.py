@@ -25,7 +25,7 @@ from asyncrpc.identity import WorkerInfo
 from asyncrpc.observe import Clock, LoopClock
 from asyncrpc.options import UNSET, RpcOptions, Unset, check_timeout
 from asyncrpc.runtime.debug import counters
-from asyncrpc.runtime.ending import Ending
+from asyncrpc.runtime.ending import Ending, warn_if_forgotten
 from asyncrpc.store import Store
 from asyncrpc.transport import Network
 
@@ -42,6 +42,7 @@ class RpcAgent:
         self._collectives = Collectives(agent)
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
+        self._was_shut_down: Callable[[], object] = lambda: None
         self.call = agent.caller.call
         """`rpc_async` with all arguments given; for the module-level function."""
 
@@ -99,7 +100,10 @@ class RpcAgent:
             return made[-1]
 
         await starter.start(make, name, rank, world_size, store)
-        return made[-1]
+        agent = made[-1]
+        if not agent.is_closed:  # by a call that it served already
+            agent._was_shut_down = warn_if_forgotten(agent, agent.info.name)
+        return agent
 
     async def shutdown(self, graceful: bool = True, timeout: float | None = None) -> None:
         """Leave the group; see `asyncrpc.shutdown`.
@@ -112,7 +116,11 @@ class RpcAgent:
             ShutdownTimeoutError: it took longer than ``timeout`` seconds.
             ValueError: ``timeout`` is negative or no number.
         """
-        await self._ending.run(graceful, check_timeout("timeout", timeout))
+        try:
+            await self._ending.run(graceful, check_timeout("timeout", timeout))
+        finally:
+            if self.is_closed:
+                self._was_shut_down()
 
     # -- calls
 

@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+import os
+import warnings
+import weakref
+from collections.abc import Callable, Sequence
 
 from asyncrpc.agent import Drain, Started
 from asyncrpc.discovery import record_key
@@ -15,7 +18,7 @@ from asyncrpc.errors import RpcError, ShutdownTimeoutError, StatusCode
 from asyncrpc.execution import current_call
 from asyncrpc.store import StoreError
 
-__all__ = ("Ending",)
+__all__ = ("Ending", "warn_if_forgotten")
 
 _WITHDRAW = 1.0  # seconds for the last word to the store
 _LINGER = 1.0  # seconds a served store waits for workers that are about to close theirs
@@ -150,3 +153,26 @@ class Ending:
             raise ShutdownTimeoutError(
                 f"functions still run in threads after shutdown: {names}", phase="threads"
             )
+
+
+def warn_if_forgotten(agent: object, name: str) -> Callable[[], object]:
+    """Have a ResourceWarning say so when an agent, or the process, ends without a shutdown.
+
+    Args:
+        agent: what the user holds; not kept alive by this.
+        name: the worker's name.
+
+    Returns:
+        To be called once it was shut down.
+    """
+    return weakref.finalize(agent, _warn_forgotten, name, os.getpid()).detach
+
+
+def _warn_forgotten(name: str, process: int) -> None:
+    if os.getpid() == process:  # not in a fork of it, which has no worker
+        warnings.warn(
+            f"the RPC agent of {name} was not shut down: await asyncrpc.shutdown() before its loop "
+            "ends, or use async with asyncrpc.init_rpc(...)",
+            ResourceWarning,
+            stacklevel=2,
+        )
