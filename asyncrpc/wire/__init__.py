@@ -21,6 +21,7 @@ from asyncrpc.wire.headermap import HeaderMap
 from asyncrpc.wire.hello import Hello, Purpose
 from asyncrpc.wire.messages import CALLS, REPLIES, MessageType
 from asyncrpc.wire.registry import TypeRegistry, register_type, user_types
+from asyncrpc.wire.state import Enclosure
 from asyncrpc.wire.transfer import Transfer, allocate_buffer
 
 __all__ = (
@@ -34,6 +35,7 @@ __all__ = (
     "HEADER",
     "REPLIES",
     "Codec",
+    "Enclosure",
     "Frame",
     "FrameReader",
     "Handshake",
