@@ -29,6 +29,7 @@ from launcher.errors import ProcessFailure, SignalException
 from launcher.limits import MAX_STARTING, explain_shortage
 from launcher.logs import LogsSpecs, WorkerOutput
 from launcher.process.guardian import Exit, GuardedProcess, Guardian
+from launcher.process.leftovers import clear_leftovers, hurry_leftovers
 from launcher.process.result import RunProcsResult
 from launcher.process.termination import KILL_TIMEOUT, Termination
 from launcher.signals import handle_signals
@@ -253,7 +254,7 @@ class ProcessContext(ABC):
         running = [process.exited for process in self._processes.values()]
         if running:
             await asyncio.wait(running, timeout=KILL_TIMEOUT)
-        await self._clear(signal.SIGKILL, 0.0, 0.0)
+        await clear_leftovers(self._guardian, signal.SIGKILL, 0.0, 0.0)
         await self._output.drain(ends_lines=True)
         if self._owns_guardian:
             await self._guardian.close()
@@ -297,26 +298,14 @@ class ProcessContext(ABC):
         stray_grace = min(left, _STRAY_GRACE)
         group_grace = left if self._termination.signalled else stray_grace
         quiet = stray_grace if self._is_success() and not self._is_closing else 0.0
-        await self._clear(self._termination.signum, group_grace, stray_grace, quiet)
-
-    async def _clear(
-        self, signum: signal.Signals, group_grace: float, stray_grace: float, quiet: float = 0.0
-    ) -> None:
-        if self._guardian.lost is not None:
-            return
-        cleared = self._guardian.clear(signum, group_grace, stray_grace, quiet=quiet)
-        limit = quiet + max(group_grace, stray_grace) + KILL_TIMEOUT
-        await asyncio.wait({cleared}, timeout=limit)
-        if not cleared.done():
-            _log.error("guardian %d does not answer", self._guardian.pid)
-            cleared.cancel()
-        elif cleared.exception() is None and cleared.result():
-            _log.error("%d processes left by workers survive SIGKILL", cleared.result())
+        await clear_leftovers(
+            self._guardian, self._termination.signum, group_grace, stray_grace, quiet=quiet
+        )
 
     def _hurry(self) -> None:
         self._termination.hurry()
         if self._is_clearing and not self._supervisor.done():
-            self._guardian.clear(signal.SIGKILL, 0.0, 0.0).add_done_callback(_forget)
+            hurry_leftovers(self._guardian)
 
     async def _wait_for_supervisor(self) -> None:
         await asyncio.wait({self._supervisor})
@@ -383,9 +372,3 @@ def _current_folder() -> str:
         return os.getcwd()
     except FileNotFoundError:
         return ""
-
-
-def _forget(cleared: asyncio.Future[int]) -> None:
-    """Take note of an outcome nobody waits for."""
-    if not cleared.cancelled():
-        cleared.exception()

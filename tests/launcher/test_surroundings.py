@@ -133,10 +133,14 @@ def test_a_report_begins_on_a_line_of_its_own(script: Callable[[str], str], star
     """Also after a worker that did not end its last one."""
     path = script("sys.stderr.write('half'); sys.stdout.write('out'); sys.exit(3)")
     status, stdout, stderr = finish(start("--max-restarts=1", path))
-    again = "launcher: starting all workers again, restart 1 of 1"
+    first, again, second, border = stderr.splitlines()[:4]
 
     assert (status, stdout) == (3, "out\nout\n")
-    assert stderr.splitlines()[:4] == ["half", again, "half", "=" * 60]
+    assert (first, second, border) == ("half", "half", "=" * 60)
+    assert again.startswith("launcher: rank 0 (pid ")
+    assert again.endswith(
+        "exited with status 3; starting all workers again, restart 1 of 1 (0 left)"
+    )
 
 
 def test_a_success_is_passed_on_byte_for_byte(start: Start) -> None:
