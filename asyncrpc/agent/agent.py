@@ -35,7 +35,9 @@ from asyncrpc.wire import Codec, Frame, Handshake, Hello, MessageType, Purpose
 __all__ = ("Agent", "ControlHandler")
 
 _log = logging.getLogger("asyncrpc.agent")
-_CLOSING = 1.0  # seconds for what is being closed: last bytes of a link, clean-up of functions
+# Seconds for what is being closed: last bytes of a link, clean-up of functions. Real ones whatever
+# the clock is: a bound on the system and on user code, with nobody left to move another clock on.
+_CLOSING = 1.0
 
 T = TypeVar("T")
 

@@ -77,7 +77,7 @@ class Starter:
         self._options = options
         self._environ = environ
         self._clock = clock
-        self._network = SocketNetwork(options.tls) if network is None else network
+        self._network = SocketNetwork(options.tls, clock=clock) if network is None else network
         self._in_memory = isinstance(network, MemoryNetwork)
         run_id = options.run_id
         self._run_id = environ.get("TORCHELASTIC_RUN_ID", "") if run_id is None else run_id

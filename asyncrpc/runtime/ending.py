@@ -20,7 +20,9 @@ from asyncrpc.store import StoreError
 
 __all__ = ("Ending", "warn_if_forgotten")
 
-_WITHDRAW = 1.0  # seconds for the last word to the store
+_WITHDRAW = (
+    1.0  # real seconds, as for all that waits for the system, for the last word to the store
+)
 _LINGER = 1.0  # seconds a served store waits for workers that are about to close theirs
 _PATIENCE = 5.0  # seconds for functions in threads that nobody waits for any more
 
