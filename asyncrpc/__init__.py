@@ -56,7 +56,6 @@ if TYPE_CHECKING:
     from asyncrpc.faults import Fault as Fault
     from asyncrpc.faults import FaultPlan as FaultPlan
     from asyncrpc.functions import inline as inline
-    from asyncrpc.functions import script as script
     from asyncrpc.identity import WorkerInfo as WorkerInfo
     from asyncrpc.options import UNSET as UNSET
     from asyncrpc.options import FaultyRpcOptions as FaultyRpcOptions
@@ -65,7 +64,6 @@ if TYPE_CHECKING:
     from asyncrpc.options import TlsOptions as TlsOptions
     from asyncrpc.runtime import RpcAgent as RpcAgent
     from asyncrpc.wire import MessageType as MessageType
-    from asyncrpc.wire import register_type as register_type
 
 _HOMES = {
     "agent": "RpcFuture",
@@ -84,11 +82,11 @@ _HOMES = {
     ),
     "execution": "caller detached remaining",
     "faults": "Fault FaultPlan",
-    "functions": "inline script",
+    "functions": "inline",
     "identity": "WorkerInfo",
     "options": "UNSET FaultyRpcOptions Limits RpcOptions TlsOptions",
     "runtime": "RpcAgent",
-    "wire": "MessageType register_type",
+    "wire": "MessageType",
 }
 _MODULES = ("functions", "store", "testing")
 _MODULE_OF = {name: module for module, names in _HOMES.items() for name in names.split()}

@@ -119,8 +119,7 @@ class Dialer:
         self.is_dialing = True
         try:
             greeter, stream = await self._connect(flags)
-            timeout = agent.options.limits.handshake_timeout
-            hello = await greeter.greet(stream, timeout, agent.clock)
+            hello = await greeter.greet(stream, agent.options.limits.handshake_timeout)
         finally:
             self.is_dialing = False
         if hello.incarnation != peer.record.incarnation:

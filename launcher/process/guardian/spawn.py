@@ -59,10 +59,7 @@ def spawn(
     Returns:
         Process id, errno (0 for success), and whether the errno is about ``cwd``.
     """
-    try:
-        failed, fails = os.pipe()  # closed by a successful exec
-    except OSError as error:
-        return 0, error.errno or 1, False
+    failed, fails = os.pipe()  # closed by a successful exec
     try:
         pid = os.fork()
     except OSError as error:
