@@ -7,11 +7,12 @@ BIN := $(VENV)/bin
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
 
-.PHONY: help demo test lint format coverage soak bench clean
+.PHONY: help demo test torch lint format coverage soak bench clean
 
 help:
 	@echo 'make demo      run the example job on four workers'
 	@echo 'make test      run all tests (PYTEST_ARGS="-m \"not slow\"" for the quick ones)'
+	@echo 'make torch     install torch too, for the tests that need it'
 	@echo 'make lint      ruff, formatting, mypy'
 	@echo 'make coverage  run all tests and show what they miss'
 	@echo 'make soak      run many more schedules of calls under cancels and cut links'
@@ -23,6 +24,10 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+# Tests that need torch are skipped without it. 2.13.0 is the version they are written for.
+torch: $(VENV)/.installed-test
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
 
 lint: $(VENV)/.installed-lint
 	$(BIN)/ruff check

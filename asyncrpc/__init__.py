@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from asyncrpc.faults import Fault as Fault
     from asyncrpc.faults import FaultPlan as FaultPlan
     from asyncrpc.functions import inline as inline
+    from asyncrpc.functions import script as script
     from asyncrpc.identity import WorkerInfo as WorkerInfo
     from asyncrpc.options import UNSET as UNSET
     from asyncrpc.options import FaultyRpcOptions as FaultyRpcOptions
@@ -64,6 +65,7 @@ if TYPE_CHECKING:
     from asyncrpc.options import TlsOptions as TlsOptions
     from asyncrpc.runtime import RpcAgent as RpcAgent
     from asyncrpc.wire import MessageType as MessageType
+    from asyncrpc.wire import register_type as register_type
 
 _HOMES = {
     "agent": "RpcFuture",
@@ -82,11 +84,11 @@ _HOMES = {
     ),
     "execution": "caller detached remaining",
     "faults": "Fault FaultPlan",
-    "functions": "inline",
+    "functions": "inline script",
     "identity": "WorkerInfo",
     "options": "UNSET FaultyRpcOptions Limits RpcOptions TlsOptions",
     "runtime": "RpcAgent",
-    "wire": "MessageType",
+    "wire": "MessageType register_type",
 }
 _MODULES = ("functions", "store", "testing")
 _MODULE_OF = {name: module for module, names in _HOMES.items() for name in names.split()}

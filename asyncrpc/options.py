@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Final, Literal
@@ -159,11 +159,10 @@ class RpcOptions:
         _check_init_method(self.init_method)
         if not isinstance(self.limits, Limits):
             raise ValueError(f"limits must be a Limits, got {self.limits!r}")
-        if self.run_id is not None and not isinstance(self.run_id, str):
-            raise ValueError(f"run_id must be a str or None, got {self.run_id!r}")
+        _check_run_id(self.run_id)
         if self.faults is not None and not isinstance(self.faults, FaultPlan):
             raise ValueError(f"faults must be a FaultPlan or None, got {self.faults!r}")
-        if not isinstance(self.allow_faults, bool):
+        if not isinstance(self.allow_faults, bool):  # 1 and 0 are equal to these
             raise ValueError(f"allow_faults must be True or False, got {self.allow_faults!r}")
         if self.tls is not None and not isinstance(self.tls, TlsOptions):
             raise ValueError(f"tls must be TlsOptions or None, got {self.tls!r}")
@@ -186,7 +185,7 @@ class RpcOptions:
             raise ValueError('secret b"" turns authentication off and needs expose=[…], got None')
 
     def _check_expose(self) -> None:
-        if self.allow_pickle not in (None, True, False):
+        if self.allow_pickle is not None and not isinstance(self.allow_pickle, bool):
             raise ValueError(f"allow_pickle must be True, False or None, got {self.allow_pickle!r}")
         if self.expose is None:
             return
@@ -240,6 +239,9 @@ class FaultyRpcOptions(RpcOptions):
 
     def __post_init__(self) -> None:
         RpcOptions.__post_init__(self)
+        names: object = self.messages_to_fail
+        if isinstance(names, Iterable) and not isinstance(names, str):
+            object.__setattr__(self, "messages_to_fail", tuple(names))  # an iterator is read once
         self.fault_plans()
 
     def fault_plans(self) -> tuple[FaultPlan, ...]:
@@ -251,12 +253,28 @@ class FaultyRpcOptions(RpcOptions):
 
 
 def _check_init_method(value: object) -> None:
-    if not isinstance(value, str) or not value.startswith(("env://", "tcp://", "file:///")):
+    if isinstance(value, str) and value.startswith("tcp://"):
+        if not _parsed("init_method", value).port:
+            raise ValueError(
+                f"init_method must name a port, the same for all workers, got {value!r}"
+            )
+        return
+    is_file = isinstance(value, str) and value.startswith("file:///") and "\0" not in value
+    if value != "env://" and not (is_file and str(value).rpartition("/")[2]):
         raise ValueError(
             f"init_method must be env://, tcp://host:port or file:///path, got {value!r}"
         )
-    if value.startswith("tcp://") and not _parsed("init_method", value).port:
-        raise ValueError(f"init_method must name a port, the same for all workers, got {value!r}")
+
+
+def _check_run_id(value: object) -> None:
+    if value is None:
+        return
+    if not isinstance(value, str):
+        raise ValueError(f"run_id must be a str or None, got {value!r}")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"run_id must be text that UTF-8 can encode, got {value!r}") from error
 
 
 def _parsed(field: str, value: str) -> Address:
@@ -273,5 +291,7 @@ def _check_int(field: str, value: object, least: int, most: int | None = None) -
 
 
 def _check_positive(field: str, value: object) -> None:
-    if check_timeout(field, value) == 0:
-        raise ValueError(f"{field} must be above 0 seconds, got {value!r}")
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ValueError(f"{field} must be a number of seconds, above 0 and finite, got {value!r}")
+    if not check_timeout(field, value):  # which takes infinity for no limit
+        raise ValueError(f"{field} must be above 0 seconds and finite, got {value!r}")

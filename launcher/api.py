@@ -19,7 +19,8 @@ from asyncrpc.secret import NoUserSecretError, load_secret, run_secret
 from launcher.agent import LocalElasticAgent, RunResult, WorkerSpec, WorkerState
 from launcher.config import LaunchConfig, to_signals
 from launcher.errors import ChildFailedError, SignalException, UsageError
-from launcher.logs import DefaultLogsSpecs
+from launcher.limits import check_workers
+from launcher.logs import DefaultLogsSpecs, LogsSpecs
 from launcher.process import Guardian
 from launcher.rendezvous import RendezvousHandler, RendezvousParameters, get_rendezvous_handler
 from launcher.signals import handle_signals
@@ -32,6 +33,8 @@ __all__ = (
     "launch_agent",
     "run_agent",
 )
+
+_STORE_CONNECTIONS = 1  # of each worker that uses the run's store
 
 _logger = logging.getLogger("launcher.api")
 
@@ -160,6 +163,8 @@ async def run_agent(
         OSError: the workers could not be started.
     """
     config = replace(config, run_id=config.run_id or os.urandom(8).hex())
+    logs_specs = config.logs_specs or DefaultLogsSpecs()
+    _check_limits(config, logs_specs)
     secret = _run_secret(config)
     handler = _handler(config, secret)
     agent = LocalElasticAgent(
@@ -171,7 +176,7 @@ async def run_agent(
             args=tuple(args),
             max_restarts=config.max_restarts,
         ),
-        config.logs_specs or DefaultLogsSpecs(),
+        logs_specs,
         log_line_prefix_template=config.log_line_prefix_template,
         shutdown_timeout=config.grace,
         secret=secret,
@@ -219,6 +224,13 @@ def _is_loop_running() -> bool:
     except RuntimeError:
         return False
     return True
+
+
+def _check_limits(config: LaunchConfig, logs_specs: LogsSpecs) -> None:
+    try:
+        check_workers(config.nproc_per_node, logs_specs.descriptors_per_worker + _STORE_CONNECTIONS)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
 
 
 def _run_secret(config: LaunchConfig) -> bytes:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
@@ -59,6 +59,10 @@ class Launch(NamedTuple):
 
     config: LaunchConfig
     target: Target
+    log_dir: str | None
+    """Folder for the logs of the run; ``None``: none was named."""
+    names: Mapping[str, str]
+    """What the user set each field of the configuration by: an option or a variable."""
 
 
 def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Launch:
@@ -75,9 +79,15 @@ def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Launch:
         UsageError: an option or variable breaks its rule.
         SystemExit: help was asked for, and has been printed.
     """
-    arguments = vars(_parser().parse_args(list(argv)))
-    values = {option.field: _value(option, arguments, environ) for option in OPTIONS}
-    command: list[str] = arguments["command"]
+    found, unknown = _parser().parse_known_args(list(argv))
+    if unknown not in ([], ["--"]):
+        raise UsageError(f"unrecognized arguments: {' '.join(unknown)}", _HELP_HINT)
+    arguments = vars(found)
+    names = {option.field: _name(option, arguments, environ) for option in OPTIONS}
+    values = {
+        option.field: _value(option, names[option.field], arguments, environ) for option in OPTIONS
+    }
+    command: list[str] = arguments["command"] or []
     if command[:1] == ["--"]:
         command = command[1:]
     if not command:
@@ -85,13 +95,15 @@ def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Launch:
     if values["module"] and values["no_python"]:
         raise UsageError("--module, --no-python: expected one of them, both given")
     return Launch(
-        config=_config(values, environ),
+        config=_config(values, names, environ),
         target=Target(
             name=command[0],
             args=tuple(command[1:]),
             is_module=values["module"],
             is_python=not values["no_python"],
         ),
+        log_dir=values["log_dir"],
+        names={option.field: names[option.field] for option in OPTIONS if option.parse},
     )
 
 
@@ -104,12 +116,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit status.
     """
+    names: Mapping[str, str] = {}
     try:
         launch = parse(sys.argv[1:] if argv is None else argv, os.environ)
+        names = launch.names
         launch.target.check(os.environ)
+        _prepare_log_dir(launch)
         return _run(launch)
     except UsageError as error:
-        _print(f"launcher: {_line(error)}")
+        _print(f"launcher: {_in_users_words(_line(error), names)}")
         if error.hint:
             _print(f"hint: {error.hint}")
         return _USAGE_STATUS
@@ -158,68 +173,119 @@ def _parser() -> argparse.ArgumentParser:
         parser.add_argument(
             *option.flags, dest=option.field, default=None, help=text.replace("%", "%%"), **extra
         )
-    parser.add_argument(
+    command = parser.add_argument(
         "command",
         nargs=argparse.PARSER,  # one word, then everything after it, options and -- included
         metavar="script",
         help="what every worker runs: a Python script, or a module or program by -m, --no-python",
     )
+    command.required = False  # `parse` misses it, so that a mistyped option is told first
     return parser
 
 
-def _value(option: Option, arguments: Mapping[str, Any], environ: Mapping[str, str]) -> Any:
-    source, text = f"--{option.name}", arguments[option.field]
+def _name(option: Option, arguments: Mapping[str, Any], environ: Mapping[str, str]) -> str:
+    """Return what the user set an option by; the option itself if by nothing."""
+    is_variable = arguments[option.field] is None and option.variable in environ
+    return option.variable if is_variable else f"--{option.name}"
+
+
+def _value(
+    option: Option, name: str, arguments: Mapping[str, Any], environ: Mapping[str, str]
+) -> Any:
+    text = arguments[option.field]
     if text is None:
-        source, text = option.variable, environ.get(option.variable, option.default)
+        text = environ.get(option.variable, option.default)
     if text is None:
         return False if option.parse is None else None
-    return _read(source, text, option.read)
+    return _read(name, text, option.read)
 
 
-def _read(source: str, text: str, read: Any) -> Any:
+def _read(name: str, text: str, read: Any) -> Any:
     try:
         return read(text)
     except ValueError as error:
-        raise UsageError(f"{source}={text}: {error}") from None
+        raise UsageError(f"{name}={text}: {error}") from None
 
 
-def _config(values: Mapping[str, Any], environ: Mapping[str, str]) -> LaunchConfig:
+def _config(
+    values: Mapping[str, Any], names: Mapping[str, str], environ: Mapping[str, str]
+) -> LaunchConfig:
     from launcher.logs import DefaultLogsSpecs, Std  # noqa: PLC0415 -- not needed for --help
 
+    streams = {
+        field: _read(names[field], values[field], Std.from_str) for field in ("redirects", "tee")
+    }
+    _check_ranks(values, names, streams)
     min_nodes, max_nodes = values["nnodes"]
-    try:
-        shutdown_timeout = resolve_shutdown_timeout(values["shutdown_timeout"], environ)
-        logs_specs = DefaultLogsSpecs(
-            log_dir=values["log_dir"],
-            redirects=_read("--redirects", values["redirects"], Std.from_str),
-            tee=_read("--tee", values["tee"], Std.from_str),
-            local_ranks_filter=values["local_ranks_filter"],
-        )
-    except NotADirectoryError:
-        raise UsageError(
-            f"--log-dir={values['log_dir']}: expected a folder, it is a file"
-        ) from None
-    except UsageError:
-        raise
-    except ValueError as error:  # of the variable: the option has been read
-        raise UsageError(str(error)) from None
     try:
         return LaunchConfig(
             min_nodes,
             max_nodes,
             values["nproc_per_node"],
-            logs_specs=logs_specs,
+            logs_specs=DefaultLogsSpecs(
+                log_dir=values["log_dir"],
+                local_ranks_filter=values["local_ranks_filter"],
+                **streams,
+            ),
             run_id=values["rdzv_id"],
             role=values["role"],
             rdzv_backend=values["rdzv_backend"],
             rdzv_endpoint=values["rdzv_endpoint"],
             max_restarts=values["max_restarts"],
             signals_to_handle=values["signals_to_handle"],
-            shutdown_timeout=shutdown_timeout,
+            shutdown_timeout=resolve_shutdown_timeout(values["shutdown_timeout"], environ),
             stdin=values["stdin"],
         )
+    except NotADirectoryError:
+        raise UsageError(
+            f"{names['log_dir']}={values['log_dir']}: expected a folder, it is a file"
+        ) from None
     except ValueError as error:
-        raise UsageError(str(error)) from None
+        raise UsageError(_in_users_words(str(error), names)) from None
+
+
+def _check_ranks(
+    values: Mapping[str, Any], names: Mapping[str, str], streams: Mapping[str, Any]
+) -> None:
+    """Refuse local ranks that no worker has: whoever names one expects something of it."""
+    workers = values["nproc_per_node"]
+    named = {
+        **{field: choice for field, choice in streams.items() if isinstance(choice, dict)},
+        "local_ranks_filter": values["local_ranks_filter"],
+        "stdin": () if values["stdin"] is None else (values["stdin"],),
+    }
+    for field, ranks in named.items():
+        if (rank := max(ranks, default=0)) >= workers:
+            text = values[field] if isinstance(values[field], str) else _listed(ranks)
+            raise UsageError(
+                f"{names[field]}={text}: expected local ranks below "
+                f"{names['nproc_per_node']}={workers}, there is no rank {rank}"
+            )
+
+
+def _listed(ranks: Iterable[int]) -> str:
+    return ",".join(map(str, sorted(ranks)))
+
+
+def _in_users_words(message: str, names: Mapping[str, str]) -> str:
+    """Let a message about a field, "field=value: rule", name what the user set it by."""
+    field, equals, rest = message.partition("=")
+    return f"{names[field]}={rest}" if equals and field in names else message
+
+
+def _prepare_log_dir(launch: Launch) -> None:
+    """Make the folder for logs now, when nothing has been started in vain."""
+    path = launch.log_dir
+    if path is None or path == os.devnull:
+        return
+    name = launch.names["log_dir"]
+    try:
+        os.makedirs(path, exist_ok=True)
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise UsageError(f"{name}={path}: expected a folder that can be made: {why}") from None
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise UsageError(f"{name}={path}: expected a folder that can be written to")
 
 
 def _run(launch: Launch) -> int:
@@ -228,6 +294,9 @@ def _run(launch: Launch) -> int:
     with asyncio.Runner() as runner:
         guardian = runner.run(_start_guardian())  # it boots while we import the rest
         import launcher.api  # noqa: F401, PLC0415 -- not on the loop, which it would block
+        from launcher.limits import raise_open_files  # noqa: PLC0415
+
+        raise_open_files()  # now that the guardian has the limit that its workers are to keep
 
         return runner.run(_supervise(launch, guardian))
 

@@ -299,6 +299,12 @@ def _name(text: str) -> str:
     raise ValueError("expected a name")
 
 
+def _folder(text: str) -> str:
+    if text:
+        return text  # bytes of any kind: `os.fsencode` knows them
+    raise ValueError("expected a folder")
+
+
 OPTIONS: tuple[Option, ...] = (
     Option(
         name="nnodes",
@@ -333,13 +339,7 @@ OPTIONS: tuple[Option, ...] = (
         metavar="ADDRESS",
     ),
     Option("rdzv-id", "name of the run; default: a random one", _text, default="", metavar="ID"),
-    Option(
-        name="role",
-        help="what the workers are; they read it as ROLE_NAME",
-        parse=_name,
-        default="default",
-        metavar="NAME",
-    ),
+    Option("role", "what the workers are; they read it as ROLE_NAME", _name, "default", "NAME"),
     Option(
         name="max-restarts",
         help="how often the whole group may be restarted after a failure",
@@ -372,6 +372,7 @@ OPTIONS: tuple[Option, ...] = (
     Option(
         name="log-dir",
         help="directory for the logs of the run; /dev/null keeps none",
+        parse=_folder,
         metavar="DIR",
     ),
     Option(

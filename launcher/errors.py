@@ -169,6 +169,13 @@ class ProcessFailure:
         except ValueError:
             return NOT_AVAILABLE
 
+    def ending(self) -> str:
+        """Return how it ended, such as "exited with status 3", "was ended by SIGKILL"."""
+        if self.exitcode >= 0:
+            return f"exited with status {self.exitcode}"
+        name = self.signal_name()
+        return f"was ended by {f'signal {-self.exitcode}' if name == NOT_AVAILABLE else name}"
+
     def timestamp_isoformat(self) -> str:
         """Return the timestamp as local time, ISO 8601, to the second."""
         return time.strftime("%Y-%m-%d_%H:%M:%S", time.localtime(self.timestamp))

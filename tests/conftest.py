@@ -16,20 +16,25 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import gc
 import os
 import secrets
-import sys
-import threading
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
-import psutil
 import pytest
 import pytest_asyncio
+
+from asyncrpc.testing import TimeLimitError, time_limit
+from asyncrpc.testing.leaks import (
+    leaks_since,
+    process_line,
+    resource_tracker,
+    settled,
+    snapshot,
+    tasks_left,
+)
+from asyncrpc.testing.stacks import stacks_of
 
 pytest_plugins = ["pytester"]
 
@@ -41,11 +46,6 @@ MARGIN = 5.0
 
 RUN_MARK = "ASYNCRPC_TEST_RUN"
 """Environment variable by which processes started by this run are known, wherever they went."""
-
-SHARED_MEMORY = Path("/dev/shm")
-
-Snapshot = dict[str, frozenset[str]]
-"""Kind of resource -> one readable line for each that is there."""
 
 
 # --- loops
@@ -118,52 +118,13 @@ def limited(
 
     @functools.wraps(function)
     async def run(*args: object, **kwargs: object) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        loop = asyncio.get_running_loop()
-        stacks: list[str] = []
-        timer: asyncio.TimerHandle
-
-        def expire() -> None:
-            nonlocal timer
-            stacks.append(stacks_of(asyncio.all_tasks()))
-            task.cancel()
-            timer = loop.call_later(1.0, expire)  # again, should the test swallow the cancel
-
-        timer = loop.call_later(limit, expire)
         try:
-            await function(*args, **kwargs)
-        finally:
-            timer.cancel()
-            if stacks:
-                pytest.fail(f"still running after {limit:g} s\n{stacks[0]}", pytrace=False)
+            async with time_limit(limit):
+                await function(*args, **kwargs)
+        except TimeLimitError as error:
+            pytest.fail(str(error), pytrace=False)
 
     return run
-
-
-def stacks_of(tasks: set[asyncio.Task[Any]]) -> str:
-    """Return name and stack of each task as text, down to what it waits for."""
-    lines: list[str] = []
-    for task in sorted(tasks, key=asyncio.Task.get_name):
-        lines.append(repr(task))
-        lines += [
-            f'  File "{frame.f_code.co_filename}", line {frame.f_lineno}, in {frame.f_code.co_name}'
-            for frame in frames_of(task.get_coro())
-        ]
-    return "\n".join(lines)
-
-
-def frames_of(awaitable: object) -> Iterator[FrameType]:
-    """Yield the frames of a suspended coroutine and of what it awaits (3.11's stacks show one)."""
-    while awaitable is not None:
-        for prefix in ("cr", "ag", "gi"):
-            if (frame := getattr(awaitable, f"{prefix}_frame", None)) is not None:
-                yield frame
-                inner = "yieldfrom" if prefix == "gi" else "await"
-                awaitable = getattr(awaitable, f"{prefix}_{inner}")
-                break
-        else:
-            return
 
 
 # --- leaks inside the loop
@@ -190,7 +151,7 @@ async def clean_loop() -> AsyncIterator[None]:
 
     yield
 
-    tasks = await tasks_left()
+    tasks = await tasks_left(settle=SETTLE)
     if tasks:
         for task in tasks:
             task.cancel()
@@ -204,15 +165,6 @@ def describe(context: Mapping[str, Any]) -> str:
     return ", ".join(f"{key}={value!r}" for key, value in context.items())
 
 
-async def tasks_left(settle: float = SETTLE) -> set[asyncio.Task[Any]]:
-    """Return the running loop's other tasks that are not done within `settle` seconds."""
-    others = asyncio.all_tasks() - {asyncio.current_task()}
-    if not others:
-        return set()
-    _, pending = await asyncio.wait(others, timeout=settle)
-    return pending
-
-
 # --- leaks of the process
 
 
@@ -223,7 +175,7 @@ def no_process_leaks() -> Iterator[None]:
 
     yield
 
-    left = leaks_since(before)
+    left = leaks_since(before, SETTLE)
     if left:
         pytest.fail("left behind by the test:\n" + "\n".join(left), pytrace=False)
 
@@ -235,113 +187,23 @@ def no_orphans() -> Iterator[None]:
 
     yield
 
-    left = settled(lambda: sorted(marked_processes() - before))
+    left = settled(lambda: sorted(marked_processes() - before), SETTLE)
     if left:
         pytest.fail("processes left behind by the module:\n" + "\n".join(left), pytrace=False)
-
-
-def leaks_since(before: Snapshot, settle: float = SETTLE) -> list[str]:
-    """Return what is there now and was not before, after waiting for it to go away."""
-
-    def left() -> list[str]:
-        now = snapshot()
-        return [
-            f"{kind}: {line}"
-            for kind in now
-            for line in sorted(now[kind] - before[kind])
-            if not (kind == "shared memory" and used_elsewhere(line))
-        ]
-
-    return settled(left, settle)
-
-
-def settled(look: Callable[[], list[str]], settle: float = SETTLE) -> list[str]:
-    """Return what `look` finds, asking again for `settle` seconds as long as it finds something."""
-    found = look()
-    deadline = time.monotonic() + settle
-    while found and time.monotonic() < deadline:
-        gc.collect()
-        time.sleep(0.01)
-        found = look()
-    return found
-
-
-def snapshot() -> Snapshot:
-    """Return what this process holds now."""
-    return {
-        "file descriptor": frozenset(open_descriptors()),
-        "thread": frozenset(f"{thread.name} ({thread.ident})" for thread in threading.enumerate()),
-        "child process": frozenset(child_processes()),
-        "shared memory": frozenset(shared_memory()),
-    }
-
-
-def open_descriptors() -> Iterator[str]:
-    """Yield "number -> target" for each open file descriptor."""
-    exempt = {_resource_tracker()[1]}
-    for name in os.listdir("/proc/self/fd"):
-        with contextlib.suppress(FileNotFoundError):  # the one that listdir itself used
-            if int(name) not in exempt:
-                yield f"{name} -> {os.readlink(f'/proc/self/fd/{name}')}"
-
-
-def child_processes() -> Iterator[str]:
-    """Yield a line for each child, zombies included."""
-    try:
-        # One system call in the usual case: finding no child by walking /proc takes milliseconds.
-        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-    except ChildProcessError:
-        return
-    exempt = _resource_tracker()[0]
-    for child in psutil.Process().children():
-        if child.pid != exempt:
-            yield _process_line(child)
-
-
-def shared_memory() -> Iterator[str]:
-    """Yield the names in /dev/shm, which all processes of the machine share."""
-    for path in SHARED_MEMORY.iterdir() if SHARED_MEMORY.is_dir() else ():
-        yield path.name
-
-
-def used_elsewhere(name: str) -> bool:
-    """Return whether a process that is not of this run has that shared memory mapped."""
-    needle = f"{SHARED_MEMORY / name}\n".encode()
-    ours = {line.split()[0] for line in marked_processes()} | {str(os.getpid())}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and entry.name not in ours:
-            with contextlib.suppress(OSError):
-                if needle in (entry / "maps").read_bytes():
-                    return True
-    return False
 
 
 def marked_processes() -> set[str]:
     """Return a line for each live process that carries this run's mark, but this one."""
     mark = f"{RUN_MARK}={os.environ[RUN_MARK]}".encode()
-    exempt = {os.getpid(), _resource_tracker()[0]}
+    exempt = {os.getpid(), resource_tracker()[0]}
     found = set()
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit() or int(entry.name) in exempt:
             continue
-        with contextlib.suppress(OSError, psutil.Error):
+        with contextlib.suppress(OSError):
             if mark in (entry / "environ").read_bytes().split(b"\0"):
-                found.add(_process_line(psutil.Process(int(entry.name))))
+                found.add(process_line(int(entry.name)))
     return found
-
-
-def _process_line(process: psutil.Process) -> str:
-    command = "?"
-    with contextlib.suppress(psutil.Error):
-        command = " ".join(process.cmdline()) or process.name()
-    return f"{process.pid} {command}"
-
-
-def _resource_tracker() -> tuple[int | None, int | None]:
-    """Return pid and pipe of multiprocessing's tracker: one per process, for its whole life."""
-    module = sys.modules.get("multiprocessing.resource_tracker")
-    tracker = getattr(module, "_resource_tracker", None)
-    return getattr(tracker, "_pid", None), getattr(tracker, "_fd", None)
 
 
 def _is_async(item: pytest.Item) -> bool:

@@ -470,72 +470,6 @@ async def test_alone() -> None:
 # --- options
 
 
-@pytest.mark.parametrize(
-    ("field", "value", "rule"),
-    [
-        ("rpc_timeout", -1, "at least 0"),
-        ("rpc_timeout", float("nan"), "at least 0"),
-        ("rpc_timeout", "5", "number of seconds"),
-        ("num_worker_threads", 0, "at least 1"),
-        ("num_worker_threads", 2.5, "an int"),
-        ("init_method", "http://x", "env://, tcp://"),
-        ("init_method", "tcp://nohost", "host and a port"),
-        ("init_method", "tcp://h:0", "must name a port"),
-        ("init_method", "file://relative", "file:///path"),
-        ("listen", 5, "address string"),
-        ("listen", "nonsense", "tcp://host:port"),
-        ("listen", "memory://x", "tcp, tls or unix"),
-        ("listen", "tls://127.0.0.1:0", "needs tls"),
-        ("listen", "tcp://127.0.0.1:70000", "0 to 65535"),
-        ("listen", "unix://relative", "absolute path"),
-        ("secret", b"short", "at least 16 bytes"),
-        ("secret", "text", "bytes, a Path or None"),
-        ("secret", b"", "needs expose"),
-        ("tls", "cert.pem", "TlsOptions"),
-        ("expose", [1], "functions and modules"),
-        ("allow_pickle", "yes", "True, False or None"),
-        ("limits", {"max_inflight": 1}, "must be a Limits"),
-        ("run_id", 5, "a str"),
-        ("heartbeat_interval", 0, "above 0"),
-        ("heartbeat_interval", -1, "at least 0"),
-        ("heartbeat_misses", 0, "at least 1"),
-        ("init_timeout", 0, "above 0"),
-        ("init_timeout", None, "above 0"),
-    ],
-)
-async def test_bad_option(field: str, value: Any, rule: str) -> None:
-    """A bad option is a ValueError that names field, value and rule."""
-    with pytest.raises(ValueError, match=field) as caught:
-        RpcOptions(**{field: value})
-
-    assert rule in str(caught.value)
-    assert field in {"secret", "expose"} or repr(value) in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("field", "value", "rule"),
-    [
-        ("max_message_size", 0, "at least 1"),
-        ("max_object_bytes", -5, "at least 1"),
-        ("max_nesting", 0, "from 1 to 1000"),
-        ("max_nesting", 1001, "from 1 to 1000"),
-        ("max_inflight", 0, "at least 1"),
-        ("max_inflight", True, "an int"),
-        ("max_queued", -1, "at least 0"),
-        ("max_connections", "many", "an int"),
-        ("on_full", "drop", "'wait' or 'error'"),
-        ("handshake_timeout", 0, "above 0"),
-    ],
-)
-async def test_bad_limit(field: str, value: Any, rule: str) -> None:
-    """A bad limit is a ValueError that names field, value and rule."""
-    with pytest.raises(ValueError, match=field) as caught:
-        rpc.Limits(**{field: value})
-
-    assert rule in str(caught.value)
-    assert repr(value) in str(caught.value)
-
-
 async def test_options_are_values() -> None:
     """Options are frozen, equal by value, and their combinations are checked."""
     with pytest.raises(AttributeError):
@@ -585,3 +519,4 @@ async def test_debug_info() -> None:
     assert ("16", "15") == (far["agent.thread_pool_size"], far["agent.num_idle_threads"])
     assert float(near["peer.worker1.rtt"]) >= 0
     assert int(far["agent.bytes_received"]) > 0
+    assert int(near["agent.bytes_sent"]) > int(far["agent.bytes_received"])  # and its handshake

@@ -37,7 +37,7 @@ ROWS: dict[str, Sequence[str]] = {
     ),
     "launcher": (
         "errors",
-        "signals target logs",
+        "signals target limits logs",
         "config",
         "events metrics",
         "environment rendezvous",
@@ -92,6 +92,7 @@ HEAVY = frozenset(["aiohttp", "etcd", "matplotlib", "numpy", "rich", "torch"])
 
 STATEFUL = {
     "asyncrpc.execution.naming": {"_known"},  # a memo
+    "asyncrpc.functions.scripting": {"scripts"},  # the registry of `script`
     "asyncrpc.agent.starting": {"_ends"},  # which start of this process it is
     "launcher.rendezvous.registry": {"_registered"},
     "launcher.signals": {"_handled"},  # what the process itself has one of

@@ -80,7 +80,8 @@ class Acceptor:
         """Authenticate who connected, and give the link to that peer."""
         agent = self._agent
         try:
-            hello = await greeter.greet(stream, agent.options.limits.handshake_timeout)
+            timeout = agent.options.limits.handshake_timeout
+            hello = await greeter.greet(stream, timeout, agent.clock)
             peer = await agent.members.find(hello)
         except HandshakeRefused as refusal:  # mostly the second of two links opened at once
             _log.debug("refused a connection from %s: %s", stream.peer, refusal)

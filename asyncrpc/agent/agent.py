@@ -24,7 +24,7 @@ from asyncrpc.agent.peers import Peer
 from asyncrpc.agent.serving import Server
 from asyncrpc.discovery import Record
 from asyncrpc.errors import NotInitializedError, RemoteProtocolError, RpcError
-from asyncrpc.execution import Executor, FunctionTable
+from asyncrpc.execution import Executor, FunctionTable, TargetKind
 from asyncrpc.faults import FaultPlan
 from asyncrpc.identity import WorkerInfo
 from asyncrpc.observe import Clock
@@ -35,8 +35,9 @@ from asyncrpc.wire import Codec, Frame, Handshake, Hello, MessageType, Purpose
 __all__ = ("Agent", "ControlHandler")
 
 _log = logging.getLogger("asyncrpc.agent")
-_MOST = 2**32 - 1  # places in flight that the hello can tell
-_CLOSING = 1.0  # seconds for what is being closed: last bytes of a link, clean-up of functions
+# Seconds for what is being closed: last bytes of a link, clean-up of functions. Real ones whatever
+# the clock is: a bound on the system and on user code, with nobody left to move another clock on.
+_CLOSING = 1.0
 
 T = TypeVar("T")
 
@@ -86,6 +87,8 @@ class Agent:
         self.network = network
         self.clock = clock
         self.codec = codec
+        self.script_codec = codec.without_pickle()
+        """For the arguments and results of script functions."""
         self.executor = executor
         self.facade = facade
         self.loop = asyncio.get_running_loop()
@@ -144,12 +147,15 @@ class Agent:
         if not task.cancelled() and task.exception() is not None:
             _log.error("%s failed", task.get_name(), exc_info=task.exception())
 
-    async def close(self, goodbye: str, reason: str) -> None:
+    async def close(
+        self, goodbye: str, reason: str, asker: asyncio.Task[object] | None = None
+    ) -> None:
         """Say goodbye, close links, listener and tasks; calls that are out fail. Idempotent.
 
         Args:
             goodbye: ``"left"`` or ``"lost"``, which is how peers record the end.
             reason: what they give as its reason.
+            asker: the task that wants it; a call that is served in it is not cancelled.
         """
         if self.is_closed:
             return
@@ -162,6 +168,7 @@ class Agent:
             link.goaway(goodbye, reason)
             link.stream.close()
         for server in tuple(self.servers):
+            server.release(asker)
             server.close(everything=True)
         self.caller.close(NotInitializedError("the RPC agent was shut down during the call"))
         for peer in self.members.all():
@@ -225,7 +232,6 @@ class Agent:
             name=self.info.name,
             worker_id=self.info.id,
             flags=flags,
-            max_inflight=min(self.options.limits.max_inflight, _MOST),
         )
         return Handshake(key=self._key, hello=hello, is_client=is_client, authorize=authorize)
 
@@ -242,19 +248,19 @@ class Agent:
         handler = self.handlers.get(frame[0])
         if handler is None:
             raise RemoteProtocolError(f"unexpected message type {frame[0]:#x}")
-        call_id = frame[3]
+        kind, call_id = frame[0], frame[3]
         payload = self.codec.decode(frame[7], frame[8])
         try:
             result = handler(connection.peer, payload)
         except RpcError:
             raise
         except Exception as error:
-            kind = MessageType(frame[0]).name
-            raise RemoteProtocolError(f"{kind} message makes no sense: {error}") from error
+            name = MessageType(kind).name
+            raise RemoteProtocolError(f"{name} message makes no sense: {error}") from error
         if isinstance(result, asyncio.Future):
-            result.add_done_callback(lambda done: _answer_later(connection, call_id, done))
+            result.add_done_callback(lambda done: _answer_later(connection, kind, call_id, done))
         else:
-            connection.server.answer(call_id, result)
+            connection.server.answer(kind, call_id, result)
 
     # -- being idle, for the end of the group
 
@@ -266,6 +272,15 @@ class Agent:
             or any(server.calls for server in self.servers)
             or any(not c.is_idle for c in self.connections())
             or any(peer.queue for peer in self.members.all())
+        )
+
+    @property
+    def is_computing(self) -> bool:
+        """Whether a plain function runs in a thread that does not wait for a call of its own."""
+        return any(
+            call.target.kind is TargetKind.SYNC and not call.is_done and not call.nested
+            for server in self.servers
+            for call in server.calls.values()
         )
 
     def became_idle(self) -> None:
@@ -291,14 +306,16 @@ class Agent:
             await asyncio.gather(*[p.fence() for p in loose])
 
 
-def _answer_later(connection: Connection, call_id: int, done: asyncio.Future[object]) -> None:
+def _answer_later(
+    connection: Connection, kind: int, call_id: int, done: asyncio.Future[object]
+) -> None:
     if done.cancelled():
         return
     error = done.exception()
     if error is None:
-        connection.server.answer(call_id, done.result())
+        connection.server.answer(kind, call_id, done.result())
     else:
-        connection.server.refuse(call_id, error)
+        connection.server.refuse(kind, call_id, error)
 
 
 async def _wait_closed(stream: Stream) -> None:

@@ -9,9 +9,10 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from threading import get_ident
-from types import BuiltinFunctionType, FrameType, FunctionType
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from asyncrpc.agent.function_ids import PLAIN_TYPES, FunctionIds
 from asyncrpc.agent.members import DESTINATIONS
 from asyncrpc.agent.pending import Deadlines, RpcFuture
 from asyncrpc.agent.request import Request
@@ -26,9 +27,9 @@ from asyncrpc.errors import (
     RpcTimeoutError,
     StatusCode,
 )
-from asyncrpc.execution import ServedCall, current_call, decode_failure, describe
+from asyncrpc.execution import ServedCall, current_call, decode_failure
 from asyncrpc.options import UNSET, check_timeout
-from asyncrpc.wire import CHUNK_SIZE, HEADER, MessageType
+from asyncrpc.wire import CALLS, CHUNK_SIZE, HEADER, MessageType
 
 if TYPE_CHECKING:
     from asyncrpc.agent.agent import Agent
@@ -37,9 +38,9 @@ if TYPE_CHECKING:
 __all__ = ("Caller",)
 
 _PYTHON_CALL = int(MessageType.PYTHON_CALL)
+_SCRIPT_CALL = int(MessageType.SCRIPT_CALL)
 _NOTIFY = int(MessageType.NOTIFY)
 _MAX_DEPTH = 255  # one byte of the header
-_PLAIN_TYPES = (FunctionType, BuiltinFunctionType, type)
 pack_header = HEADER.pack
 _LEAST = 1e-6  # seconds; 0 would mean no deadline
 
@@ -59,6 +60,8 @@ class Caller:
         self._thread = get_ident()
         self._now = agent.clock.time
         self._encode_call = agent.codec.encode_call
+        self._encode_script = agent.script_codec.encode_call
+        self._max_inflight = agent.options.limits.max_inflight
         # bytes of arguments from which a call takes the path that looks at their size
         self._max_plain = min(CHUNK_SIZE, agent.options.limits.max_message_size + 1)
         self._routes = agent.members.routes
@@ -67,11 +70,11 @@ class Caller:
         self._new_id = itertools.count(1).__next__
         self.pending: dict[int, RpcFuture[Any]] = {}
         """Calls that are out, by id."""
-        self._deadlines = Deadlines(agent.clock, self.pending.__contains__, self._expire)
-        self._watch = self._deadlines.add
-        self._ids: dict[str, int] = {}
-        self._names: list[str] = [""]
-        self._plain: dict[object, int] = {}  # ids of functions that carry no arguments of their own
+        self._deadlines = Deadlines(agent.clock, self.pending, self._expire)
+        self._functions = FunctionIds()
+        self._names = self._functions.names
+        self._plain = self._functions.plain
+        self._scripts = self._functions.scripts
 
     def call(
         self,
@@ -103,10 +106,13 @@ class Caller:
         if args.__class__ is not tuple:
             args = _as_tuple(args)
         named: Mapping[str, object] | None = _as_dict(kwargs) if kwargs else None
-        function = self._plain.get(func) if func.__class__ in _PLAIN_TYPES else None
+        kind, encode_call = _PYTHON_CALL, self._encode_call
+        function = self._plain.get(func) if func.__class__ in PLAIN_TYPES else None
         if function is None:
-            function, args, named = self._name(func, args, named)
-        body, buffers = self._encode_call(args, named)
+            function, args, named = self._functions.identify(func, args, named)
+            if function in self._scripts:
+                kind, encode_call = _SCRIPT_CALL, self._encode_script
+        body, buffers = encode_call(args, named)
         now = self._now()
         seconds = self.timeout if timeout is UNSET else check_timeout("timeout", timeout)
         deadline = now + seconds if seconds else 0.0
@@ -124,6 +130,7 @@ class Caller:
         future.deadline = deadline
         future.site = (site.f_code, site.f_lasti)
         future.is_user = True
+        future.is_timed = False
         connection = peer.connection
         if served is not None and (served.is_cancelled or 0 < served.deadline <= now):
             _refuse(future, served)
@@ -132,26 +139,25 @@ class Caller:
             or idempotent
             or connection is None
             or peer.queue
-            or (peer.inflight >= peer.limit and not depth)
+            or (peer.inflight >= self._max_inflight and not depth)
             or len(body) >= self._max_plain
             or connection.hook is not None
         ):
-            self._call_slowly(peer, future, function, body, buffers, depth, idempotent)
+            self._call_slowly(peer, future, kind, function, body, buffers, depth, idempotent)
         else:
             # the short path: nothing waits, nothing is kept, one frame goes to the batch
             if function not in connection.announced:
-                connection.announce(function, future.function)
+                connection.announce(function, self.name_of(function))
             future.request = None
             future.is_sent = future.counts = True
             peer.inflight += 1
             self.pending[call_id] = future
             remaining = deadline - now if deadline else 0.0
             connection.write(
-                pack_header(len(body), _PYTHON_CALL, 0, depth, call_id, function, 0, remaining)
-                + body
+                pack_header(len(body), kind, 0, depth, call_id, function, 0, remaining) + body
             )
-        if deadline:
-            self._watch(deadline, call_id)
+        if 0 < deadline < self._deadlines.armed:
+            self._deadlines.arm(deadline)
         if served is not None and served.task is None:
             _tie(served, future)
         scope = open_scope.get()
@@ -163,6 +169,7 @@ class Caller:
         self,
         peer: Peer,
         future: RpcFuture[Any],
+        kind: int,
         function: int,
         body: bytes,
         buffers: Sequence[Any],
@@ -171,7 +178,7 @@ class Caller:
     ) -> None:
         """Send a call that is large, may be sent again, or has to wait."""
         request = Request(
-            _PYTHON_CALL, future.call_id, body, buffers, function=function, depth=depth,
+            kind, future.call_id, body, buffers, function=function, depth=depth,
             deadline=future.deadline,
         )  # fmt: skip
         self._check(peer, request)
@@ -189,10 +196,11 @@ class Caller:
     ) -> None:
         """Send a one-way call; see `asyncrpc.rpc_notify`."""
         peer = self._destination(to)
-        function, args, kwargs = self._name(
+        function, args, kwargs = self._functions.identify(
             func, _as_tuple(args), _as_dict(kwargs) if kwargs else None
         )
-        body, buffers = self._encode_call(args, kwargs)
+        encode = self._encode_script if function in self._scripts else self._encode_call
+        body, buffers = encode(args, kwargs)
         served = current_call.get()
         depth = min(served.depth, _MAX_DEPTH) if served is not None else 0
         request = Request(_NOTIFY, self._new_id(), body, buffers, function=function, depth=depth)
@@ -201,7 +209,13 @@ class Caller:
         peer.submit(request, None, counts=False)
 
     def request(
-        self, peer: Peer, kind: MessageType, payload: object, timeout: float = 0.0
+        self,
+        peer: Peer,
+        kind: MessageType,
+        payload: object,
+        timeout: float = 0.0,
+        *,
+        is_lasting: bool = False,
     ) -> RpcFuture[Any]:
         """Send a control message; the future is its reply's payload.
 
@@ -210,6 +224,8 @@ class Caller:
             kind: type of the message, for which the peer has a handler.
             payload: anything the codec takes.
             timeout: seconds, 0 for none.
+            is_lasting: send it again over the next link until it is answered; its handler may
+                see it twice.
         """
         body, buffers = self._agent.codec.encode(payload, kind.name)
         deadline = self._now() + timeout if timeout else 0.0
@@ -219,19 +235,20 @@ class Caller:
         future.function = kind.name
         future.timeout = timeout
         future.deadline = deadline
-        future.site = future.request = None
-        future.is_sent = future.counts = future.is_user = False
+        future.site = None
+        future.is_sent = future.counts = future.is_user = future.is_timed = False
         request = Request(int(kind), future.call_id, body, buffers, deadline=deadline)
+        future.request = request if is_lasting else None
         self._check(peer, request)
         self.pending[future.call_id] = future
         peer.submit(request, future, counts=False)
-        if deadline:
-            self._deadlines.add(deadline, future.call_id)
+        if 0 < deadline < self._deadlines.armed:
+            self._deadlines.arm(deadline)
         return future
 
     def name_of(self, function: int) -> str:
-        """Return the name behind one of this agent's function ids."""
-        return self._names[function]
+        """Return the name that peers are told for one of this agent's function ids."""
+        return self._functions.wire_name(function)
 
     def user_calls(self) -> list[RpcFuture[Any]]:
         """Return the calls of users that are out."""
@@ -299,21 +316,6 @@ class Caller:
             raise NotInitializedError(NOT_INITIALIZED)
         return self._agent.members.route(to)
 
-    def _name(
-        self, func: object, args: tuple[object, ...], kwargs: Mapping[str, object] | None
-    ) -> tuple[int, tuple[object, ...], Mapping[str, object] | None]:
-        """Return the id of a function, and the call's arguments with those bound to it."""
-        reference = describe(func)
-        ident = self._ids.get(reference.name)
-        if ident is None:
-            ident = self._ids[reference.name] = len(self._names)
-            self._names.append(reference.name)
-        if reference.args or reference.kwargs:
-            return ident, (*reference.args, *args), {**reference.kwargs, **(kwargs or {})}
-        if func.__class__ in _PLAIN_TYPES:
-            self._plain[func] = ident
-        return ident, args, kwargs
-
     def _check(self, peer: Peer, request: Request) -> None:
         """Refuse what is too large, or would wait where nothing may wait."""
         limits = self._agent.options.limits
@@ -323,13 +325,13 @@ class Caller:
                 f"the arguments of {name} have {request.size} bytes, above max_message_size "
                 f"{limits.max_message_size}"
             )
-        out = peer.inflight + peer.waiting - peer.stopping  # those that somebody waits for
-        is_plain = request.kind == _PYTHON_CALL and not request.depth
-        if is_plain and limits.on_full == "error" and out >= peer.limit:
+        out = peer.inflight + peer.waiting
+        is_plain = request.kind in CALLS and not request.depth
+        if is_plain and limits.on_full == "error" and out >= limits.max_inflight:
             raise ResourceExhaustedError(
-                f"{out} calls to {peer} are in flight, max_inflight is {peer.limit}"
+                f"{out} calls to {peer} are in flight, max_inflight is {limits.max_inflight}"
             )
-        if out >= peer.limit + limits.max_queued and (is_plain or peer.waiting):
+        if out >= limits.max_inflight + limits.max_queued and (is_plain or peer.waiting):
             raise ResourceExhaustedError(
                 f"{peer.waiting} calls wait for {peer}, max_queued is {limits.max_queued}"
             )

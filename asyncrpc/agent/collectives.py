@@ -1,19 +1,21 @@
 """`all_gather` and `barrier` over a set of workers.
 
-The worker whose name sorts first collects one object from each and answers all of them with the
-whole. The n-th gather of a worker over one set of names meets the n-th of the others, so several
-may be under way at once and never mix.
+The worker whose name sorts first, the leader, collects one object from each and answers all of them
+with the whole. A member that waits no longer tells the leader, so that nobody waits for a gather
+that cannot complete. `GatherBook` says what that means for the others.
 """
 
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 from collections.abc import Iterable
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
+from asyncrpc.agent.gathering import GatherBook, Round, Settled
 from asyncrpc.agent.peers import Peer, PeerState
-from asyncrpc.errors import Delivery, PeerLostError, RpcTimeoutError
+from asyncrpc.agent.pending import RpcFuture
+from asyncrpc.errors import RpcError, RpcTimeoutError
 from asyncrpc.observe import time_limit
 from asyncrpc.wire import MessageType
 
@@ -22,14 +24,10 @@ if TYPE_CHECKING:
 
 __all__ = ("Collectives",)
 
-
-@dataclasses.dataclass(slots=True, eq=False)
-class _Gathering:
-    """One gather at its leader."""
-
-    names: tuple[str, ...]
-    objects: dict[str, object]
-    waiting: list[asyncio.Future[Any]]
+_JOIN = "join"
+_GIVE_UP = "give up"
+_KINDS = frozenset(("all_gather", "barrier"))
+_ASKING = 0.5  # seconds to hear from the leader who is missing, for the text of an error
 
 
 class Collectives:
@@ -41,8 +39,8 @@ class Collectives:
 
     def __init__(self, agent: Agent) -> None:
         self._agent = agent
-        self._counts: dict[tuple[str, ...], int] = {}
-        self._gatherings: dict[tuple[tuple[str, ...], int], _Gathering] = {}
+        self._counts: dict[Round, int] = {}  # by series: how many were begun
+        self._book: GatherBook[asyncio.Future[Any]] = GatherBook()
         agent.handlers[MessageType.GATHER] = self._on_message
         agent.members.listeners.append(self._on_gone)
 
@@ -50,89 +48,149 @@ class Collectives:
         self, obj: object, worker_names: Iterable[str] | None, timeout: float
     ) -> dict[str, Any]:
         """Return every worker's object by name; see `asyncrpc.all_gather`."""
-        names = self._names(worker_names)
-        leader = self._agent.members.route(names[0])
-        count = self._counts[names] = self._counts.get(names, 0) + 1
-        key = (names, count)
-        request = self._agent.caller.request(leader, MessageType.GATHER, (names, count, obj))
-        try:
-            async with time_limit(self._agent.clock, timeout):
-                objects: dict[str, Any] = await request
-        except TimeoutError as error:
-            raise self._timed_out(key, leader, timeout) from error
-        return objects
+        return await self._take_part("all_gather", obj, worker_names, timeout)
 
-    def _names(self, worker_names: Iterable[str] | None) -> tuple[str, ...]:
+    async def barrier(self, worker_names: Iterable[str] | None, timeout: float) -> None:
+        """Wait until all workers are here; see `asyncrpc.barrier`."""
+        await self._take_part("barrier", None, worker_names, timeout)
+
+    async def _take_part(
+        self, kind: str, obj: object, worker_names: Iterable[str] | None, timeout: float
+    ) -> dict[str, Any]:
+        leader, round_ = self._next(kind, self._members(worker_names))
+        try:
+            message = (_JOIN, tuple(round_), obj)
+            answer = self._agent.caller.request(leader, MessageType.GATHER, message)
+            async with time_limit(self._agent.clock, timeout):
+                return await answer  # type: ignore[no-any-return]  # the leader's dict
+        except TimeoutError as error:
+            if answer.done() and not answer.cancelled():
+                return answer.result()  # type: ignore[no-any-return]  # it came at the last moment
+            missing = await self._ask_who_is_missing(
+                self._give_up(leader, round_, timeout, "timeout")
+            )
+            raise RpcTimeoutError(
+                f"{round_} timed out after {timeout:.2f} seconds, waiting for "
+                f"{missing or f'the answer of {leader}'}",
+                phase="execute",
+            ) from error
+        except BaseException as error:
+            reason = str(error) or type(error).__name__
+            self._give_up(leader, round_, 0.0, reason)
+            raise
+
+    def _members(self, worker_names: Iterable[str] | None) -> list[Peer]:
+        """Return the workers of a set, by name."""
         members = self._agent.members
         if worker_names is None:
-            return tuple(sorted(peer.info.name for peer in members.present()))
-        if isinstance(worker_names, str):
+            peers = members.present()
+        elif isinstance(worker_names, str):
             raise TypeError(f"worker_names must be a collection of names, got {worker_names!r}")
-        names = tuple(sorted({members.route(name).info.name for name in worker_names}))
-        if self._agent.info.name not in names:
-            raise ValueError(
-                f"worker_names must contain the caller {self._agent.info.name}, got {list(names)}"
-            )
-        return names
-
-    def _timed_out(
-        self, key: tuple[tuple[str, ...], int], leader: Peer, timeout: float
-    ) -> RpcTimeoutError:
-        names = key[0]
-        gathering = self._gatherings.get(key)
-        if gathering is None:
-            missing = f"the answer of {leader}"
         else:
-            missing = ", ".join(sorted(set(names) - set(gathering.objects))) or "its answer"
-        return RpcTimeoutError(
-            f"all_gather over {len(names)} workers timed out after {timeout:.2f} seconds, "
-            f"waiting for {missing}",
-            phase="execute",
-            delivery=Delivery.UNKNOWN,
-        )
+            peers = [*{members.route(name) for name in worker_names}]
+        peers.sort(key=lambda peer: peer.info.name)
+        if not any(peer.info == self._agent.info for peer in peers):
+            names = [peer.info.name for peer in peers]
+            raise ValueError(
+                f"worker_names must contain the caller {self._agent.info.name}, got {names}"
+            )
+        return peers
+
+    def _next(self, kind: str, peers: list[Peer]) -> tuple[Peer, Round]:
+        """Return the leader of a new gather, and the gather's name."""
+        names = tuple(peer.info.name for peer in peers)
+        incarnations = sha256(b"".join(peer.record.incarnation for peer in peers))
+        series = Round(kind, names, incarnations.digest()[:16], 0)
+        number = self._counts[series] = self._counts.get(series, 0) + 1
+        return peers[0], series._replace(number=number)
+
+    def _give_up(
+        self, leader: Peer, round_: Round, timeout: float, reason: str
+    ) -> RpcFuture[str] | None:
+        """Tell the leader that this worker waits no longer; it answers who has not come."""
+        if self._agent.is_closed or leader.state is not PeerState.PRESENT:
+            return None
+        message = (_GIVE_UP, tuple(round_), (timeout, reason))
+        try:
+            told = self._agent.caller.request(leader, MessageType.GATHER, message, is_lasting=True)
+        except RpcError:
+            return None  # too many messages wait for the leader
+        told.add_done_callback(_seen)
+        return told
+
+    async def _ask_who_is_missing(self, told: RpcFuture[str] | None) -> str:
+        if told is None:
+            return ""
+        try:
+            async with time_limit(self._agent.clock, _ASKING):
+                return await asyncio.shield(told)
+        except (TimeoutError, RpcError):
+            return ""
 
     # -- the leader
 
-    def _on_message(self, peer: Peer, payload: Any) -> asyncio.Future[Any]:
-        names, count, obj = payload
-        if type(names) is not tuple or type(count) is not int or peer.info.name not in names:
-            raise ValueError(f"gather over {names!r:.100}, number {count!r:.20}")
+    def _on_message(self, peer: Peer, payload: Any) -> object:
+        verb, key, value = payload
+        round_ = _checked(Round(*key))
+        name = peer.info.name
+        if name not in round_.names:
+            raise ValueError(f"{round_} without its sender")
+        if verb == _JOIN:
+            return self._join(round_, name, value)
+        if verb == _GIVE_UP:
+            missing, settled = self._book.give_up(round_, name, float(value[0]), str(value[1]))
+            _tell(settled)
+            return missing
+        raise ValueError(f"unknown gather message {verb!r:.100}")
+
+    def _join(self, round_: Round, name: str, obj: object) -> asyncio.Future[Any]:
         done: asyncio.Future[Any] = self._agent.loop.create_future()
-        gathering = self._gatherings.setdefault((names, count), _Gathering(names, {}, []))
-        gathering.objects[peer.info.name] = obj
-        gathering.waiting.append(done)
-        gone = [p for p in self._agent.members.all() if p.state is not PeerState.PRESENT]
-        for lost in gone:
-            self._check_gone(lost)
-        self._watch(gathering)
-        if len(gathering.objects) == len(names):
-            self._gatherings.pop((names, count), None)
-            ordered = {name: gathering.objects[name] for name in names}
-            for future in gathering.waiting:
-                if not future.done():
-                    future.set_result(ordered)
+        is_new = not self._book.is_open(round_)
+        _tell(self._book.join(round_, name, obj, done))
+        if is_new and not done.done():
+            self._look_after(round_)
         return done
 
-    def _watch(self, gathering: _Gathering) -> None:
-        """Have a link to each worker that is waited for, so that its death is noticed."""
-        for name in set(gathering.names).difference(gathering.objects):
-            other = self._agent.members.known(name)
-            if other is not None:
-                other.connect()
+    def _look_after(self, round_: Round) -> None:
+        """Have a link to each member, so that its death is noticed; end it for one gone already."""
+        for name in round_.names:
+            member = self._agent.members.known(name)
+            if member is None:
+                continue  # it knows this worker before this worker knows it
+            if member.state is not PeerState.PRESENT:
+                _tell(self._book.lost(round_, name, member.reason))
+                return
+            member.connect()
 
     def _on_gone(self, peer: Peer) -> None:
-        self._check_gone(peer)
+        for settled in self._book.gone(peer.info.name, peer.reason):
+            _tell(settled)
 
-    def _check_gone(self, peer: Peer) -> None:
-        """Fail the gathers that a worker that is gone can no longer take part in."""
-        for key, gathering in tuple(self._gatherings.items()):
-            if peer.info.name in gathering.names and peer.info.name not in gathering.objects:
-                del self._gatherings[key]
-                for future in gathering.waiting:
-                    if not future.done():
-                        future.set_exception(
-                            PeerLostError(
-                                f"all_gather cannot complete: {peer} is gone: {peer.reason}"
-                            )
-                        )
-                        future.exception()  # seen, should nobody be left to be told
+
+def _checked(round_: Round) -> Round:
+    """Refuse what no member would send."""
+    kind, names, group, number = round_
+    fits = type(names) is tuple and type(group) is bytes and type(number) is int
+    if kind not in _KINDS or not fits:
+        raise ValueError(f"{kind!r:.20} over {names!r:.100}, number {number!r:.20}")
+    return round_
+
+
+def _tell(settled: Settled[asyncio.Future[Any]] | None) -> None:
+    """Answer those who wait for a gather that is over."""
+    if settled is None:
+        return
+    for future in settled.waiting:
+        if future.done():
+            continue
+        if isinstance(settled.outcome, RpcError):
+            future.set_exception(settled.outcome)
+            future.exception()  # seen, should nobody be left to be told
+        else:
+            future.set_result(settled.outcome)
+
+
+def _seen(told: asyncio.Future[str]) -> None:
+    """Let it fail unheard: then the leader is gone, which ends the gather too."""
+    if not told.cancelled():
+        told.exception()

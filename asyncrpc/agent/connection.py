@@ -19,6 +19,7 @@ from asyncrpc.transport import Stream
 from asyncrpc.wire import (
     ERROR,
     HEADER,
+    REPLIES,
     Frame,
     FrameReader,
     Hello,
@@ -38,13 +39,14 @@ _log = logging.getLogger("asyncrpc.connection")
 
 _PYTHON_CALL = int(MessageType.PYTHON_CALL)
 _PYTHON_RET = int(MessageType.PYTHON_RET)
-_NOTIFY = int(MessageType.NOTIFY)
 _CANCEL = int(MessageType.CANCEL)
 _PING = int(MessageType.PING)
 _PONG = int(MessageType.PONG)
-_CANCELLED = int(MessageType.CANCELLED)
 _GOAWAY = int(MessageType.GOAWAY)
 _INTERN = int(MessageType.INTERN)
+
+_SERVED = (int(MessageType.NOTIFY), int(MessageType.SCRIPT_CALL))
+_ANSWERS = frozenset(filter(None, REPLIES.values()))
 
 _MAX_FUNCTIONS = 65_536  # names one peer may intern
 _INTERLEAVED = 8  # transfers that share the link; those behind wait, so that the first get done
@@ -144,9 +146,9 @@ class Connection:
         """Gives the memory for the next bytes: `StreamHandler.get_buffer`."""
         self.server = agent.make_server(self)
         self._handlers = {
-            _NOTIFY: self.server.request,
+            **dict.fromkeys(_ANSWERS, self._on_reply),
+            **dict.fromkeys(_SERVED, self.server.request),
             _CANCEL: self._on_cancel,
-            _CANCELLED: self._on_cancelled,
             _PING: self._on_ping,
             _PONG: self._on_pong,
             _GOAWAY: self._on_goaway,
@@ -184,10 +186,9 @@ class Connection:
         Returns:
             Whether it never reached the socket, so that it cannot have run.
         """
-        is_unsent = self._drop_transfer(call_id) or self._unwrite(call_id)
-        if self.hook is not None:  # which may have let a copy of it go
-            is_unsent = self.hook.withdraw(self, call_id)
-        if is_unsent:
+        if self._drop_transfer(call_id) or self._unwrite(call_id):
+            return True
+        if self.hook is not None and self.hook.withdraw(self, call_id):
             return True
         self.send(encode_frame(_CANCEL, call_id))
         return False
@@ -238,7 +239,7 @@ class Connection:
     def _drop_transfer(self, call_id: int) -> bool:
         """Take a request out of the bulk queue; true if none of it was sent."""
         for transfer in self._bulk:
-            is_it = transfer.call == call_id and transfer.kind in (_PYTHON_CALL, _NOTIFY)
+            is_it = transfer.call == call_id and transfer.kind in REPLIES
             if is_it and not transfer.is_finished:
                 self._bulk.remove(transfer)
                 if transfer.is_started:
@@ -253,7 +254,7 @@ class Connection:
             frame = batch[index]
             if frame:
                 _, kind, _, _, call, _, _, _ = HEADER.unpack_from(frame)
-                if call == call_id and kind in (_PYTHON_CALL, _NOTIFY):
+                if call == call_id and kind in REPLIES:
                     batch[index] = b""
                     return True
         return False
@@ -264,6 +265,9 @@ class Connection:
         """Handle the frames that end in ``count`` new bytes."""
         self.is_heard = True
         self.received += count
+        stream = self.stream
+        was_due = stream.is_flush_due
+        stream.is_flush_due = True  # below: what is written until then needs no callback for it
         try:
             frames = self._receive(count)
             if self.hook is not None:
@@ -271,10 +275,11 @@ class Connection:
             self.handle(frames)
         except RpcError as error:
             self.fail(error)
-        if self.stream.batch:
-            self.stream.flush()  # replies of calls that did not have to wait
-        else:
-            self.stream.flush_soon()  # after the tasks that these frames woke, with what they write
+        if stream.batch:
+            stream.flush()  # replies of calls that did not have to wait
+        elif not was_due:
+            stream.is_flush_due = False
+            stream.flush_soon()  # after the tasks that these frames woke, with what they write
 
     def deliver(self, frames: list[Frame]) -> None:
         """Handle frames that the fault hook kept back."""
@@ -285,7 +290,7 @@ class Connection:
         self.stream.flush_soon()
 
     def handle(self, frames: list[Frame]) -> None:
-        """Dispatch frames by type; replies and calls come first since they are most."""
+        """Dispatch frames by type; plain replies and calls come first since they are most."""
         pending = self._pending
         peer = self.peer
         decode = self._decode
@@ -295,10 +300,10 @@ class Connection:
                 _, flags, _, call_id, _, _, _, body, buffers = frame
                 future = pending.pop(call_id, None)
                 if future is None:
-                    peer.stopped(self, call_id)  # cancelled or timed out meanwhile
-                    continue
+                    continue  # cancelled or timed out meanwhile
                 if future.owner is not peer:
                     pending[call_id] = future
+                    future.is_timed = False  # it is the newest entry now: see Deadlines
                     raise RemoteProtocolError("reply to a call of another worker")
                 if future.counts:
                     peer.inflight -= 1
@@ -345,11 +350,21 @@ class Connection:
         self.stream.abort()
         self.stream_closed(error)
 
+    def _on_reply(self, frame: Frame) -> None:
+        """Settle a call: as in `handle`, for the less frequent types."""
+        _, flags, _, call_id, _, _, _, body, buffers = frame
+        future = self._pending.get(call_id)
+        if future is None:
+            return
+        if future.owner is not self.peer:
+            raise RemoteProtocolError("reply to a call of another worker")
+        del self._pending[call_id]
+        if future.counts:
+            self.peer.inflight -= 1
+        self._agent.caller.settle_slowly(future, flags & ERROR, body, buffers)
+
     def _on_cancel(self, frame: Frame) -> None:
         self.server.cancel(frame[3])
-
-    def _on_cancelled(self, frame: Frame) -> None:
-        self.peer.stopped(self, frame[3])
 
     def _on_ping(self, frame: Frame) -> None:
         self.write(encode_frame(_PONG, frame[3], remaining=frame[5]))

@@ -119,7 +119,8 @@ class Dialer:
         self.is_dialing = True
         try:
             greeter, stream = await self._connect(flags)
-            hello = await greeter.greet(stream, agent.options.limits.handshake_timeout)
+            timeout = agent.options.limits.handshake_timeout
+            hello = await greeter.greet(stream, timeout, agent.clock)
         finally:
             self.is_dialing = False
         if hello.incarnation != peer.record.incarnation:

@@ -26,7 +26,7 @@ __all__ = ("FaultInjector",)
 
 _log = logging.getLogger("asyncrpc.faults")
 
-_LINK = frozenset(int(MessageType[n]) for n in ("INTERN", "PING", "PONG", "CHUNK", "CANCELLED"))
+_LINK = frozenset(int(MessageType[n]) for n in ("INTERN", "PING", "PONG", "CHUNK"))
 _UPKEEP = frozenset(int(MessageType[n]) for n in ("DRAIN", "GATHER", "MEMBER"))
 _UPKEEP_NAMES = frozenset(MessageType(kind).name for kind in _UPKEEP)
 _INTERN = int(MessageType.INTERN)
@@ -125,9 +125,7 @@ class FaultInjector:
     def _fail_out(self, connection: Connection, kind: int, flags: int, call_id: int) -> None:
         error = _injected(kind, connection.peer, call_id, flags)
         if kind & _RESPONSE:
-            reply = connection.server.failure(call_id, error)
-            reply.kind = kind
-            connection.transmit(reply.frame(0.0))
+            connection.transmit(connection.server.failure(kind, call_id, error).frame(0.0))
         else:
             self._fail_call(connection, call_id, error)
 
@@ -191,8 +189,8 @@ class FaultInjector:
         error = _injected(kind, connection.peer, call_id, flags)
         if kind & _RESPONSE:
             self._fail_call(connection, call_id, error)
-        elif kind != MessageType.NOTIFY:
-            connection.server.refuse(call_id, error)
+        else:
+            connection.server.refuse(kind, call_id, error)
 
     # -- messages that wait
 

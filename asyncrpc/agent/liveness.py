@@ -17,6 +17,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from asyncrpc.errors import RpcError
+from asyncrpc.observe import time_limit
 from asyncrpc.transport import Address, Greeter
 from asyncrpc.wire import Handshake, Purpose
 
@@ -155,10 +156,10 @@ async def ask_alive(agent: Agent, record: Record, timeout: float) -> None:
     if record.liveness is None:
         raise ConnectionError(f"{record.info.name} has no liveness address")
     greeter = Greeter(agent.make_handshake(is_client=True, purpose=Purpose.HEARTBEAT))
-    async with asyncio.timeout(timeout):
+    async with time_limit(agent.clock, timeout):
         stream = await agent.network.connect(record.liveness, greeter, timeout=timeout)
         try:
-            await greeter.greet(stream, timeout)
+            await greeter.greet(stream, timeout, agent.clock)
             answer = _Answer()
             stream.attach(answer)
             stream.write(_ASK)

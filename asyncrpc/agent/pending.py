@@ -1,8 +1,9 @@
 """Calls that are out: their futures, and the deadlines of everything that has one.
 
-`RpcFuture` is what a caller awaits. `Deadlines` is the one timer structure of an agent: a heap with
-a single timer of the loop behind it, so that a call costs a push and no timer of its own. Entries
-of finished calls stay until their time or until half of the heap is dead, then it is rebuilt.
+`RpcFuture` is what a caller awaits. `Deadlines` times calls by one timer, set to the earliest of
+their deadlines, so that most calls cost no more than a comparison with that: when the timer fires
+it finds those that are still out, and from then on they are in a heap. Its entries stay when their
+calls end, until their time or until half of the heap is dead; then it is rebuilt.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ class RpcFuture(asyncio.Future[T], Generic[T]):
         request: what to send again after a broken connection, ``None`` if it must not be.
         site: code object and instruction of the call, for reports.
         is_sent: whether it was handed to a link, so that its function may have run.
+        is_timed: see `Deadlines`.
         is_user: whether it is a user's call, not one of the agents' own messages.
         counts: whether it holds one of its peer's places in flight.
     """
@@ -51,6 +53,7 @@ class RpcFuture(asyncio.Future[T], Generic[T]):
         "deadline",
         "function",
         "is_sent",
+        "is_timed",
         "is_user",
         "owner",
         "request",
@@ -67,6 +70,7 @@ class RpcFuture(asyncio.Future[T], Generic[T]):
     site: tuple[CodeType, int] | None
     counts: bool
     is_sent: bool
+    is_timed: bool
     is_user: bool
 
     def cancel(self, msg: Any | None = None) -> bool:
@@ -94,33 +98,34 @@ def _line(code: CodeType, instruction: int) -> int:
 
 
 class Deadlines:
-    """Fires ``expire(key)`` when the time of a key that is still live has come.
+    """Fires ``expire(key)`` when the deadline of a call that is still live has come.
+
+    Whoever adds a call to ``live`` compares its deadline with `armed`, and calls `arm` if it is
+    earlier.
 
     Args:
         clock: gives the time and the one timer.
-        is_live: whether a key still matters; dead ones are skipped.
-        expire: called on the loop with a live key whose time has come.
+        live: the calls that matter, in the order in which they came. Each has a ``deadline``, 0
+            for never, and ``is_timed``, which is false at first and set here.
+        expire: called on the loop with the key of a live call whose time has come.
     """
 
-    def __init__(
-        self, clock: Clock, is_live: Callable[[int], bool], expire: Callable[[int], None]
-    ) -> None:
+    def __init__(self, clock: Clock, live: dict[int, Any], expire: Callable[[int], None]) -> None:
         self._clock = clock
-        self._is_live = is_live
+        self._live = live
         self._expire = expire
         self._heap: list[tuple[float, int]] = []
-        self._armed = math.inf  # when the timer fires
+        self.armed = math.inf
+        """When the timer fires; no live call is over before."""
         self._timer: Any = None
         self._limit = _SPARE  # heap length at which to look for dead entries
 
-    def add(self, when: float, key: int) -> None:
-        """Watch ``key`` until ``when`` on the clock."""
-        heap = self._heap
-        heappush(heap, (when, key))
-        if when < self._armed:
-            self._arm(when)
-        elif len(heap) > self._limit:
-            self._rebuild()
+    def arm(self, when: float) -> None:
+        """Look at the calls at ``when``, which is earlier than `armed`."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self.armed = when
+        self._timer = self._clock.call_at(when, self._fire)
 
     def close(self) -> None:
         """Forget everything; nothing fires afterwards."""
@@ -128,31 +133,43 @@ class Deadlines:
         if self._timer is not None:
             self._timer.cancel()
         self._timer = None
-        self._armed = math.inf
+        self.armed = math.inf
 
     def __len__(self) -> int:
         return len(self._heap)
 
-    def _arm(self, when: float) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        self._armed = when
-        self._timer = self._clock.call_at(when, self._fire)
-
     def _fire(self) -> None:
         self._timer = None
-        self._armed = math.inf
+        self.armed = math.inf
+        self._collect()
         now = self._clock.time()
         heap = self._heap
-        while heap and (heap[0][0] <= now or not self._is_live(heap[0][1])):
+        live = self._live
+        while heap and (heap[0][0] <= now or heap[0][1] not in live):
             _, key = heappop(heap)
-            if self._is_live(key):
+            call = live.get(key)
+            if call is not None and 0 < call.deadline <= now:
                 self._expire(key)
-        if heap and heap[0][0] < self._armed:
-            self._arm(heap[0][0])
+        if heap and heap[0][0] < self.armed:
+            self.arm(heap[0][0])
 
-    def _rebuild(self) -> None:
-        """Drop dead entries; the next look comes when the heap has doubled again."""
-        self._heap[:] = [entry for entry in self._heap if self._is_live(entry[1])]
-        heapify(self._heap)
-        self._limit = 2 * len(self._heap) + _SPARE
+    def _collect(self) -> None:
+        """Put the calls that came since the timer fired last into the heap."""
+        heap = self._heap
+        found = []
+        for key, call in reversed(self._live.items()):
+            if call.is_timed:
+                break  # as all are that came before it
+            call.is_timed = True
+            if call.deadline:
+                found.append((call.deadline, key))
+        if len(found) > len(heap):
+            heap += found
+            heapify(heap)
+        else:
+            for entry in found:
+                heappush(heap, entry)
+        if len(heap) > self._limit:
+            heap[:] = [entry for entry in heap if entry[1] in self._live]
+            heapify(heap)
+            self._limit = 2 * len(heap) + _SPARE

@@ -26,9 +26,20 @@ class Request:
         deadline: when the call is over on the sender's clock, 0 for never.
         body: encoded body, `bytes` unless the message is large.
         buffers: out-of-band buffers, unchanged until sent.
+        meta: encoded header map, empty for none.
     """
 
-    __slots__ = ("body", "buffers", "call_id", "deadline", "depth", "flags", "function", "kind")
+    __slots__ = (
+        "body",
+        "buffers",
+        "call_id",
+        "deadline",
+        "depth",
+        "flags",
+        "function",
+        "kind",
+        "meta",
+    )
 
     def __init__(
         self,
@@ -41,6 +52,7 @@ class Request:
         flags: int = 0,
         depth: int = 0,
         deadline: float = 0.0,
+        meta: bytes = b"",
     ) -> None:
         self.kind = kind
         self.call_id = call_id
@@ -50,26 +62,29 @@ class Request:
         self.deadline = deadline
         self.body = body
         self.buffers = buffers
+        self.meta = meta
 
     @classmethod
     def take_back(cls, message: bytes | Transfer) -> Request:
         """Make a request again of a message that never left completely."""
         if isinstance(message, Transfer):
             header = message.header
-            content: Sequence[bytes | memoryview] = message.sections[1:]
+            sections: Sequence[bytes | memoryview] = message.sections
         else:
-            header, content = message, [message[HEADER.size :]]
-        _, kind, flags, depth, call_id, function, meta, _ = HEADER.unpack_from(header)
-        is_whole = isinstance(message, Transfer) or not (meta or flags & BUFFERS)
+            at = HEADER.size + HEADER.unpack_from(message)[6]
+            header, sections = message, (message[HEADER.size : at], message[at:])
+        meta, *content = sections
+        _, kind, flags, depth, call_id, function, _, _ = HEADER.unpack_from(header)
+        is_whole = isinstance(message, Transfer) or not flags & BUFFERS
         return (cls if is_whole else _Raw)(
             kind, call_id, cast("bytes", content[0]), content[1:],
-            function=function, flags=flags, depth=depth,
+            function=function, flags=flags, depth=depth, meta=bytes(meta),
         )  # fmt: skip
 
     @property
     def size(self) -> int:
         """Bytes of body and buffers."""
-        return len(self.body) + sum([memoryview(b).nbytes for b in self.buffers])
+        return len(self.meta) + len(self.body) + sum([memoryview(b).nbytes for b in self.buffers])
 
     def frame(self, now: float) -> bytes | Transfer:
         """Return the frame, or the transfer if it is too large for one."""
@@ -83,24 +98,24 @@ class Request:
                 depth=self.depth,
                 function=self.function,
                 remaining=remaining,
+                meta=self.meta,
                 buffers=self.buffers,
             )
         header = HEADER.pack(
             0, self.kind, self.flags, self.depth, self.call_id, self.function, 0, remaining
         )
-        return Transfer(header, (b"", self.body, *self.buffers), call=self.call_id)
+        return Transfer(header, (self.meta, self.body, *self.buffers), call=self.call_id)
 
 
 class _Raw(Request):
-    """A small frame taken back whole: its map and buffers are still in its body."""
+    """A small frame taken back whole: its buffers are still in its body."""
 
     __slots__ = ()
 
     def frame(self, now: float) -> bytes:
         remaining = max(self.deadline - now, 1e-6) if self.deadline else 0.0
-        # such frames have buffers and no map: maps are written only by later features' requests
         header = HEADER.pack(
-            len(self.body), self.kind, self.flags, self.depth, self.call_id, self.function, 0,
-            remaining,
+            len(self.meta) + len(self.body), self.kind, self.flags, self.depth, self.call_id,
+            self.function, len(self.meta), remaining,
         )  # fmt: skip
-        return header + self.body
+        return header + self.meta + self.body

@@ -1,12 +1,12 @@
 """The callee's side of one link: requests in, outcomes out, cancels that come first.
 
 Made by a `Connection`; gives decoded calls to the executor and sends their outcomes back. It never
-stops reading: what is above the limit is answered with RESOURCE_EXHAUSTED, NOT_SENT. A caller that
-keeps to the limit never gets that answer, see `peers`: only calls that it counts too are counted.
+stops reading: what is above the limit is answered with RESOURCE_EXHAUSTED, NOT_SENT.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections import OrderedDict
 from typing import TYPE_CHECKING
@@ -23,7 +23,16 @@ from asyncrpc.errors import (
     RpcError,
 )
 from asyncrpc.execution import ServedCall, Target, TargetKind, encode_failure
-from asyncrpc.wire import CHUNK_SIZE, ERROR, HEADER, Frame, MessageType, encode_frame
+from asyncrpc.wire import (
+    CHUNK_SIZE,
+    ERROR,
+    HEADER,
+    REPLIES,
+    Frame,
+    HeaderMap,
+    MessageType,
+    user_types,
+)
 
 if TYPE_CHECKING:
     from asyncrpc.agent.agent import Agent
@@ -35,13 +44,14 @@ _log = logging.getLogger("asyncrpc.server")
 
 pack_header = HEADER.pack
 _NOTIFY = int(MessageType.NOTIFY)
-_CANCELLED = int(MessageType.CANCELLED)
-_PYTHON_RET = int(MessageType.PYTHON_RET)
+_SCRIPT_RET = int(MessageType.SCRIPT_RET)
 _REMEMBERED = 256  # requests; copies come close behind the first, and every link pays for this
 _EARLY_CANCELS = 4096  # cancels remembered for requests that have not come yet
-_STOPPING = 4096  # cancelled calls of one link that hold no place while they come to their end
+_CANCELLED = 4096  # cancelled calls of one link that may be about to end
 _UNRESOLVED = Target(TargetKind.SYNC, callable, "?")
 """Stands for a function that was not looked up yet."""
+_NAMELESS = Target(TargetKind.SYNC, callable, "")
+"""Stands for the function of what is no call."""
 MAX_DEPTH = 64
 """Nested calls are admitted beyond the limit up to this many calls deep, so that a chain of calls
 cannot deadlock on the limit, and a runaway recursion still ends."""
@@ -62,19 +72,14 @@ class Server:
         "_decode_call",
         "_early",
         "_encode",
+        "_encode_script",
         "_max_inflight",
         "_max_plain",
-        "_max_queued",
         "_now",
         "_older",
-        "_placeless",
         "_recent",
-        "_refusal",
         "_start",
-        "_stopping",
         "_targets",
-        "_unanswered",
-        "_watch",
         "agent",
         "calls",
         "caller",
@@ -87,7 +92,6 @@ class Server:
         self.agent = agent.facade
         self.caller = connection.peer.info
         self._max_inflight = agent.options.limits.max_inflight
-        self._max_queued = agent.options.limits.max_queued
         # bytes of a result from which it takes the path that looks at its size
         self._max_plain = min(CHUNK_SIZE, agent.options.limits.max_message_size + 1)
         self._targets: dict[int, Target] = {}
@@ -97,25 +101,20 @@ class Server:
         self.is_closed = False
         self.calls: dict[int, ServedCall] = {}
         """Calls whose function has not ended, by the caller's id."""
-        # those that hold no place in flight: nested, one-way, and (true) cancelled ones
-        self._placeless: dict[int, bool] = {}
-        self._stopping = 0  # how many are true
-        self._unanswered: set[int] = set()  # cancelled ones that hold their place all the same
-        self._refusal = b""
-        self._deadlines = Deadlines(agent.clock, self.calls.__contains__, self._expire)
-        self._watch = self._deadlines.add
+        self._deadlines = Deadlines(agent.clock, self.calls, self._expire)
         self._now = agent.clock.time
         self._encode = agent.codec.encode
+        self._encode_script = agent.script_codec.encode
         self._decode_call = agent.codec.decode_call
         self._start = agent.executor.start
 
     def request(self, frame: Frame) -> None:
         """Serve a call or a notification."""
-        kind, _, depth, ident, function, remaining, _, body, buffers = frame
+        kind, _, depth, ident, function, remaining, meta, body, buffers = frame
         calls = self.calls
         target = self._targets.get(function, _UNRESOLVED)
         deadline = self._now() + remaining if remaining else 0.0
-        call = ServedCall(self, ident, target, deadline, depth + 1, kind != _NOTIFY)
+        call = ServedCall(self, ident, target, deadline, depth + 1, REPLIES[kind])
         recent = self._recent
         if ident in recent or ident in self._older:
             return  # a copy of a request that was taken in
@@ -126,12 +125,13 @@ class Server:
             self._older, self._recent = recent, set()
         if self._early and self._was_cancelled(ident):
             return
+        if meta is not None:
+            call.headers = HeaderMap.decode(meta)
         try:
             if target is _UNRESOLVED:
                 call.target = target = self._resolve(function)
-            if len(calls) >= self._max_inflight and not self._admits(kind, depth):
-                self._refuse_full(call)
-                return
+            if len(calls) >= self._max_inflight:
+                self._admit(kind, depth)
             args, kwargs = self._decode_call(body, buffers)
         except RemoteProtocolError:
             raise
@@ -141,10 +141,8 @@ class Server:
             return
         self._agent.served += 1
         calls[ident] = call
-        if depth or kind == _NOTIFY:
-            self._placeless[ident] = False
-        if deadline:
-            self._watch(deadline, ident)
+        if 0 < deadline < self._deadlines.armed:
+            self._deadlines.arm(deadline)
         self._start(call, target, args, kwargs)
 
     def _was_cancelled(self, ident: int) -> bool:
@@ -155,30 +153,20 @@ class Server:
         return True
 
     def cancel(self, ident: int) -> None:
-        """Stop serving a call; remember the cancel if its request is still on its way.
-
-        The answer says that the call holds no place any more. Where very many cancelled calls do
-        not end, as plain functions that are running, it waits until this one does.
-        """
+        """Stop serving a call; remember the cancel if its request is still on its way."""
         call = self.calls.get(ident)
         if call is not None:
             call.cancel()
-            if ident not in self._placeless:
-                if self._stopping >= _STOPPING:
-                    self._unanswered.add(ident)
-                    return
-                self._placeless[ident] = True
-                self._stopping += 1
-                self._unanswered.discard(ident)
-        elif ident not in self._recent and ident not in self._older:
-            self._early[ident] = None
-            if len(self._early) > _EARLY_CANCELS:
-                self._early.popitem(last=False)
-        self._answer_cancel(ident)
+            return
+        self._early[ident] = None
+        if len(self._early) > _EARLY_CANCELS:
+            self._early.popitem(last=False)
 
-    def _answer_cancel(self, ident: int) -> None:
-        if not self.is_closed:
-            self._connection.write(encode_frame(_CANCELLED, ident))
+    def release(self, task: asyncio.Task[object] | None) -> None:
+        """Let the call that is served in ``task`` go on by itself; its outcome is nobody's."""
+        for ident, call in tuple(self.calls.items()):
+            if task is not None and call.task is task:
+                del self.calls[ident]
 
     def close(self, *, everything: bool = False) -> None:
         """Stop serving calls whose outcome nobody waits for any more: the link is gone.
@@ -191,7 +179,7 @@ class Server:
             self._agent.servers.discard(self)
         self._deadlines.close()
         for call in tuple(self.calls.values()):
-            if call.wants_reply or everything:
+            if call.reply or everything:
                 call.cancel()
 
     # -- Replier
@@ -204,103 +192,94 @@ class Server:
         """Send a function's result."""
         calls = self.calls
         calls.pop(call.ident, None)
-        if self._placeless:  # as ever while something is unanswered
-            self._forget(call.ident)
         if not calls and (self.is_closed or self._agent.idle_waiters):
             self._idle()
-        if not call.wants_reply or call.is_cancelled or self.is_closed:
+        reply = call.reply
+        if not reply or call.is_cancelled or self.is_closed:
             return
         try:
-            body, buffers = self._encode(value, "result")
+            encode = self._encode if reply != _SCRIPT_RET else self._encode_script
+            body, buffers = encode(value, "result")
             if buffers or len(body) >= self._max_plain:
-                self._send_large(Request(_PYTHON_RET, call.ident, body, buffers))
+                self._send_large(Request(reply, call.ident, body, buffers))
                 return
         except Exception as error:  # noqa: BLE001 -- encoding may run code of the user's classes
-            self._send_failure(call.ident, _encoding_error(error), call.target.name, is_ours=True)
+            self._send_failure(call, _encoding_error(error), is_ours=True)
             return
-        reply = pack_header(len(body), _PYTHON_RET, 0, 0, call.ident, 0, 0, 0.0) + body
+        frame = pack_header(len(body), reply, 0, 0, call.ident, 0, 0, 0.0) + body
         connection = self._connection
         if connection.hook is None:
-            connection.write(reply)
+            connection.write(frame)
         else:
-            connection.send(reply)
+            connection.send(frame)
 
     def fail(self, call: ServedCall, error: BaseException) -> None:
         """Send the error of a call."""
-        is_served = self.calls.pop(call.ident, None) is not None
-        if self._placeless:
-            self._forget(call.ident)
-        if is_served and not self.calls:
+        if self.calls.pop(call.ident, None) is not None and not self.calls:
             self._idle()
-        if not call.wants_reply and not call.is_cancelled:
+        if not call.reply and not call.is_cancelled:
             _log.error("%s, sent by %s, failed", call.target.name, self.caller, exc_info=error)
             return
-        if not call.wants_reply or call.is_cancelled or self.is_closed:
+        if not call.reply or call.is_cancelled or self.is_closed:
             return
         if call.deadline and self._now() >= call.deadline:
             return  # the caller's own time is over: it must not hear of it as an error from here
-        self._send_failure(call.ident, error, call.target.name)
+        self._send_failure(call, error)
 
     # -- control messages
 
-    def answer(self, ident: int, payload: object) -> None:
-        """Send the reply to a control message."""
+    def answer(self, kind: int, ident: int, payload: object) -> None:
+        """Send the reply to a control message of type ``kind``, if it has one."""
+        reply = REPLIES.get(kind, 0)
+        if not reply:
+            return
         try:
             body, buffers = self._encode(payload, "reply")
-            self._send_large(Request(_PYTHON_RET, ident, body, buffers))
+            self._send_large(Request(reply, ident, body, buffers))
         except Exception as error:  # noqa: BLE001 -- as in succeed()
-            self.refuse(ident, _encoding_error(error))
+            self.refuse(kind, ident, _encoding_error(error))
 
-    def refuse(self, ident: int, error: BaseException) -> None:
-        """Send the error of a control message."""
-        self._send_failure(ident, error, "", is_ours=True)
+    def refuse(self, kind: int, ident: int, error: BaseException) -> None:
+        """Send the error of a message of type ``kind``, if it has a reply."""
+        if reply := REPLIES.get(kind, 0):
+            call = ServedCall(self, ident, _NAMELESS, 0.0, 0, reply)
+            self._send_failure(call, error, is_ours=True)
 
-    def failure(self, ident: int, error: BaseException) -> Request:
-        """Return the reply that `refuse` sends."""
-        return self._failure(ident, error, "", is_ours=True)
+    def failure(self, reply: int, ident: int, error: BaseException) -> Request:
+        """Return a reply of type ``reply`` that is an error of the agent itself."""
+        return self._failure(ServedCall(self, ident, _NAMELESS, 0.0, 0, reply), error, is_ours=True)
 
     def _refuse_call(self, call: ServedCall, error: RpcError) -> None:
-        if call.wants_reply:
-            self._send_failure(call.ident, error, call.target.name, is_ours=True)
+        if call.reply:
+            self._send_failure(call, error, is_ours=True)
         else:
             _log.error("a call sent one way by %s was refused: %s", self.caller, error)
 
-    def _refuse_full(self, call: ServedCall) -> None:
-        """Refuse a call above the limit; such calls may come in floods, so the reply is ready."""
-        me, limit = self._agent.info.name, self._max_inflight
-        error = ResourceExhaustedError(
-            f"{me} serves {limit} calls of {self.caller.name} already, max_inflight is {limit}",
-            delivery=Delivery.NOT_SENT,
-        )
-        if not call.wants_reply:
-            self._refuse_call(call, error)
-            return
-        if not self._refusal:
-            self._refusal = self._failure(0, error, "", is_ours=True).body
-        self._connection.send(encode_frame(_PYTHON_RET, call.ident, self._refusal, flags=ERROR))
-
     def _send_failure(
-        self, ident: int, error: BaseException, function: str, *, is_ours: bool = False
+        self, call: ServedCall, error: BaseException, *, is_ours: bool = False
     ) -> None:
         try:
-            self._send_large(self._failure(ident, error, function, is_ours=is_ours))
+            self._send_large(self._failure(call, error, is_ours=is_ours))
         except Exception as problem:  # noqa: BLE001 -- as in succeed()
             # never silence: nobody else would ever tell the caller
-            _log.warning("cannot send the error of %s as it is: %s", function, problem)
+            _log.warning("cannot send the error of %s as it is: %s", call.target.name, problem)
             text = f"{type(error).__qualname__}, which cannot travel: {problem}"
             plain = RemoteError(text, type_name=type(error).__qualname__, text=text)
-            reply = self._failure(ident, plain, function, is_ours=True)
+            reply = self._failure(call, plain, is_ours=True)
             self._connection.send(reply.frame(0.0))
 
-    def _failure(
-        self, ident: int, error: BaseException, function: str, *, is_ours: bool
-    ) -> Request:
+    def _failure(self, call: ServedCall, error: BaseException, *, is_ours: bool) -> Request:
         agent = self._agent
         payload = encode_failure(
-            error, worker=agent.info.name, function=function, codec=agent.codec, is_ours=is_ours
+            error,
+            worker=agent.info.name,
+            function=call.target.name,
+            codec=agent.codec,
+            registry=user_types,
+            is_ours=is_ours,
         )
         body, buffers = self._encode(payload, "error")
-        return Request(_PYTHON_RET, ident, body, buffers, flags=ERROR)
+        return Request(call.reply, call.ident, body, buffers, flags=ERROR)
 
     def _send_large(self, reply: Request) -> None:
         limit = self._agent.options.limits.max_message_size
@@ -324,31 +303,24 @@ class Server:
         self._targets[function] = target
         return target
 
-    def _admits(self, kind: int, depth: int) -> bool:
-        """Whether a call may run though as many as ``max_inflight`` are served.
+    def _admit(self, kind: int, depth: int) -> None:
+        """Refuse a call above the limit, unless it is nested in one that is being served.
 
-        Of plain calls only those count that hold a place for their caller too. One-way calls have
-        no reply that would tell their sender to wait, so more of them may be under way; nested
-        ones are admitted, since what they serve may hold the last place.
+        One-way calls have no reply that would tell their sender to wait, so more of them may be
+        under way. A call that was cancelled has no place any more, but those that do not end all
+        the same are bounded too.
         """
         if 0 < depth < MAX_DEPTH:
-            return True
-        count = len(self.calls)
-        if kind == _NOTIFY:
-            return count - self._stopping < self._max_inflight + self._max_queued
-        if depth:
-            return count - self._stopping < self._max_inflight
-        return count - len(self._placeless) < self._max_inflight
-
-    def _forget(self, ident: int) -> None:
-        """Forget what was noted of a call that ends."""
-        if self._placeless.pop(ident, False):
-            self._stopping -= 1
-        if ident in self._unanswered:
-            self._unanswered.remove(ident)
-            self._answer_cancel(ident)
-        elif self._unanswered and self._stopping < _STOPPING:
-            self.cancel(self._unanswered.pop())
+            return
+        limits = self._agent.options.limits
+        most = limits.max_inflight + (limits.max_queued if kind == _NOTIFY else 0)
+        count = sum([not call.is_cancelled for call in self.calls.values()])
+        if count < most and len(self.calls) < most + _CANCELLED:
+            return
+        raise ResourceExhaustedError(
+            f"{self._agent.info.name} serves {count} calls of "
+            f"{self._connection.peer.info.name} already, max_inflight is {limits.max_inflight}"
+        )
 
     def _expire(self, ident: int) -> None:
         """End a call whose deadline passed here; its caller's own deadline has passed too."""

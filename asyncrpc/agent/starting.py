@@ -26,7 +26,7 @@ from asyncrpc.options import RpcOptions
 from asyncrpc.secret import load_secret, run_key
 from asyncrpc.store import Store
 from asyncrpc.transport import Address, MemoryNetwork, Network, SocketNetwork
-from asyncrpc.wire import Codec, Handshake, Hello, Purpose
+from asyncrpc.wire import Codec, Handshake, Hello, Purpose, user_types
 
 __all__ = ("Started", "Starter")
 
@@ -77,7 +77,7 @@ class Starter:
         self._options = options
         self._environ = environ
         self._clock = clock
-        self._network = SocketNetwork(options.tls) if network is None else network
+        self._network = SocketNetwork(options.tls, clock=clock) if network is None else network
         self._in_memory = isinstance(network, MemoryNetwork)
         run_id = options.run_id
         self._run_id = environ.get("TORCHELASTIC_RUN_ID", "") if run_id is None else run_id
@@ -193,6 +193,7 @@ class Starter:
             clock=self._clock,
             codec=Codec(
                 allow_pickle=allow_pickle,
+                registry=user_types,
                 max_nesting=options.limits.max_nesting,
                 max_object_bytes=options.limits.max_object_bytes,
             ),

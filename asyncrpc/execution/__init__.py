@@ -12,11 +12,12 @@ from asyncrpc.execution.context import (
 )
 from asyncrpc.execution.executor import Executor
 from asyncrpc.execution.functions import FunctionTable, Target, TargetKind
-from asyncrpc.execution.naming import FunctionRef, describe
+from asyncrpc.execution.naming import SCRIPT, FunctionRef, describe
 from asyncrpc.execution.outcome import decode_failure, encode_failure
 from asyncrpc.execution.threads import ThreadPool
 
 __all__ = (
+    "SCRIPT",
     "Executor",
     "FunctionRef",
     "FunctionTable",

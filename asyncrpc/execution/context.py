@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from asyncrpc.errors import RpcError
 from asyncrpc.execution.functions import Target
 from asyncrpc.identity import WorkerInfo
+from asyncrpc.wire import HeaderMap
 
 __all__ = ("Replier", "ServedCall", "caller", "current_call", "detached", "remaining")
 
@@ -49,18 +50,22 @@ class ServedCall:
         target: what runs; its ``name`` is that of the function.
         deadline: when it must be over on the agent's clock, 0 for never.
         depth: how many served calls lie below it, itself included; 1 for a direct call.
-        wants_reply: whether the caller waits for an outcome.
+        reply: type of the message that takes the outcome to the caller, 0 if nobody waits for it.
         is_cancelled: whether its caller gave up on it.
         is_done: whether its function has ended.
+        is_timed: whether the timer of deadlines knows it, for whoever times it.
         task: runs it, if it runs on the loop.
         nested: blocking calls made by the ``def`` that serves it; they end when it is cancelled.
+        headers: what its caller sent beside function and arguments, ``None`` for nothing.
     """
 
     # no __slots__: with defaults in the class fewer attributes are set per call
     is_cancelled = False
     is_done = False
+    is_timed = False
     task: asyncio.Task[None] | None = None
     nested: set[asyncio.Future[object]] | None = None
+    headers: HeaderMap | None = None
 
     def __init__(
         self,
@@ -69,14 +74,14 @@ class ServedCall:
         target: Target,
         deadline: float,
         depth: int,
-        wants_reply: bool,
+        reply: int,
     ) -> None:
         self.replier = replier
         self.ident = ident
         self.target = target
         self.deadline = deadline
         self.depth = depth
-        self.wants_reply = wants_reply
+        self.reply = reply
 
     def remaining(self) -> float | None:
         """Return the seconds left, 0 once cancelled or over, ``None`` without a deadline."""
@@ -131,7 +136,7 @@ def detached() -> Iterator[None]:
     if call is None:
         yield
         return
-    free = ServedCall(call.replier, call.ident, call.target, 0.0, call.depth, wants_reply=False)
+    free = ServedCall(call.replier, call.ident, call.target, 0.0, call.depth, reply=0)
     free.task = call.task
     token = current_call.set(free)
     try:

@@ -26,7 +26,6 @@ import types
 from asyncio.tasks import _enter_task, _leave_task
 from collections import deque
 from collections.abc import Callable, Coroutine, Generator
-from contextvars import copy_context
 from typing import Any
 
 from asyncrpc.execution.context import ServedCall, current_call
@@ -34,6 +33,8 @@ from asyncrpc.execution.functions import Target, TargetKind
 from asyncrpc.execution.threads import ThreadPool
 
 __all__ = ("Executor",)
+
+_ASYNC = TargetKind.ASYNC
 
 _Ready = tuple[ServedCall, Callable[..., Any], tuple[object, ...], dict[str, object]]
 _Waiting = tuple[ServedCall, Coroutine[Any, Any, Any], object]
@@ -64,14 +65,14 @@ class Executor:
     ) -> None:
         """Run ``target``; its outcome goes to ``call.replier``, now or later."""
         kind = target.kind
-        if kind is TargetKind.ASYNC:
-            self._start_async((call, target.function, args, kwargs))
+        if kind is _ASYNC:
+            self._start_async(call, target.function, args, kwargs)
         elif kind is TargetKind.SYNC:
             self._start_thread(call, target, args, kwargs)
         elif kind is TargetKind.INLINE:
             contextvars.Context().run(_run_inline, call, target.function, args, kwargs)
         elif kind is TargetKind.ASYNC_EXECUTION:
-            self._start_async((call, _await_returned, (target.function, args, kwargs), {}))
+            self._start_async(call, _await_returned, (target.function, args, kwargs), {})
         else:
             error = TypeError(f"{target.name} is an async generator: call it with rpc_stream")
             _finish(call, None, error)
@@ -81,42 +82,55 @@ class Executor:
         self._is_closed = True
         self._release(None)
 
-    def _start_async(self, ready: _Ready) -> None:
+    def _start_async(
+        self,
+        call: ServedCall,
+        function: Callable[..., Any],
+        args: tuple[object, ...],
+        kwargs: dict[str, object],
+    ) -> None:
         """Take the first step of a call now if a runner waits, else queue it for one."""
         runner = self._runner
         if runner is None or self._ready or self._is_runner_due:
-            self._ready.append(ready)
+            self._ready.append((call, function, args, kwargs))
             self._run_soon()
             return
+        loop = self._loop
         try:
-            _enter_task(self._loop, runner)
+            _enter_task(loop, runner)
         except RuntimeError:  # a task is running: what it read is handled within its own step
-            self._ready.append(ready)
+            self._ready.append((call, function, args, kwargs))
             self._run_soon()
             return
+        context = self._context
         try:
-            waiting = self._context.run(self._step, runner, *ready)
+            waiting = context.run(self._step, runner, context, call, function, args, kwargs)
         finally:
-            _leave_task(self._loop, runner)
+            _leave_task(loop, runner)
         if waiting is not None or runner in self._spoiled:
             self._release(waiting)
 
     def _step(
         self,
         runner: asyncio.Task[Any],
+        context: contextvars.Context,
         call: ServedCall,
         function: Callable[..., Any],
         args: tuple[object, ...],
         kwargs: dict[str, object],
     ) -> _Waiting | None:
-        """Take the first step of a call as ``runner``; return the call if it has to wait."""
+        """Take the first step of a call as ``runner``, in its ``context``.
+
+        Returns:
+            The call if it has to wait.
+        """
         call.task = runner
         current_call.set(call)
-        clean = copy_context()
+        clean = context.copy()
         try:
             if call.is_cancelled:
                 raise asyncio.CancelledError
-            coroutine = function(*args, **kwargs)
+            coroutine = function(*args, **kwargs) if kwargs else function(*args)
             first = coroutine.send(None)
         except StopIteration as stop:
             call.is_done = True
@@ -125,7 +139,7 @@ class Executor:
             _finish(call, None, error)
         else:
             return call, coroutine, first
-        if copy_context() != clean or runner.cancelling():
+        if context != clean or runner.cancelling():
             self._spoiled.add(runner)  # by context variables, or a cancel that is still due
         return None
 
@@ -158,7 +172,7 @@ class Executor:
         while waiting is None:
             self._is_runner_due = False
             while self._ready and waiting is None and runner not in self._spoiled:
-                waiting = self._step(runner, *self._ready.popleft())
+                waiting = self._step(runner, context, *self._ready.popleft())
             if self._ready:
                 self._run_soon()
             if waiting is not None:

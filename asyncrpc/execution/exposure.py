@@ -68,6 +68,22 @@ class Exposure:
             raise PermissionError(name)
         return self._member(self._module_member(module, path[0]), path[1:])
 
+    def allows(self, name: str, function: object) -> bool:
+        """Whether a script function is listed itself, or defined in a listed module.
+
+        Args:
+            name: what it is registered as.
+            function: what the registry has under that name.
+        """
+        if self._callables.get(name) is function:
+            return True
+        attribute = getattr(function, "__name__", "_")
+        return _is_public(attribute) and any(
+            vars(module).get(attribute) is function
+            and _belongs_to_module(function, attribute, module)
+            for module in self._modules.values()
+        )
+
     def _module_member(self, module: str, attribute: str) -> object:
         """Return a callable of a listed module, also under the name of its defining module."""
         listed = self._modules.get(module)

@@ -13,6 +13,7 @@ import inspect
 import sys
 from collections.abc import Callable, Sequence
 from types import BuiltinFunctionType, FunctionType, MethodType
+from typing import Any
 
 from asyncrpc.errors import (
     Delivery,
@@ -21,8 +22,9 @@ from asyncrpc.errors import (
     PermissionDeniedError,
 )
 from asyncrpc.execution.exposure import Exposure
-from asyncrpc.execution.naming import FunctionRef, describe, split_name
-from asyncrpc.functions import Mark, mark_of
+from asyncrpc.execution.naming import SCRIPT, FunctionRef, describe, split_name
+from asyncrpc.execution.torch_functions import find_torch
+from asyncrpc.functions import Mark, ScriptFunction, mark_of, scripts
 
 __all__ = (
     "FunctionRef",
@@ -94,7 +96,8 @@ class FunctionTable:
         """Find the callable named ``name``, importing its module unless ``expose`` is given.
 
         Args:
-            name: ``module:qualname``, as `describe` made it; it comes from a peer.
+            name: ``module:qualname``, as `describe` made it, or `SCRIPT` and the name of a script
+                function; it comes from a peer.
 
         Returns:
             The target, from the table if it was asked for before.
@@ -109,7 +112,7 @@ class FunctionTable:
 
     def needs_import(self, name: str) -> bool:
         """Whether `resolve` would import a module, which takes time and runs its code."""
-        if self._exposure is not None or name in self._targets:
+        if self._exposure is not None or name in self._targets or name.startswith(SCRIPT):
             return False
         return name.partition(":")[0] not in sys.modules
 
@@ -118,6 +121,31 @@ class FunctionTable:
         self._targets.clear()
 
     def _look_up(self, name: str) -> Target:
+        if len(self._targets) >= _MAX_CACHED:
+            self._targets.clear()
+        if name.startswith(SCRIPT):
+            target = self._script(name.removeprefix(SCRIPT))
+        else:
+            function = self._function(name)
+            target = Target(_kind_of(function), function, name)
+        self._targets[name] = target
+        return target
+
+    def _script(self, name: str) -> Target:
+        """Find a script function in the registry, or torch's; nothing is imported for it."""
+        script = scripts.get(name)
+        function = find_torch(name) if script is None else script.function
+        if function is None:
+            raise self._not_found(
+                f"no script function {name!r} is registered here: its module must be imported on "
+                "the callee first"
+            )
+        if self._exposure is not None and not self._exposure.allows(name, function):
+            raise self._denied(name)
+        kind = _kind_of(function)
+        return Target(kind, function if script is None else _checked(script), name)
+
+    def _function(self, name: str) -> Callable[..., object]:
         try:
             module, path = split_name(name)
         except EncodingError as error:
@@ -128,19 +156,13 @@ class FunctionTable:
             function = self._find_exposed(self._exposure, name)
         if not callable(function):
             raise self._not_found(f"{name!r} is no function but {type(function).__qualname__}")
-        if len(self._targets) >= _MAX_CACHED:
-            self._targets.clear()
-        target = self._targets[name] = Target(_kind_of(function), function, name)
-        return target
+        return function
 
     def _find_exposed(self, exposure: Exposure, name: str) -> object:
         try:
             return exposure.find(name)
         except PermissionError:
-            raise PermissionDeniedError(
-                f"worker {self._worker!r} does not expose {name!r} to its callers",
-                delivery=Delivery.EXECUTED,
-            ) from None
+            raise self._denied(name) from None
         except AttributeError:
             raise self._not_found(f"no function {name!r}; {_SHIP}") from None
 
@@ -172,10 +194,26 @@ class FunctionTable:
             f"importing module {module!r} failed with {type(error).__qualname__}: {error}"
         )
 
+    def _denied(self, name: str) -> PermissionDeniedError:
+        return PermissionDeniedError(
+            f"worker {self._worker!r} does not expose {name!r} to its callers",
+            delivery=Delivery.EXECUTED,
+        )
+
     def _not_found(self, text: str) -> FunctionNotFoundError:
         return FunctionNotFoundError(
             f"function not found on worker {self._worker!r}: {text}", delivery=Delivery.EXECUTED
         )
+
+
+def _checked(script: ScriptFunction) -> Callable[..., object]:
+    """Return a script function that checks its arguments: its caller may not know its types."""
+
+    def run(*args: Any, **kwargs: Any) -> object:
+        script.check(args, kwargs)
+        return script.function(*args, **kwargs)
+
+    return run
 
 
 def _kind_of(function: object) -> TargetKind:

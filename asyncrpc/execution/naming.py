@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import sys
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import (
     BuiltinFunctionType,
@@ -18,10 +19,16 @@ from types import (
     MethodWrapperType,
     WrapperDescriptorType,
 )
+from typing import Any
 
 from asyncrpc.errors import EncodingError
+from asyncrpc.execution.torch_functions import torch_script
+from asyncrpc.functions import script_of, scripts
 
-__all__ = ("FunctionRef", "describe", "public_module", "split_name")
+__all__ = ("SCRIPT", "Check", "FunctionRef", "describe", "public_module", "split_name")
+
+SCRIPT = "@"
+"""Begins the names of script functions on the wire, where others have a module's name."""
 
 # Enough for every function a program calls; a program that makes functions on the fly starts over.
 _MAX_KNOWN = 4096
@@ -40,6 +47,10 @@ _DEFINITIONS = (
 _WHERE = "define it at the top level of a module that both caller and callee can import"
 
 
+Check = Callable[[tuple[Any, ...], Mapping[str, Any]], None]
+"""Takes a call's arguments; raises TypeError if the function does not take them."""
+
+
 @dataclass(frozen=True, slots=True)
 class FunctionRef:
     """What travels for a callable. Shared between calls: not to be changed."""
@@ -50,6 +61,10 @@ class FunctionRef:
     """Positional arguments that come before those of the call."""
     kwargs: dict[str, object] = field(default_factory=dict)
     """Keyword arguments that those of the call override."""
+    is_script: bool = False
+    """Whether ``name`` is that of a script function, which the callee looks up in its registry."""
+    check: Check | None = None
+    """Checks the arguments of a script function that is known here."""
 
 
 # A memo, not state: id of a callable -> (that callable, its reference). Keyed by id because the
@@ -63,7 +78,8 @@ def describe(func: object) -> FunctionRef:
 
     Args:
         func: a module-level function, class, builtin, bound method, class or static method,
-            `functools.partial`, callable instance, or a string ``module:qualname``.
+            `functools.partial`, callable instance, or a string: ``module:qualname`` or the name
+            of a script function, which may be known to the callee alone.
 
     Returns:
         The reference; for a plain function after one dict look-up.
@@ -77,14 +93,16 @@ def describe(func: object) -> FunctionRef:
     if known is not None:
         return known[1]
     if isinstance(func, str):
-        split_name(func)
-        return FunctionRef(func)
+        return _describe_name(func)
     if not callable(func):
         raise TypeError(f"function should be callable, but got {type(func).__qualname__}: {func!r}")
     if isinstance(func, functools.partial) and type(func).__call__ is functools.partial.__call__:
         return _describe_partial(func)
     if isinstance(func, MethodType):
         return _describe_bound(func, func.__self__)
+    script = script_of(func) or torch_script(func)
+    if script is not None:
+        return _remember(func, FunctionRef(script.name, is_script=True, check=script.check))
     name = _global_name(func)
     if name is not None:
         return _remember(func, FunctionRef(name))
@@ -93,6 +111,16 @@ def describe(func: object) -> FunctionRef:
     if isinstance(func, _DEFINITIONS):
         raise _cannot_travel(func)
     return FunctionRef(f"{_class_name(type(func), func)}.__call__", (func,))
+
+
+def _describe_name(name: str) -> FunctionRef:
+    script = scripts.get(name)
+    if script is not None:
+        return FunctionRef(name, is_script=True, check=script.check)
+    if ":" not in name and name.isprintable() and name:
+        return FunctionRef(name, is_script=True)
+    split_name(name)
+    return FunctionRef(name)
 
 
 def split_name(name: str) -> tuple[str, list[str]]:
@@ -118,7 +146,13 @@ def public_module(module: str) -> str:
 
 def _describe_partial(func: functools.partial[object]) -> FunctionRef:
     inner = describe(func.func)
-    return FunctionRef(inner.name, inner.args + func.args, {**inner.kwargs, **func.keywords})
+    return FunctionRef(
+        inner.name,
+        inner.args + func.args,
+        {**inner.kwargs, **func.keywords},
+        inner.is_script,
+        inner.check,
+    )
 
 
 def _describe_bound(

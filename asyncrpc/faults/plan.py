@@ -58,8 +58,8 @@ class Fault:
             same direction and peer overtake it; ``disconnect`` breaks the link in its place;
             ``corrupt`` spoils its bytes.
         message: name of a `MessageType`; ``None`` for calls, replies and references, but not for
-            CANCEL, GATHER and what keeps the group together. INTERN, PING, PONG, CHUNK and
-            CANCELLED never match: they are parts of the link.
+            CANCEL, GATHER and what keeps the group together. INTERN, PING, PONG and CHUNK never
+            match: they are parts of the link.
         peer: name of the worker at the other end; ``None`` for all.
         direction: ``"out"`` or ``"in"``, seen from the worker that has the plan.
         times: how often it acts on messages of one worker, peer and type; ``None`` for always.
@@ -181,6 +181,12 @@ class FaultPlan:
         """
         if isinstance(messages_to_fail, str):
             raise ValueError(f"messages_to_fail must be names, got the str {messages_to_fail!r}")
+        if not isinstance(messages_to_fail, Iterable):
+            raise ValueError(f"messages_to_fail must be names, got {messages_to_fail!r}")
+        if not isinstance(messages_to_delay, Mapping | None):
+            raise ValueError(
+                f"messages_to_delay must be a dict of seconds by name, got {messages_to_delay!r}"
+            )
         _check_count("num_fail_sends", num_fail_sends)
         names = tuple(dict.fromkeys(messages_to_fail))
         delays = dict(messages_to_delay or {})
@@ -305,7 +311,14 @@ def _check_count(field: str, value: object) -> None:
 
 
 def _check_delay(field: str, value: object) -> None:
-    if not isinstance(value, (int, float)) or isinstance(value, bool) or not math.isfinite(value):
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not _is_finite(value):
         raise ValueError(f"{field} must be a finite number of seconds, got {value!r}")
     if value < 0:
         raise ValueError(f"{field} must be non-negative: delays are seconds, got {value!r}")
+
+
+def _is_finite(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an int beyond the largest float
+        return False

@@ -47,7 +47,18 @@ class ChaosProxy:
         clock: measures delays; ``None`` takes the real one.
 
     Raises:
-        ValueError: not exactly one target is given.
+        ValueError: not exactly one target is given, or ``target_port`` is no port.
+
+    Example:
+        ```python
+        async def main():
+            async with TCPStoreServer() as server, ChaosProxy(server.host, server.port) as proxy:
+                async with await TCPStore.connect(proxy.host, proxy.port) as store:
+                    proxy.set(latency=0.01, slice_size=3)
+                    await store.set("colour", "green")
+                    proxy.disconnect_all(reset=True)
+                    assert await store.get("colour") == b"green"
+        ```
     """
 
     def __init__(
@@ -65,6 +76,8 @@ class ChaosProxy:
         has_address = target_host is not None and target_port is not None
         if has_address == (target_path is not None):
             raise ValueError("target must be either a host and a port or a target_path")
+        if has_address and (type(target_port) is not int or not 0 < target_port < 1 << 16):
+            raise ValueError(f"target_port must be an int from 1 to 65535, got {target_port!r}")
         self.host = host
         self.port = port
         self.path = None if path is None else os.fspath(path)

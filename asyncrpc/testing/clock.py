@@ -7,14 +7,16 @@ not the loop's: ``asyncio.sleep``, ``asyncio.timeout`` and real sockets stay in 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import heapq
 import itertools
-import math
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from asyncrpc.observe import Timer
+from asyncrpc.testing.arguments import is_finite
 
 __all__ = ("VirtualClock",)
 
@@ -25,6 +27,8 @@ _IDLE_TURNS_SEEN = 2
 _IDLE_TURNS_UNSEEN = 16
 _UNKNOWN: Any = object()  # a task of another kind does not show what it waits for
 _MAX_TURNS = 100_000  # a loop that is still busy then polls, or two tasks wake each other for ever
+_PATIENCE = 2.0  # seconds of real time for work in threads: more, and it waits for time to move
+_POLL = 0.0005  # seconds of real time between two looks at it
 
 
 class VirtualClock:
@@ -34,13 +38,29 @@ class VirtualClock:
         start: what `now` gives at first, in seconds.
 
     Used on one loop's thread only.
+
+    Raises:
+        ValueError: ``start`` is no finite number.
+
+    Example:
+        ```python
+        async def main():
+            clock = VirtualClock()
+            async with cluster(2, clock=clock) as workers:
+                call = workers[0].rpc_async("worker1", asyncio.sleep, args=(10,), timeout=3600)
+                await clock.advance(3600)  # an hour passes in no time
+                assert isinstance(call.exception(), TimeoutError)
+        ```
     """
 
     def __init__(self, start: float = 0.0) -> None:
+        if not is_finite(start):
+            raise ValueError(f"start must be a finite number of seconds, got {start!r}")
         self._now = float(start)
         self._timers: list[tuple[float, int, _VirtualTimer]] = []  # heap, by time then by age
         self._ages = itertools.count()
         self._is_advancing = False
+        self._holds: list[_Hold] = []
 
     def now(self) -> float:
         """Return the virtual time in seconds."""
@@ -49,6 +69,13 @@ class VirtualClock:
     def time(self) -> float:
         """Return the virtual time in seconds; the name a `Clock` has for it."""
         return self._now
+
+    @property
+    def next_timer(self) -> float | None:
+        """When the next timer is due, in seconds of virtual time; ``None`` if there is none."""
+        while self._timers and self._timers[0][2].is_cancelled:
+            heapq.heappop(self._timers)
+        return self._timers[0][0] if self._timers else None
 
     def call_at(self, when: float, callback: Callable[..., object], *args: object) -> Timer:
         """Call back from the loop once time has been advanced to ``when``.
@@ -79,7 +106,8 @@ class VirtualClock:
         """Move time on, timer by timer, letting the loop come to rest after each.
 
         Timers run in the order of their times, equal ones in the order they were made; those made
-        meanwhile run too if they fall due. Work in other threads or processes is not awaited.
+        meanwhile run too if they fall due. Work in other threads or processes is not awaited, but
+        for what `hold_while` names.
 
         Args:
             seconds: 0 or more; 0 runs what is due and lets the loop come to rest.
@@ -88,7 +116,7 @@ class VirtualClock:
             ValueError: ``seconds`` is negative, nan or infinite.
             RuntimeError: another task is advancing this clock, or the loop never comes to rest.
         """
-        if not 0 <= seconds < math.inf:
+        if not is_finite(seconds) or seconds < 0:
             raise ValueError(f"seconds must be a finite number >= 0, got {seconds!r}")
         if self._is_advancing:
             raise RuntimeError("another task is advancing this clock")
@@ -98,17 +126,56 @@ class VirtualClock:
         finally:
             self._is_advancing = False
 
+    @contextlib.contextmanager
+    def hold_while(self, is_busy: Callable[[], bool]) -> Iterator[None]:
+        """Let `advance` wait for work that the loop does not show, as that of threads.
+
+        It waits for 2 s of real time at most: work that takes longer may wait for time to move, and
+        is not waited for again until it has ended.
+
+        Args:
+            is_busy: asked on the loop whether such work is being done.
+        """
+        hold = _Hold(is_busy)
+        self._holds.append(hold)
+        try:
+            yield
+        finally:
+            self._holds.remove(hold)
+
     async def _advance_to(self, target: float) -> None:
         loop = asyncio.get_running_loop()
-        await _settle(loop)
-        while self._timers and self._timers[0][0] <= target:
+        await self._come_to_rest(loop)
+        while self.next_timer is not None and self.next_timer <= target:
             when, _, timer = heapq.heappop(self._timers)
-            if timer.is_cancelled:
-                continue
             self._now = max(self._now, when)
             timer.fire(loop)
-            await _settle(loop)
+            await self._come_to_rest(loop)
         self._now = target
+
+    async def _come_to_rest(self, loop: asyncio.AbstractEventLoop) -> None:
+        await _settle(loop)
+        while any(hold.is_on() for hold in self._holds):
+            await asyncio.sleep(_POLL)
+            await _settle(loop)
+
+
+class _Hold:
+    """Work that virtual time waits for, within reason."""
+
+    __slots__ = ("_deadline", "_is_busy")
+
+    def __init__(self, is_busy: Callable[[], bool]) -> None:
+        self._is_busy = is_busy
+        self._deadline: float | None = None  # real time; set while it is busy
+
+    def is_on(self) -> bool:
+        if not self._is_busy():
+            self._deadline = None
+            return False
+        if self._deadline is None:
+            self._deadline = time.monotonic() + _PATIENCE
+        return time.monotonic() < self._deadline
 
 
 class _VirtualTimer:

@@ -9,12 +9,14 @@ from __future__ import annotations
 import asyncio
 
 from asyncrpc.errors import AuthenticationError, RemoteProtocolError
+from asyncrpc.observe import Clock, LoopClock, time_limit
 from asyncrpc.transport.stream import Stream
 from asyncrpc.wire import Handshake, Hello
 
 __all__ = ("Greeter", "authenticate")
 
 _ROOM = 4096  # bytes read before the peer is known
+_LOOP_CLOCK = LoopClock()
 
 
 class Greeter:
@@ -33,12 +35,13 @@ class Greeter:
         self._error: Exception | None = None  # what ended it, when done
         self._stream = stream
 
-    async def greet(self, stream: Stream, timeout: float) -> Hello:
+    async def greet(self, stream: Stream, timeout: float, clock: Clock = _LOOP_CLOCK) -> Hello:
         """Authenticate the peer of ``stream``, on which this handler sits.
 
         Args:
             stream: connected; left paused on success and closed on failure.
-            timeout: seconds for the whole exchange.
+            timeout: seconds for the whole exchange, above 0.
+            clock: whose seconds.
 
         Returns:
             What the peer said of itself; its bytes after the handshake are ``handshake.leftover``.
@@ -53,7 +56,7 @@ class Greeter:
             self._send(self.handshake.start())
             if self._early:
                 self._feed(self._early)
-            async with asyncio.timeout(timeout):
+            async with time_limit(clock, timeout):
                 await self._done
         except TimeoutError as error:
             stream.abort()

@@ -82,7 +82,10 @@ class Stream(asyncio.BufferedProtocol):
         self._transport = cast("asyncio.Transport", None)
         self.batch: list[bytes] = []
         """What was written and has not been handed to the system; entries may be emptied."""
-        self._is_scheduled = False
+        self.sent = 0
+        """Bytes handed to the transport."""
+        self.is_flush_due = False
+        """Whether a flush will come anyway: from the loop, or from whoever handles a read."""
         self._is_open = False  # connected, and neither closing nor lost
         self._is_lost = False
         self._error: Exception | None = None
@@ -98,29 +101,31 @@ class Stream(asyncio.BufferedProtocol):
         """
         batch = self.batch
         batch.append(data)
-        if not self._is_scheduled:
-            self._is_scheduled = True
+        if not self.is_flush_due:
+            self.is_flush_due = True
             self._call_soon(self.flush)
         elif len(batch) >= _FULL_BATCH:
             self.flush()
-            self._is_scheduled = True  # it is, for the rest of this turn
+            self.is_flush_due = True  # it is, for the rest of this turn
 
     def flush_soon(self) -> None:
         """Flush after the callbacks that are ready now, with what they write."""
-        if not self._is_scheduled:
-            self._is_scheduled = True
+        if not self.is_flush_due:
+            self.is_flush_due = True
             self._call_soon(self.flush)
 
     def flush(self) -> None:
         """Hand the batch to the transport, unless its buffer is over the limit."""
-        self._is_scheduled = False
+        self.is_flush_due = False
         batch = self.batch
         if not batch:
             return
         if self._is_open:
             if self.is_writable:
                 self.batch = []
-                self._transport.write(batch[0] if len(batch) == 1 else b"".join(batch))
+                data = batch[0] if len(batch) == 1 else b"".join(batch)
+                self.sent += len(data)
+                self._transport.write(data)
         elif self._is_lost:  # until then its writer may want to know what never left
             batch.clear()
 
@@ -136,7 +141,9 @@ class Stream(asyncio.BufferedProtocol):
             return
         if self.batch:  # not writable: nothing may overtake it
             self.batch.extend(map(bytes, parts))
-        elif self._is_vectored:
+            return
+        self.sent += sum([memoryview(part).nbytes for part in parts])
+        if self._is_vectored:
             self._transport.writelines(parts)
         else:
             for part in parts:  # the stock loop's writelines() joins

@@ -13,6 +13,7 @@ import socket
 import stat
 from typing import TYPE_CHECKING
 
+from asyncrpc.observe import Clock, LoopClock, time_limit
 from asyncrpc.transport.address import Address
 from asyncrpc.transport.stream import Stream, StreamHandler
 
@@ -41,11 +42,17 @@ class SocketNetwork:
         tls: certificates for ``tls://`` addresses; ``None`` refuses them.
         listening: a tcp socket that listens already; the first `listen` takes it over, whatever
             the address, with the connections that wait in it.
+        clock: measures how long opening a stream may take.
     """
 
     def __init__(
-        self, tls: TlsOptions | None = None, *, listening: socket.socket | None = None
+        self,
+        tls: TlsOptions | None = None,
+        *,
+        listening: socket.socket | None = None,
+        clock: Clock | None = None,
     ) -> None:
+        self._clock = LoopClock() if clock is None else clock
         self._tls = tls
         self._listening = listening
 
@@ -53,7 +60,7 @@ class SocketNetwork:
         """Open a stream; see `asyncrpc.transport.Network.connect`."""
         _check_scheme(address)
         try:
-            async with asyncio.timeout(timeout):
+            async with time_limit(self._clock, timeout):
                 stream = await self._open(address, handler)
         except TimeoutError as error:
             raise TimeoutError(f"no answer from {address} within {timeout:g} s") from error

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Never
 
 if TYPE_CHECKING:
@@ -52,7 +51,7 @@ class TlsOptions:
             raise ValueError(
                 f"tls server_hostname must be a non-empty str or None, got {self.server_hostname!r}"
             )
-        if self.check_hostname not in {True, False}:
+        if not isinstance(self.check_hostname, bool):
             raise ValueError(f"tls check_hostname must be a bool, got {self.check_hostname!r}")
 
 
@@ -81,7 +80,7 @@ def client_context(options: TlsOptions) -> ssl.SSLContext:
 
 
 def _is_file(path: object) -> bool:
-    return isinstance(path, (str, os.PathLike)) and Path(path).is_file()
+    return isinstance(path, (str, os.PathLike)) and os.path.isfile(path)  # raises for no str
 
 
 def _is_name(name: object) -> bool:

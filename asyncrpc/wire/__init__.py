@@ -17,24 +17,30 @@ from asyncrpc.wire.frame import (
 )
 from asyncrpc.wire.framing import FrameReader
 from asyncrpc.wire.handshake import Handshake, HandshakeRefused
+from asyncrpc.wire.headermap import HeaderMap
 from asyncrpc.wire.hello import Hello, Purpose
-from asyncrpc.wire.messages import MessageType
-from asyncrpc.wire.registry import TypeRegistry
+from asyncrpc.wire.messages import CALLS, REPLIES, MessageType
+from asyncrpc.wire.registry import TypeRegistry, register_type, user_types
+from asyncrpc.wire.state import Enclosure
 from asyncrpc.wire.transfer import Transfer, allocate_buffer
 
 __all__ = (
     "ABORT",
     "BUFFERS",
+    "CALLS",
     "CHUNK_SIZE",
     "DEDUP",
     "ERROR",
     "FIRST",
     "HEADER",
+    "REPLIES",
     "Codec",
+    "Enclosure",
     "Frame",
     "FrameReader",
     "Handshake",
     "HandshakeRefused",
+    "HeaderMap",
     "Hello",
     "MessageType",
     "Purpose",
@@ -43,5 +49,7 @@ __all__ = (
     "allocate_buffer",
     "encode_frame",
     "rebuild_exception",
+    "register_type",
     "split_exception",
+    "user_types",
 )

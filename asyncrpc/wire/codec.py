@@ -27,6 +27,7 @@ from .state import (
     SCALARS,
     BytesLike,
     DecodeState,
+    Enclosure,
     Extension,
     MalformedError,
     Policy,
@@ -45,8 +46,14 @@ _CALL_LEVELS = 2  # the list [args, kwargs] and the list args, around every argu
 _PLAIN_LEVELS = 8  # values nested deeper are walked even if msgpack could pack them as they are
 _KEPT_PACKER = 1 << 20  # a Packer never gives back memory: one that packed more is dropped
 
-Hook: TypeAlias = tuple[type, int, Callable[[Any], object], Callable[[Any], object]]
-"""Class, code, encode, decode: see `Codec`."""
+Hook: TypeAlias = tuple[
+    type,
+    int,
+    Callable[[Any, object], tuple[object, object]],
+    Callable[[Any], object],
+    Callable[[Sequence[Any], object], None],
+]
+"""Class, code, encode, decode, undo: see `Codec`."""
 
 
 class Codec:
@@ -58,9 +65,8 @@ class Codec:
         registry: user types; ``None`` is an empty one.
         max_nesting: levels of containers, 1 to 1000, on either side.
         max_object_bytes: estimate of the memory a decoded body may take, from 1.
-        hooks: (class, code, encode, decode) of classes that a layer above makes travel; codes
-            are unique, 0 to 65535; ``encode`` may have side effects and is called in the order
-            of the walk.
+        hooks: (class, code, encode, decode, undo) of classes that a layer above makes travel, as
+            `state.Extension` says; codes are unique, 0 to 65535.
 
     Raises:
         ValueError: a number is out of its range, or two hooks have one class or code.
@@ -69,6 +75,7 @@ class Codec:
     __slots__ = (
         "_encoders",
         "_give_packer",
+        "_given",
         "_max_nesting",
         "_max_object_bytes",
         "_plain_levels",
@@ -99,6 +106,8 @@ class Codec:
         self._uncounted = uncounted_length(max_object_bytes)
         self._shallow = min(max_nesting, self._uncounted)  # bytes: a level takes one at least
         registry = TypeRegistry() if registry is None else registry
+        hooks = tuple(hooks)
+        self._given = (registry, max_nesting, max_object_bytes, hooks)
         self._policy = _make_policy(allow_pickle, registry, hooks, self._travels_lightly)
         self._encoders = make_encoders(self._policy)
         self._registry_version = self._policy.registry.version
@@ -110,20 +119,29 @@ class Codec:
         self._take_packer = packers.pop
         self._give_packer = packers.append
 
-    def encode(self, value: object, path: str = "args") -> tuple[bytes, list[BytesLike]]:
+    def without_pickle(self) -> Codec:
+        """Return a codec of the same types and limits that neither makes nor loads pickles."""
+        if not self._policy.allow_pickle:
+            return self
+        return Codec(False, *self._given)
+
+    def encode(
+        self, value: object, path: str = "args", to: object = None
+    ) -> tuple[bytes, list[BytesLike]]:
         """Encode one value.
 
         Args:
             value: anything that travels.
             path: what errors call the value.
+            to: destination, which hooks are told; ``None`` if the value is not part of a call.
 
         Returns:
             The body, and the buffers out of band: C-contiguous, of bytes, not copied; they must
-            stay unchanged until sent.
+            stay unchanged until sent. An `Enclosure` if hooks made something for this message.
 
         Raises:
             EncodingError: an item cannot travel; ``path`` says where it sits. Encoding stopped
-                there; hooks called before were called.
+                there, and hooks took back what they made.
         """
         try:  # the C code says whether a value is plain: see _new_strict_packer
             pack = self._strict.pop()
@@ -136,8 +154,8 @@ class Codec:
         if not self._strict:
             self._strict.append(_new_strict_packer())
         if is_plain(value, self._plain_levels):
-            return self._pack(value), []
-        walk = self._start_walk()
+            return self.pack(value), []
+        walk = self._start_walk(to)
         holder = walk.add(value, path)
         walk.run()
         return self._finish(walk, holder[0])
@@ -170,9 +188,11 @@ class Codec:
         return self._decode(body, buffers, 0)
 
     def encode_call(
-        self, args: tuple[object, ...], kwargs: Mapping[str, object] | None
+        self, args: tuple[object, ...], kwargs: Mapping[str, object] | None, to: object = None
     ) -> tuple[bytes, list[BytesLike]]:
         """Encode the arguments of a call; paths are ``args[1]`` and ``kwargs['name']``.
+
+        Args and result are those of `encode`.
 
         Raises:
             EncodingError: as for `encode`.
@@ -190,17 +210,17 @@ class Codec:
                 self._strict.append(_new_strict_packer())
         for value in args:
             if type(value) not in SCALARS and not is_plain(value, self._plain_levels):
-                return self._encode_call_by_walk(args, kwargs or {})
+                return self._encode_call_by_walk(args, kwargs or {}, to)
         if kwargs:
             if not (_are_names(map(type, kwargs)) and is_plain(kwargs, self._plain_levels)):
-                return self._encode_call_by_walk(args, kwargs)
-            return self._pack((args, kwargs)), []
-        return self._pack((args, _NO_KWARGS)), []
+                return self._encode_call_by_walk(args, kwargs, to)
+            return self.pack((args, kwargs)), []
+        return self.pack((args, _NO_KWARGS)), []
 
     def _encode_call_by_walk(
-        self, args: tuple[object, ...], kwargs: Mapping[str, object]
+        self, args: tuple[object, ...], kwargs: Mapping[str, object], to: object
     ) -> tuple[bytes, list[BytesLike]]:
-        walk = self._start_walk()
+        walk = self._start_walk(to)
         new_kwargs: dict[str, object] = {}
         if kwargs:
             named = {_exact_name(name): value for name, value in kwargs.items()}
@@ -243,25 +263,31 @@ class Codec:
                 return tuple(args), kwargs
         raise RemoteProtocolError("the body of a call must be [args, kwargs]")
 
-    def _start_walk(self) -> Walk:
+    def _start_walk(self, to: object) -> Walk:
         version = self._policy.registry.version
         if version != self._registry_version:
             self._encoders = make_encoders(self._policy)
             self._registry_version = version
-        return Walk(self._policy, self._encoders, self._max_nesting, self._pack)
+        return Walk(self._policy, self._encoders, self._max_nesting, self.pack, to)
 
     def _finish(self, walk: Walk, root: object) -> tuple[bytes, list[BytesLike]]:
         if not walk.is_marked:
-            return self._pack(root), []
+            return self.pack(root), []
         state = walk.state
-        return _MARKED_PREFIX + self._pack((state.references, root)), state.buffers
+        try:
+            body = _MARKED_PREFIX + self.pack((state.references, root))
+        except BaseException:
+            walk.take_back()
+            raise
+        buffers = Enclosure(state.buffers, state.enclosed) if state.enclosed else state.buffers
+        return body, buffers
 
     def _travels_lightly(self, value: object) -> bool:
         """Try to encode ``value`` without pickle, hooks or another trial inside it."""
         policy = self._policy._replace(
             allow_pickle=False, by_class={}, travels_lightly=lambda _: False
         )
-        walk = Walk(policy, make_encoders(policy), self._max_nesting, self._pack)
+        walk = Walk(policy, make_encoders(policy), self._max_nesting, self.pack)
         holder = walk.add(value, "")
         try:
             walk.run()
@@ -270,7 +296,8 @@ class Codec:
             return False
         return not buffers and len(body) < LARGE
 
-    def _pack(self, tree: object) -> bytes:
+    def pack(self, tree: object) -> bytes:
+        """Encode plain values without a look at them; tuples arrive as lists."""
         try:
             pack = self._take_packer()
         except IndexError:

@@ -105,6 +105,7 @@ class Walk:
         encoders: of the codec, see `make_encoders`; grows.
         max_nesting: levels of containers a value may have.
         pack: packs plain data into bytes.
+        to: destination of the message, for extensions.
     """
 
     __slots__ = ("_encoders", "_max_nesting", "_pack", "_stack", "is_marked", "state")
@@ -115,8 +116,9 @@ class Walk:
         encoders: dict[type, Encoder],
         max_nesting: int,
         pack: Callable[[object], bytes],
+        to: object = None,
     ) -> None:
-        self.state = EncodeState(policy)
+        self.state = EncodeState(policy, to)
         self.is_marked = False
         """Whether the outcome holds marks, so that it must be walked again to decode it."""
         self._encoders = encoders
@@ -151,8 +153,23 @@ class Walk:
         """Encode all that was added.
 
         Raises:
-            EncodingError: an item cannot travel, or sits too deep; ``path`` says where.
+            EncodingError: an item cannot travel, or sits too deep; ``path`` says where. What
+                extensions enclosed so far was taken back.
         """
+        try:
+            self._walk()
+        except BaseException:
+            self.take_back()
+            raise
+
+    def take_back(self) -> None:
+        """Have extensions take back what they enclosed."""
+        state = self.state
+        if state.enclosed:
+            for extension in state.policy.by_class.values():
+                extension.undo(state.enclosed, state.to)
+
+    def _walk(self) -> None:
         stack = self._stack
         encoders = self._encoders
         state = self.state
@@ -298,5 +315,5 @@ def _encode_registered(entry: Registration, _: EncodeState, value: object) -> ob
     return [_REGISTERED, entry.name, entry.encode(value)]
 
 
-def _encode_extension(extension: Extension, _: EncodeState, value: object) -> object:
-    return [_EXTENSION, extension.code, extension.encode(value)]
+def _encode_extension(extension: Extension, state: EncodeState, value: object) -> object:
+    return [_EXTENSION, extension.code, state.extend(extension, value)]

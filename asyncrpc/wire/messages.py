@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 
-__all__ = ("MessageType",)
+__all__ = ("CALLS", "REPLIES", "MessageType")
 
 _REQUEST = 0x100
 _RESPONSE = 0x200
@@ -65,7 +65,6 @@ class MessageType(enum.IntEnum):
     DRAIN = 0x40F
     GATHER = 0x410
     CHUNK = 0x411
-    CANCELLED = 0x412
 
     @property
     def is_request(self) -> bool:
@@ -76,3 +75,30 @@ class MessageType(enum.IntEnum):
     def is_response(self) -> bool:
         """Whether the reference counts it among the responses."""
         return bool(self & _RESPONSE)
+
+
+_NAMES = {
+    "SCRIPT_CALL": "SCRIPT_RET",
+    "PYTHON_CALL": "PYTHON_RET",
+    "SCRIPT_REMOTE_CALL": "REMOTE_RET",
+    "PYTHON_REMOTE_CALL": "REMOTE_RET",
+    "SCRIPT_RREF_FETCH_CALL": "SCRIPT_RREF_FETCH_RET",
+    "PYTHON_RREF_FETCH_CALL": "PYTHON_RREF_FETCH_RET",
+    "RREF_USER_DELETE": "RREF_ACK",
+    "RREF_FORK_REQUEST": "RREF_ACK",
+    "RREF_CHILD_ACCEPT": "RREF_ACK",
+    "RREF_SYNC": "RREF_ACK",
+    "CLEANUP_AUTOGRAD_CONTEXT_REQ": "CLEANUP_AUTOGRAD_CONTEXT_RESP",
+    "DRAIN": "PYTHON_RET",
+    "GATHER": "PYTHON_RET",
+}
+
+# Plain ints: members of an enum hash several times slower, and each message is looked up here.
+REPLIES: dict[int, int] = {
+    int(MessageType.NOTIFY): 0,
+    **{int(MessageType[request]): int(MessageType[reply]) for request, reply in _NAMES.items()},
+}
+"""Type of each request -> type of what answers it, be it a result or an error; 0 for none."""
+
+CALLS = frozenset(kind for kind in REPLIES if MessageType(kind).name.endswith("_CALL"))
+"""Requests of users, which take a place in flight; all others are the agents' own."""

@@ -63,11 +63,13 @@ def encode_by_pickle(state: EncodeState, value: object) -> object:
 
     stream = io.BytesIO()
     pickler = pickle.Pickler(stream, protocol=5, buffer_callback=take_out)
-    table = _dispatch_table(state.policy)
+    table = _dispatch_table(state)
     if table is not None:
         pickler.dispatch_table = table
     try:
         pickler.dump(value)
+    except RpcError:  # an extension's, in its own words
+        raise
     except Exception as error:  # the object's own code runs here
         del state.buffers[first:]
         raise UnencodableError(_explain(value, error)) from error
@@ -85,15 +87,18 @@ def _explain(value: object, error: Exception) -> str:
     )
 
 
-def _dispatch_table(policy: Policy) -> dict[type, Callable[[Any], Any]] | None:
+def _dispatch_table(state: EncodeState) -> dict[type, Callable[[Any], Any]] | None:
     """Return how pickle treats registered classes and extensions, or ``None`` for the default."""
+    policy = state.policy
     if not policy.by_class and not len(policy.registry):
         return None
     table: dict[type, Callable[[Any], Any]] = dict(copyreg.dispatch_table)
     for entry in policy.registry:
         table[entry.cls] = functools.partial(_reduce, rebuild_registered, entry.name, entry.encode)
     for cls, extension in policy.by_class.items():
-        table[cls] = functools.partial(_reduce, rebuild_extension, extension.code, extension.encode)
+        table[cls] = functools.partial(
+            _reduce, rebuild_extension, extension.code, functools.partial(state.extend, extension)
+        )
     return table
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-__all__ = ("Registration", "TypeRegistry")
+__all__ = ("Registration", "TypeRegistry", "register_type", "user_types")
 
 MAX_NAME_LENGTH = 255  # a name is repeated in every message that uses it
 
@@ -96,6 +96,35 @@ class TypeRegistry:
 
     def __len__(self) -> int:
         return len(self._by_class)
+
+
+user_types = TypeRegistry()
+"""The classes that `register_type` was given in this process; every agent's codec reads it."""
+
+
+def register_type(
+    cls: type,
+    name: str,
+    encode: Callable[[Any], object],
+    decode: Callable[[Any], object],
+) -> None:
+    """Make instances of a class travel, pickle or not; both sides must register it.
+
+    It acts on agents that run already, too. An exception class that is registered arrives as
+    itself even where its module is not loaded.
+
+    Args:
+        cls: a class; instances of exactly this class are encoded, subclasses are not.
+        name: 1 to 255 characters: what travels in the class's place, the same on both sides.
+        encode: turns an instance into any value that travels; may return the same buffers.
+        decode: turns that value into an instance again.
+
+    Raises:
+        TypeError: ``cls`` is no class, or ``encode`` or ``decode`` cannot be called.
+        ValueError: the name breaks its rule, or the class or the name is registered with
+            something else; the same registration twice is no error.
+    """
+    user_types.register(cls, name, encode, decode)
 
 
 def _check_arguments(cls: object, name: object, encode: object, decode: object) -> None:

@@ -22,6 +22,7 @@ __all__ = (
     "Builder",
     "BytesLike",
     "DecodeState",
+    "Enclosure",
     "EncodeState",
     "Encoder",
     "Extension",
@@ -91,10 +92,30 @@ class Extension(NamedTuple):
     """Instances of exactly this class are encoded."""
     code: int
     """What travels instead of the class; 0 to 2**16 - 1, unique in a codec."""
-    encode: Callable[[Any], object]
-    """Turns an instance into a value; called in the order of the walk, may have side effects."""
+    encode: Callable[[Any, object], tuple[object, object]]
+    """Turns an instance, on its way to a destination, into a value and what it enclosed: see
+    `Enclosure`. Called in the order of the walk, may have side effects."""
     decode: Callable[[Any], object]
     """Turns the value into an instance."""
+    undo: Callable[[Sequence[Any], object], None]
+    """Takes back what was enclosed on the way to a destination: the message is not made."""
+
+
+class Enclosure(list[BytesLike]):
+    """Buffers of a message in which extensions enclosed something; true even where there are none.
+
+    Attributes:
+        enclosed: what the extensions gave, in the order of the walk.
+    """
+
+    __slots__ = ("enclosed",)
+
+    def __init__(self, buffers: Sequence[BytesLike], enclosed: Sequence[object]) -> None:
+        super().__init__(buffers)
+        self.enclosed = enclosed
+
+    def __bool__(self) -> bool:
+        return True
 
 
 class Policy(NamedTuple):
@@ -144,10 +165,14 @@ def mark(kind: Kind) -> ExtType:
 class EncodeState:
     """Grows while one message is encoded."""
 
-    __slots__ = ("_indices", "buffers", "policy", "references")
+    __slots__ = ("_indices", "buffers", "enclosed", "policy", "references", "to")
 
-    def __init__(self, policy: Policy) -> None:
+    def __init__(self, policy: Policy, to: object) -> None:
         self.policy = policy
+        self.to = to
+        """Destination of the message, for extensions; ``None`` if it is no call."""
+        self.enclosed: list[object] = []
+        """What extensions made for the message."""
         self.buffers: list[BytesLike] = []
         """Out of band, C-contiguous bytes, not copied; must not change until sent."""
         self.references: list[tuple[str, ...]] = []
@@ -161,6 +186,12 @@ class EncodeState:
             index = self._indices[names] = len(self.references)
             self.references.append(names)
         return index
+
+    def extend(self, extension: Extension, value: object) -> object:
+        """Return what travels for an instance of an extension's class."""
+        encoded, enclosed = extension.encode(value, self.to)
+        self.enclosed.append(enclosed)
+        return encoded
 
     def put_buffer(self, buffer: BytesLike) -> int:
         """Take ``buffer`` out of band and return its index."""

@@ -31,7 +31,7 @@ from launcher.agent.state import (
     WorkerState,
 )
 from launcher.agent.variables import RunFacts, worker_variables
-from launcher.errors import ProcessFailure
+from launcher.errors import ChildFailedError, ProcessFailure
 from launcher.logs import LogsSpecs, line_prefix
 from launcher.process import Guardian, ProcessContext, RunProcsResult, start_processes
 from launcher.rendezvous import RendezvousInfo
@@ -169,11 +169,24 @@ class LocalElasticAgent:
 
     def _announce_restart(self) -> None:
         restarts, limit = self._machine.restarts, self._machine.max_restarts
-        if not restarts:
-            return
+        if restarts:
+            _logger.warning(
+                "%s; starting all workers again, restart %d of %d (%d left)",
+                self._cause(),
+                restarts,
+                limit,
+                limit - restarts,
+            )
+
+    def _cause(self) -> str:
+        """Say in a few words why the round is over."""
         if self._start_error is not None:
-            _logger.warning("workers could not be started: %s", self._start_error)
-        _logger.warning("starting all workers again, restart %d of %d", restarts, limit)
+            return f"workers could not be started: {self._start_error}"
+        assert self._ended is not None
+        workers = self._group.workers
+        failures = {workers[local].global_rank: f for local, f in self._ended.failures.items()}
+        rank, failure = ChildFailedError(self._spec.entrypoint, failures).get_first_failure()
+        return f"rank {rank} (pid {failure.pid}) {failure.ending()}"
 
     def _spawn(self, activity: Coroutine[object, object, Stimulus | None]) -> None:
         task = asyncio.create_task(activity)
@@ -222,7 +235,18 @@ class LocalElasticAgent:
             return Event.START_FAILED
         for local_rank, pid in self._context.pids().items():
             workers[local_rank].id = pid
+        self._announce_files(self._context)
         return Event.STARTED
+
+    def _announce_files(self, context: ProcessContext) -> None:
+        """Say where output goes that is not shown, if nobody has chosen the place."""
+        is_first_round = self._ended is None
+        paths = {*context.stdouts.values(), *context.stderrs.values()} - {"", os.devnull}
+        if is_first_round and paths and self._logs_specs.temporary_dir is not None:
+            _logger.warning(
+                "output of workers is written to files in %s; --log-dir names another folder",
+                self._logs_specs.root_log_dir,
+            )
 
     def _variables(self, local_rank: int) -> dict[str, str]:
         assert self._facts is not None

@@ -129,6 +129,11 @@ class LogsSpecs(ABC):
         """
         return None
 
+    @property
+    def descriptors_per_worker(self) -> int:
+        """How many the launcher holds open for one worker's output, at most: pipes and files."""
+        return 4
+
     @abstractmethod
     def reify(self, envs: Mapping[int, Mapping[str, str]]) -> LogsDest:
         """Make the folders of the next round and return its paths.
@@ -190,6 +195,12 @@ class DefaultLogsSpecs(LogsSpecs):
         if self._log_dir is not None or self._run_dir is None:
             return None
         return os.path.dirname(self._run_dir)
+
+    @property
+    def descriptors_per_worker(self) -> int:
+        """A pipe for each stream, and the file it is copied to if it is teed."""
+        keeps_file = self._tee != Std.NONE and self._log_dir is not None
+        return 4 if keeps_file and not self._is_discarding else 2
 
     def reify(self, envs: Mapping[int, Mapping[str, str]]) -> LogsDest:
         """Make the folders of the next round and return its paths.

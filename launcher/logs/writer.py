@@ -83,9 +83,9 @@ class Writer:
             self._size += len(data)
             size = self._size
             self._has_work.notify()
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="launcher output", daemon=True)
-            self._thread.start()
+        if self._thread is None and not self._start_thread():
+            self._write_here()
+            return
         if size >= _FULL and not self._is_full:
             self._is_full = True
             self._watch_progress()
@@ -113,6 +113,21 @@ class Writer:
             self._thread.join()
         if self._watch is not None:
             self._watch.cancel()
+
+    def _start_thread(self) -> bool:
+        thread = threading.Thread(target=self._run, name="launcher output", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:  # workers have used up the processes that we are allowed
+            return False
+        self._thread = thread
+        return True
+
+    def _write_here(self) -> None:
+        """Write on the loop, which may block it: better than losing what explains the trouble."""
+        fd, data = self._take()
+        self._size -= len(data)
+        self._write_out(fd, data)
 
     def _watch_progress(self) -> None:
         progress = self._progress

@@ -22,17 +22,19 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
 
 from launcher.errors import ProcessFailure, SignalException
+from launcher.limits import MAX_STARTING, explain_shortage
 from launcher.logs import LogsSpecs, WorkerOutput
 from launcher.process.guardian import Exit, GuardedProcess, Guardian
+from launcher.process.leftovers import clear_leftovers, hurry_leftovers
+from launcher.process.result import RunProcsResult
 from launcher.process.termination import KILL_TIMEOUT, Termination
 from launcher.signals import handle_signals
 
-__all__ = ("ProcessContext", "RunProcsResult", "validate_full_rank")
+__all__ = ("ProcessContext", "validate_full_rank")
 
 ERROR_FILE_VARIABLE = "TORCHELASTIC_ERROR_FILE"
 SHUTDOWN_TIMEOUT = 30.0  # torchrun's
@@ -40,24 +42,6 @@ SHUTDOWN_TIMEOUT = 30.0  # torchrun's
 _STRAY_GRACE = 1.0
 
 _log = logging.getLogger("launcher.process")
-
-
-@dataclass(slots=True)
-class RunProcsResult:
-    """How the workers of a context ended."""
-
-    return_values: dict[int, object] = field(default_factory=dict)
-    """What each returned, by local rank; ``None`` for a command; empty after a failure."""
-    failures: dict[int, ProcessFailure] = field(default_factory=dict)
-    """Those that did not end with 0, by local rank, those stopped by us included."""
-    stdouts: dict[int, str] = field(default_factory=dict)
-    """File with the stdout of each; "" for none."""
-    stderrs: dict[int, str] = field(default_factory=dict)
-    """File with the stderr of each; "" for none."""
-
-    def is_failed(self) -> bool:
-        """Return whether any worker failed."""
-        return bool(self.failures)
 
 
 class ProcessContext(ABC):
@@ -237,24 +221,32 @@ class ProcessContext(ABC):
     async def _start_all(self) -> None:
         nothing = os.open(os.devnull, os.O_RDONLY)
         heir = None if sys.__stdin__ is None else self._stdin  # closed: 0 may be anybody's
+        turns = asyncio.Semaphore(MAX_STARTING)
         try:
             async with asyncio.TaskGroup() as group:
                 for rank in range(self.nprocs):
-                    group.create_task(self._start_one(rank, 0 if rank == heir else nothing))
+                    stdin = 0 if rank == heir else nothing
+                    group.create_task(self._start_one(rank, stdin, turns))
         except BaseExceptionGroup as errors:
             raise errors.exceptions[0] from None
         finally:
             os.close(nothing)
 
-    async def _start_one(self, rank: int, stdin: int) -> None:
+    async def _start_one(self, rank: int, stdin: int, turns: asyncio.Semaphore) -> None:
         env = {**os.environ, **self.envs[rank], ERROR_FILE_VARIABLE: self.error_files[rank]}
-        try:
-            descriptors = {0: stdin, **self._output.open(rank)}
-            self._processes[rank] = await self._guardian.spawn(
-                self.command_line(rank), env, descriptors, _current_folder()
-            )
-        finally:
-            self._output.hand_over(rank)
+        async with turns:
+            try:
+                descriptors = {0: stdin, **self._output.open(rank)}
+                self._processes[rank] = await self._guardian.spawn(
+                    self.command_line(rank), env, descriptors, _current_folder()
+                )
+            except OSError as error:
+                if (why := explain_shortage(error)) is None:
+                    raise
+                what = f"worker {rank} of {self.nprocs} could not be started: {why}"
+                raise OSError(error.errno, what) from error
+            finally:
+                self._output.hand_over(rank)
 
     async def _undo_start(self) -> None:
         for process in self._processes.values():
@@ -262,7 +254,7 @@ class ProcessContext(ABC):
         running = [process.exited for process in self._processes.values()]
         if running:
             await asyncio.wait(running, timeout=KILL_TIMEOUT)
-        await self._clear(signal.SIGKILL, 0.0, 0.0)
+        await clear_leftovers(self._guardian, signal.SIGKILL, 0.0, 0.0)
         await self._output.drain(ends_lines=True)
         if self._owns_guardian:
             await self._guardian.close()
@@ -306,26 +298,14 @@ class ProcessContext(ABC):
         stray_grace = min(left, _STRAY_GRACE)
         group_grace = left if self._termination.signalled else stray_grace
         quiet = stray_grace if self._is_success() and not self._is_closing else 0.0
-        await self._clear(self._termination.signum, group_grace, stray_grace, quiet)
-
-    async def _clear(
-        self, signum: signal.Signals, group_grace: float, stray_grace: float, quiet: float = 0.0
-    ) -> None:
-        if self._guardian.lost is not None:
-            return
-        cleared = self._guardian.clear(signum, group_grace, stray_grace, quiet=quiet)
-        limit = quiet + max(group_grace, stray_grace) + KILL_TIMEOUT
-        await asyncio.wait({cleared}, timeout=limit)
-        if not cleared.done():
-            _log.error("guardian %d does not answer", self._guardian.pid)
-            cleared.cancel()
-        elif cleared.exception() is None and cleared.result():
-            _log.error("%d processes left by workers survive SIGKILL", cleared.result())
+        await clear_leftovers(
+            self._guardian, self._termination.signum, group_grace, stray_grace, quiet=quiet
+        )
 
     def _hurry(self) -> None:
         self._termination.hurry()
         if self._is_clearing and not self._supervisor.done():
-            self._guardian.clear(signal.SIGKILL, 0.0, 0.0).add_done_callback(_forget)
+            hurry_leftovers(self._guardian)
 
     async def _wait_for_supervisor(self) -> None:
         await asyncio.wait({self._supervisor})
@@ -392,9 +372,3 @@ def _current_folder() -> str:
         return os.getcwd()
     except FileNotFoundError:
         return ""
-
-
-def _forget(cleared: asyncio.Future[int]) -> None:
-    """Take note of an outcome nobody waits for."""
-    if not cleared.cancelled():
-        cleared.exception()

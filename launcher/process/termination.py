@@ -1,7 +1,8 @@
 """Stopping workers: a signal to each process group, one deadline for all, then SIGKILL.
 
 Called by the process contexts. Exits are reported by the guardian; nothing is polled, and every
-wait is bounded, since a process in uninterruptible sleep survives even SIGKILL.
+wait is bounded, since a process in uninterruptible sleep survives even SIGKILL. A wait that people
+would notice is told to them, and who had to be killed in the end.
 """
 
 from __future__ import annotations
@@ -10,13 +11,15 @@ import asyncio
 import logging
 import math
 import signal
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from launcher.process.guardian import GuardedProcess, Guardian, process_state
 
-__all__ = ("KILL_TIMEOUT", "Termination")
+__all__ = ("KILL_TIMEOUT", "SILENCE", "Termination")
 
 KILL_TIMEOUT = 5.0  # for the kernel to end a process after SIGKILL, on a host that is swapping
+SILENCE = 1.0  # after which somebody at a terminal begins to wonder
+_MAX_NAMED = 8  # workers named in one line of a log
 
 _log = logging.getLogger("launcher.process")
 
@@ -39,6 +42,8 @@ class Termination:
         self._guardian = guardian
         self._processes = processes
         self._loop = asyncio.get_running_loop()
+        self._asked_at = math.inf  # when the first signal was asked for
+        self._has_grace = False  # whether anything else than SIGKILL at once was asked for
         self._deadline = math.inf
         self._changed = asyncio.Event()
         for process in processes.values():
@@ -57,8 +62,11 @@ class Termination:
             timeout: seconds until SIGKILL.
         """
         is_new = not self.signalled or signum != self.signum
+        now = self._loop.time()
         self.signum = signum
-        self._deadline = min(self._deadline, self._loop.time() + timeout)
+        self._asked_at = min(self._asked_at, now)
+        self._has_grace |= signum != signal.SIGKILL and timeout > 0
+        self._deadline = min(self._deadline, now + timeout)
         if is_new:
             self._send(signum)
         self._changed.set()
@@ -70,15 +78,27 @@ class Termination:
 
     async def run(self) -> None:
         """Return when all workers have ended, or outlived SIGKILL by `KILL_TIMEOUT`."""
-        while self._is_any_running() and self.time_left:
-            await self._wait_for_change(self.time_left)
-        if not self._is_any_running():
-            return
+        notice = self._loop.call_later(SILENCE, self._tell_who_is_waited_for)
+        try:
+            while self._running() and self.time_left:
+                await self._wait_for_change(self.time_left)
+        finally:
+            notice.cancel()
+        if killed := self._running():
+            await self._kill(killed)
+
+    async def _kill(self, running: Sequence[int]) -> None:
         self._send(signal.SIGKILL)
         killed_at = self._loop.time()
-        while self._is_any_running() and (left := killed_at + KILL_TIMEOUT - self._loop.time()) > 0:
+        while self._running() and (left := killed_at + KILL_TIMEOUT - self._loop.time()) > 0:
             await self._wait_for_change(left)
         self._note_stuck()
+        killed = [local_rank for local_rank in running if local_rank not in self.stuck]
+        if killed and self._has_grace:
+            waited, name = killed_at - self._asked_at, self.signum.name
+            _log.warning(
+                "killed with SIGKILL %.1f s after %s: %s", waited, name, self._names(killed)
+            )
 
     def _send(self, signum: signal.Signals) -> None:
         for local_rank, process in self._processes.items():
@@ -88,8 +108,22 @@ class Termination:
                 if signum != signal.SIGKILL:
                     self._guardian.signal(process, signal.SIGCONT)  # a stopped one cannot react
 
-    def _is_any_running(self) -> bool:
-        return any(process.is_running for process in self._processes.values())
+    def _running(self) -> list[int]:
+        return [rank for rank, process in self._processes.items() if process.is_running]
+
+    def _tell_who_is_waited_for(self) -> None:
+        _log.warning(
+            "waiting for %s to end on %s; SIGKILL in %g s, or at once when told a second time "
+            "(another signal, Ctrl-C)",
+            self._names(self._running()),
+            self.signum.name,
+            round(self.time_left, 1),
+        )
+
+    def _names(self, local_ranks: Sequence[int]) -> str:
+        named = [f"worker {i} (pid {self._processes[i].pid})" for i in local_ranks[:_MAX_NAMED]]
+        more = len(local_ranks) - len(named)
+        return ", ".join(named) + (f" and {more} more" if more else "")
 
     async def _wait_for_change(self, timeout: float) -> None:
         self._changed.clear()

@@ -53,11 +53,7 @@ class TcpRendezvous(RendezvousHandler):
     def __init__(self, parameters: RendezvousParameters) -> None:
         for key in parameters.config:
             raise ValueError(f"rdzv_conf {key}: expected no settings for {parameters.backend}")
-        host, self._port = (
-            parse_endpoint(parameters.endpoint, _DEFAULT_PORT)
-            if parameters.endpoint
-            else (_LOOPBACK, 0)
-        )
+        host, self._port = _place(parameters.endpoint)
         self._host = _LOOPBACK if host == "localhost" else host
         self._backend = parameters.backend
         self._run_id = parameters.run_id
@@ -181,6 +177,16 @@ class TcpRendezvous(RendezvousHandler):
 def create_handler(parameters: RendezvousParameters) -> RendezvousHandler:
     """Make the handler of a run; see `TcpRendezvous`."""
     return TcpRendezvous(parameters)
+
+
+def _place(endpoint: str) -> tuple[str, int]:
+    """Return host and port to listen on."""
+    if not endpoint:
+        return _LOOPBACK, 0
+    try:
+        return parse_endpoint(endpoint, _DEFAULT_PORT)
+    except ValueError as error:
+        raise ValueError(f"rdzv_endpoint={endpoint}: {error}") from None
 
 
 def _memory_store() -> Store:

@@ -464,28 +464,3 @@ async def test_a_pickle_fails_its_call_only() -> None:
         with pytest.raises(rpc.EncodingError, match="pickle is off"):
             await a.rpc_async("worker1", targets.echo, args=(pathlib.PurePath,))
         assert await other == "slept"
-
-
-async def test_gather_and_barrier() -> None:
-    """Every worker gets every object; several at once, also over subsets, do not mix."""
-    async with cluster(3) as agents:
-        first = [agent.all_gather({"from": agent.info.id}) for agent in agents]
-        second = [agent.all_gather(agent.info.id) for agent in agents]
-        two = ["worker2", "worker0"]
-        subset = [agent.all_gather("s", two) for agent in agents if agent.info.id != 1]
-        results = await asyncio.gather(*first, *second, *subset)
-        await asyncio.gather(*[agent.barrier() for agent in agents])
-
-    assert [{f"worker{i}": {"from": i} for i in range(3)}] * 3 == results[:3]
-    assert [{f"worker{i}": i for i in range(3)}] * 3 == results[3:6]
-    assert [{"worker0": "s", "worker2": "s"}] * 2 == results[6:]
-
-
-async def test_gather_timeout() -> None:
-    """The leader's error names who is missing and the seconds."""
-    clock = VirtualClock()
-    async with cluster(2, clock=clock) as (a, _):
-        gather = asyncio.create_task(a.all_gather(1, timeout=0.1))
-        await clock.advance(0.2)
-        with pytest.raises(rpc.RpcTimeoutError, match=r"after 0\.10 seconds, waiting for worker1"):
-            await gather

@@ -9,6 +9,7 @@ import pytest
 
 import asyncrpc as rpc
 from asyncrpc.testing import VirtualClock, cluster
+from asyncrpc.wire import REPLIES, encode_frame
 from tests.agent import targets
 from tests.agent.groups import link, until
 
@@ -291,7 +292,15 @@ async def test_options_of_the_faulty_agent() -> None:
     [
         {"num_fail_sends": -1},
         {"messages_to_fail": ["NOPE"]},
+        {"messages_to_fail": "PYTHON_CALL"},
+        {"messages_to_fail": 5},
+        {"messages_to_fail": [5]},
         {"messages_to_delay": {"PYTHON_CALL": -1}},
+        {"messages_to_delay": {"PYTHON_CALL": "1"}},
+        {"messages_to_delay": {"PYTHON_CALL": 10**400}},
+        {"messages_to_delay": {"PYTHON_CALL": float("nan")}},
+        {"messages_to_delay": ["PYTHON_CALL"]},
+        {"num_fail_sends": True},
         {"faults": "drop"},
         {"allow_faults": 1},
     ],
@@ -374,3 +383,49 @@ async def test_same_log_in_every_run(seed: int) -> None:
         return plan.events, [type(outcome) for outcome in outcomes]
 
     assert await run() == await run()
+
+
+OWN_REQUESTS = (
+    "RREF_USER_DELETE RREF_FORK_REQUEST RREF_CHILD_ACCEPT RREF_SYNC CLEANUP_AUTOGRAD_CONTEXT_REQ"
+)
+
+
+@pytest.mark.parametrize("message", OWN_REQUESTS.split())
+async def test_replies_bear_their_own_name(message: str) -> None:
+    """A plan sees each request and what answers it under its name, be it a result or an error."""
+    kind = rpc.MessageType[message]
+    reply = rpc.MessageType(REPLIES[kind]).name
+    failing = rpc.FaultPlan([rpc.Fault("fail", message=reply, times=1)])
+    seeing = rpc.FaultPlan([rpc.Fault("delay", message=name) for name in (message, reply)])
+    async with cluster(2, faults=[seeing, failing]) as (a, b):
+        taken: list[object] = []
+
+        def handle(peer: object, payload: object) -> object:
+            taken.append(payload)
+            return payload
+
+        b._agent.handlers[kind] = handle
+        peer = a._agent.members.route("worker1")
+        with pytest.raises(rpc.InjectedFaultError) as caught:
+            await a._agent.caller.request(peer, kind, "lost")
+        again = await a._agent.caller.request(peer, kind, "again")
+
+    assert rpc.Delivery.EXECUTED is caught.value.delivery
+    assert ("again", ["lost", "again"]) == (again, taken)
+    assert [("fail", reply)] == [(e.kind, e.message) for e in failing.events]
+    assert [message] * 2 == [e.message for e in seeing.events]
+
+
+async def test_script_calls_are_answered_as_such() -> None:
+    """The type of a call's reply follows from the call's, in the path of results too."""
+    intern = encode_frame(int(rpc.MessageType.INTERN), 0, b"tests.agent.targets:note", function=1)
+    call = encode_frame(
+        int(rpc.MessageType.SCRIPT_CALL), 1 << 40, b"\x92\x91\x05\x80", function=1, remaining=5.0
+    )
+    faults = plans(rpc.Fault("drop", message="SCRIPT_RET"), worker=1)
+    async with cluster(2, faults=faults) as (a, _):
+        await note(a, 1)
+        link(a, "worker1").write(intern + call)
+        await until(lambda: faults[1] is not None and faults[1].events)
+
+    assert [1, 5] == targets.log

@@ -13,6 +13,7 @@ from asyncrpc.testing import VirtualClock, cluster
 from asyncrpc.transport import Address, MemoryNetwork, Stream, StreamHandler
 from tests.agent import targets
 from tests.agent.groups import ProxiedNetwork, UnevenNetwork, any_network, at_rest, link, until
+from tests.transport.links import Recorder
 
 pytestmark = pytest.mark.asyncio
 
@@ -231,6 +232,55 @@ async def test_deadline_while_the_link_opens() -> None:
 
 
 @pytest.mark.slow
+class MuteNetwork(MemoryNetwork):
+    """A network on which a listener takes links and, while told so, never says a word."""
+
+    is_mute = False
+
+    async def listen(self, address: Any, make_handler: Any, *, max_connections: int) -> Any:
+        def muted(stream: Any) -> Any:
+            return Recorder() if self.is_mute else make_handler(stream)
+
+        return await super().listen(address, muted, max_connections=max_connections)
+
+
+async def test_handshakes_run_on_the_agents_clock() -> None:
+    """A link whose other side is silent is given up, and tried again, by the agent's clock."""
+    clock = VirtualClock()
+    network = MuteNetwork()
+    limits = rpc.Limits(handshake_timeout=50.0)
+    options = rpc.RpcOptions(limits=limits, heartbeat_interval=100.0)
+    async with cluster(2, clock=clock, network=network, options=options) as (a, _):
+        network.is_mute = True
+        call = a.rpc_async("worker1", targets.add, args=(1,), timeout=0)
+        await clock.advance(49)
+        network.is_mute = False
+        early = call.done()
+        await clock.advance(0.5)
+        still = call.done()
+        await clock.advance(5)
+
+        assert (False, False, 11) == (early, still, await call)
+
+
+async def test_strangers_are_cut_off_by_the_agents_clock() -> None:
+    """Who connects and says nothing is cut off when the agent's clock says so."""
+    clock = VirtualClock()
+    network = MemoryNetwork()
+    limits = rpc.Limits(handshake_timeout=50.0)
+    async with cluster(1, clock=clock, network=network, options=rpc.RpcOptions(limits=limits)) as (
+        a,
+    ):
+        place = a._agent._acceptor._listener.address  # type: ignore[union-attr]  # it listens
+        guest = await network.connect(place, Recorder(), timeout=1)
+        await clock.advance(49)
+        early = guest.is_closed
+        await clock.advance(2)
+        await guest.wait_closed()
+
+        assert not early
+
+
 async def test_withdrawn_calls_leave_the_queue() -> None:
     """Calls that are cancelled while they wait do not pile up, and make room for others."""
     limits = rpc.Limits(max_queued=1000, max_inflight=1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import signal
 import threading
 import time
@@ -234,18 +233,82 @@ async def test_cancelled() -> None:
             a.rpc_async("worker1", targets.who)
 
 
-async def test_from_a_served_call() -> None:
-    """A worker may be told by a call to go at once."""
-    async with cluster(2) as (a, b):
-        with contextlib.suppress(rpc.PeerLostError):
+@pytest.mark.parametrize("kind", ["memory", "tcp"])
+async def test_from_a_served_call(kind: str) -> None:
+    """A worker may be told by a call to go at once: the caller sees it lost, the call goes on."""
+    network = MemoryNetwork() if kind == "memory" else SocketNetwork()
+    async with cluster(2, network=network) as (a, b):
+        start = time.monotonic()
+        with pytest.raises(rpc.PeerLostError, match="it shut down without waiting"):
             await a.rpc_async("worker1", go_away)
-        await until(lambda: len(a.get_worker_infos()) == 1)
+        await until(lambda: targets.log == ["gone"])
+        span = time.monotonic() - start
         await b.shutdown()
+
+    assert span < 0.5
 
 
 async def go_away() -> None:
     """Shut down the worker that serves this."""
-    await rpc.current_agent().shutdown(graceful=False)
+    await rpc.shutdown(graceful=False)
+    targets.log.append("gone")
+
+
+async def test_graceful_from_a_served_call() -> None:
+    """A graceful shutdown that would wait for the call that awaits it is refused at once."""
+    async with cluster(2) as (a, b):
+        for function in (go_gracefully, go_gracefully_detached):
+            with pytest.raises(
+                RuntimeError, match=rf"waits for all calls, so for .*{function.__name__}"
+            ):
+                await a.rpc_async("worker1", function)
+        assert 11 == await a.rpc_async("worker1", targets.add, args=(1,))
+        assert not b.is_closed
+
+
+async def go_gracefully() -> None:
+    """Wait for oneself."""
+    await rpc.shutdown()
+
+
+async def go_gracefully_detached() -> None:
+    """Wait for oneself, free of the caller's deadline."""
+    with rpc.detached():
+        await rpc.current_agent().shutdown()
+
+
+async def test_graceful_after_a_served_call() -> None:
+    """A call may start the graceful shutdown of its worker as a task of its own."""
+    async with cluster(2) as (a, b):
+        answer = await a.rpc_async("worker1", go_afterwards)
+        await a.shutdown()
+        await until(lambda: b.is_closed)
+        await asyncio.gather(*goers)
+        goers.clear()
+
+    assert "going" == answer
+
+
+goers: list[asyncio.Task[None]] = []
+
+
+async def go_afterwards() -> str:
+    """Start a shutdown, and stay for a moment."""
+    goers.append(asyncio.create_task(rpc.shutdown()))
+    await asyncio.sleep(0)
+    return "going"
+
+
+async def test_refused_shutdown_ends_nothing() -> None:
+    """After a shutdown with a bad timeout the agent of the process is still there."""
+    store = MemoryStore()
+    async with rpc.init_rpc("solo", rank=0, world_size=1, options=OPTIONS, store=store) as agent:
+        with pytest.raises(ValueError, match="timeout"):
+            await rpc.shutdown(timeout=-1)
+        assert agent is rpc.current_agent()
+        with pytest.raises(RuntimeError, match="waits for all calls"):
+            await rpc.rpc_async("solo", go_gracefully)
+        assert agent is rpc.current_agent()
 
 
 async def test_error_in_the_body() -> None:

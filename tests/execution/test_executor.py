@@ -53,7 +53,7 @@ async def running() -> AsyncIterator[tuple[Executor, Outcomes]]:
 def start(executor: Executor, to: Outcomes, function: Any, count: int = 1) -> list[ServedCall]:
     """Start some calls of one function in one turn of the loop."""
     target = Target(TargetKind.ASYNC, function, "test:function")
-    calls = [ServedCall(to, ident, target, 0.0, 1, wants_reply=True) for ident in range(count)]
+    calls = [ServedCall(to, ident, target, 0.0, 1, reply=1) for ident in range(count)]
     for call in calls:
         executor.start(call, target, (call.ident,), {})
     return calls
@@ -233,7 +233,7 @@ async def test_arguments_are_let_go() -> None:
         value = Large()
         watch = weakref.ref(value)
         target = Target(TargetKind.ASYNC, function, "test:function")
-        call = ServedCall(to, 0, target, 0.0, 1, wants_reply=True)
+        call = ServedCall(to, 0, target, 0.0, 1, reply=1)
         executor.start(call, target, (value,), {})
         await finish(to, 1)
         del value

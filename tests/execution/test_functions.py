@@ -189,7 +189,7 @@ def test_what_is_not_callable_is_a_type_error(func: object) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["", "min", ":min", "math:", "math:sqrt:x", "a..b:c", "a:b..c", "a:<lambda>", "a: b"]
+    "name", ["", ":min", "math:", "math:sqrt:x", "a..b:c", "a:b..c", "a:<lambda>", "a: b"]
 )
 def test_malformed_names_are_refused_on_both_sides(name: str) -> None:
     """A name string that is not `module:qualname` raises at the call and at the callee."""
@@ -197,6 +197,15 @@ def test_malformed_names_are_refused_on_both_sides(name: str) -> None:
         describe(name)
     with pytest.raises(FunctionNotFoundError, match="'module:qualname'"):
         FunctionTable().resolve(name)
+
+
+def test_a_name_without_a_module_is_that_of_a_script_function() -> None:
+    """It may be known to the callee alone; where it is not, nothing is imported for it."""
+    reference = describe("min")
+
+    assert ("min", True, None) == (reference.name, reference.is_script, reference.check)
+    with pytest.raises(FunctionNotFoundError, match="no script function 'min' is registered"):
+        FunctionTable().resolve(naming.SCRIPT + "min")
 
 
 def test_memo_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
 import pytest
 
 from launcher.cli import main, parse
-from launcher.config import OPTIONS
+from launcher.config import OPTIONS, Option
 from launcher.errors import UsageError
 from launcher.target import Target
 
@@ -97,7 +98,8 @@ def test_the_shutdown_timeout_is_option_else_variable_else_30() -> None:
         (["--bogus", "a.py"], {}, ["--bogus"]),
         (["--nproc", "2", "a.py"], {}, ["--nproc"]),
         (["-t", "4", "a.py"], {}, ["--tee=4"]),
-        (["--stdin", "1", "a.py"], {}, ["stdin=1", "nproc_per_node=1"]),
+        (["--stdin", "1", "a.py"], {}, ["--stdin=1", "--nproc-per-node=1", "no rank 1"]),
+        (["-t", "5:3", "a.py"], {"PET_NPROC_PER_NODE": "2"}, ["PET_NPROC_PER_NODE=2", "no rank 5"]),
         (["-r", "0:9", "a.py"], {}, ["--redirects=0:9"]),
         (["--module", "--no-python", "a"], {}, ["--module", "--no-python"]),
         (["a.py"], {"PET_MAX_RESTARTS": "-1"}, ["PET_MAX_RESTARTS=-1", "at least 0"]),
@@ -118,14 +120,85 @@ def test_a_usage_error_names_option_value_and_rule(
     assert [text for text in texts if text not in message] == []
 
 
-def test_a_log_dir_that_is_a_file_is_refused(tmp_path: Path) -> None:
-    """Nothing is started that could not log."""
+INTEGER = "expected an integer, at least 0"
+BAD = {
+    "nnodes": ("expected 1 or 1:1", ("", "0", "-1", "nan", "x", "2", "1:2")),
+    "nproc-per-node": (
+        "expected an integer, at least 1, or auto or cpu",
+        ("", "0", "-1", "nan", "1.5", "1_0", "gpu"),
+    ),
+    "rdzv-backend": ("expected a name", ("",)),
+    "rdzv-endpoint": ("", ()),  # the backend knows the rule: see the end-to-end tests
+    "rdzv-id": ("expected text in UTF-8", ("\udcff",)),
+    "role": ("expected a name", ("",)),
+    "max-restarts": (INTEGER, ("", "-1", "nan", "1.5", "x", "9" * 5000)),
+    "shutdown-timeout": ("expected seconds, at least 0", ("", "-1", "nan", "inf", "1e999", "x")),
+    "signals-to-handle": ("expected", ("x", "9", "nan", "-1", "SIGTERM,BOGUS", "SIGKILL")),
+    "stdin": ("expected", ("", "-1", "nan", "x", "1")),
+    "log-dir": ("expected a folder", ("", os.path.abspath(__file__))),
+    "redirects": ("", ("", "4", "-1", "nan", "x", "0:9", "0:1,", "9:1")),
+    "tee": ("", ("", "4", "-1", "nan", "x", "0:9", "0:1,", "5:3", "0:1,1:0")),
+    "local-ranks-filter": ("expected local ranks", ("-1", "nan", "x", "0.5", "1", "0,7")),
+    "standalone": ("expected 1 or 0", ("2", "-1", "nan", "maybe")),
+    "module": ("expected 1 or 0", ("2", "-1", "nan", "maybe")),
+    "no-python": ("expected 1 or 0", ("2", "-1", "nan", "maybe")),
+}
+"""For each option, the rule as it is told, and texts that break it for one worker."""
+
+
+@pytest.mark.parametrize("option", OPTIONS, ids=lambda option: option.name)
+def test_every_option_refuses_bad_texts_by_the_name_they_came_under(option: Option) -> None:
+    """Both spellings name the option, the variable names itself; then value and rule."""
+    rule, texts = BAD[option.name]
+    flags = [] if option.parse is None else [f for f in option.flags if f.startswith("--")]
+    refusals = [
+        (f"--{option.name}={text}: ", refusal([f"{flag}={text}", "a.py"]))
+        for flag in flags
+        for text in texts
+    ]
+    refusals += [
+        (f"{option.variable}={text}: ", refusal(["a.py"], {option.variable: text}))
+        for text in texts
+    ]
+
+    assert [got for start, got in refusals if not got.startswith(start + rule)] == []
+
+
+def test_a_log_dir_that_cannot_be_made_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing is started that could not log; the variable is named if that is what was set."""
     path = tmp_path / "file"
     path.touch()
+    below = str(path / "logs")
+    status = main(["--log-dir", below, __file__])
 
-    assert refusal(["--log-dir", str(path), "a.py"]) == (
-        f"--log-dir={path}: expected a folder, it is a file"
+    assert (status, capsys.readouterr().err) == (
+        2,
+        f"launcher: --log-dir={below}: expected a folder that can be made: Not a directory\n",
     )
+    assert refusal(["a.py"], {"PET_LOG_DIR": str(path)}) == (
+        f"PET_LOG_DIR={path}: expected a folder, it is a file"
+    )
+
+
+def test_a_log_dir_that_cannot_be_written_to_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is there, but of no use. Root may write anywhere, so the system's word is replaced."""
+    may = os.access
+    monkeypatch.setattr(os, "access", lambda at, mode: at != str(tmp_path) and may(at, mode))
+    status = main(["--log-dir", str(tmp_path), __file__])
+
+    assert (status, capsys.readouterr().err) == (
+        2,
+        f"launcher: --log-dir={tmp_path}: expected a folder that can be written to\n",
+    )
+
+
+def test_a_mistyped_option_is_told_before_a_missing_script() -> None:
+    """What it swallowed may be the script."""
+    assert refusal(["--bogus"]) == "unrecognized arguments: --bogus"
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import time
@@ -208,8 +209,27 @@ def test_a_second_signal_kills(script: Callable[[str], str], start: Start) -> No
     process.send_signal(signal.SIGINT)
     status, _, stderr = finish(process)
 
-    assert (status, stderr) == (130, "")
+    assert status == 130
+    assert re.fullmatch(
+        rf"launcher: killed with SIGKILL \d+\.\d s after SIGINT: worker 0 \(pid {pids[0]}\)\n",
+        re.sub("launcher: waiting for .*\n", "", stderr),  # on a machine that is slow
+    )
     assert gone(pids, 0)
+
+
+def test_a_stop_that_lasts_is_not_silent(script: Callable[[str], str], start: Start) -> None:
+    """Who keeps the launcher waiting, how long it waits, and how it ended."""
+    process = start("--shutdown-timeout=2", script(STUBBORN))
+    (pid,) = (int(line) for line in wait_for_lines(process, 1))
+    process.send_signal(signal.SIGTERM)
+    status, _, stderr = finish(process)
+    waiting, killed = stderr.splitlines()
+
+    assert status == 143
+    assert waiting.startswith(f"launcher: waiting for worker 0 (pid {pid}) to end on SIGTERM; ")
+    assert "or at once when told a second time" in waiting
+    assert killed.startswith("launcher: killed with SIGKILL 2.")
+    assert killed.endswith(f"s after SIGTERM: worker 0 (pid {pid})")
 
 
 @pytest.mark.parametrize("timeout", ["0", "0.3"])
@@ -284,7 +304,12 @@ def test_a_failure_starts_the_group_again(
     kept = sorted(str(p.relative_to(logs)).partition("/")[2] for p in logs.rglob("stdout.log"))
 
     assert status == 0, stderr
-    assert "starting all workers again, restart 1 of 1" in stderr
+    assert re.search(
+        r"^launcher: rank 1 \(pid \d+\) exited with status 3; "
+        r"starting all workers again, restart 1 of 1 \(0 left\)$",
+        stderr,
+        re.MULTILINE,
+    )
     assert [line[:2] for line in rounds] == [["0", "0"], ["1", "1"]]
     assert rounds[0][2] != rounds[1][2]
     assert rounds[0][3] == rounds[1][3]
@@ -297,6 +322,8 @@ def test_restarts_are_counted_in_the_report(script: Callable[[str], str], start:
     status, _, stderr = finish(start("--max-restarts=2", path))
 
     assert status == 7
+    assert "exited with status 5; starting all workers again, restart 1 of 2 (1 left)" in stderr
+    assert "exited with status 6; starting all workers again, restart 2 of 2 (0 left)" in stderr
     assert "Restarts: 2 of 2 used" in stderr
 
 
@@ -321,6 +348,20 @@ def test_output_is_prefixed_and_kept_only_where_asked(
     assert files == {"attempt_0/0/stdout.log": "out 0\n", "attempt_0/1/stderr.log": "err 1\n"}
 
 
+def test_files_without_a_log_dir_are_told_of(
+    script: Callable[[str], str], start: Start, tmp_path: Path
+) -> None:
+    """Once, at the start: who follows the output needs to know where it is."""
+    path = script("print('out'); sys.exit(os.environ['TORCHELASTIC_RESTART_COUNT'] == '0')")
+    status, stdout, stderr = finish(start("-r3", "--max-restarts=1", path))
+    told, _ = stderr.splitlines()
+    folder = told.removeprefix("launcher: output of workers is written to files in ").split(";")[0]
+
+    assert (status, stdout) == (0, "")
+    assert folder.startswith(str(tmp_path / "tmp"))
+    assert (Path(folder) / "attempt_1" / "0" / "stdout.log").read_text() == "out\n"
+
+
 def test_modules_and_programs_can_be_run(start: Start, tmp_path: Path) -> None:
     """-m takes a module of the current folder, --no-python anything that can be executed."""
     (tmp_path / "tool.py").write_text("import sys; print('module', sys.argv[1:])")
@@ -331,25 +372,33 @@ def test_modules_and_programs_can_be_run(start: Start, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "args",
+    ("args", "env", "named"),
     [
-        ("missing.py",),
-        ("-m", "missing.module"),
-        ("--no-python", "missing-program"),
-        ("--nproc-per-node=0", "worker.py"),
-        ("--log-dir=worker.py", "worker.py"),
-        ("--rdzv-backend=smoke", "worker.py"),
-        ("--rdzv-endpoint=host:port", "worker.py"),
+        (("missing.py",), {}, "script=missing.py"),
+        (("-m", "missing.module"), {}, "module=missing.module"),
+        (("--no-python", "missing-program"), {}, "program=missing-program"),
+        (("--nproc-per-node=0", "worker.py"), {}, "--nproc-per-node=0"),
+        (("--log-dir=worker.py", "worker.py"), {}, "--log-dir=worker.py"),
+        (("--rdzv-backend=smoke", "worker.py"), {}, "--rdzv-backend='smoke'"),
+        (("worker.py",), {"PET_RDZV_BACKEND": "smoke"}, "PET_RDZV_BACKEND='smoke'"),
+        (("--rdzv_endpoint=host:port", "worker.py"), {}, "--rdzv-endpoint=host:port"),
+        (("worker.py",), {"PET_RDZV_ENDPOINT": "h:99999"}, "PET_RDZV_ENDPOINT=h:99999"),
     ],
 )
 def test_a_usage_error_is_one_line_and_starts_nothing(
-    script: Callable[[str], str], start: Start, tmp_path: Path, args: tuple[str, ...]
+    script: Callable[[str], str],
+    start: Start,
+    tmp_path: Path,
+    args: tuple[str, ...],
+    env: dict[str, str],
+    named: str,
 ) -> None:
-    """Status 2, and no worker has run."""
+    """Status 2, what the user wrote is named, and no worker has run."""
     script("open('ran', 'w')")
-    status, stdout, stderr = finish(start(*args))
+    status, stdout, stderr = finish(start(*args, env=env))
 
     assert (status, stdout, stderr.count("\n")) == (2, "", 1), stderr
+    assert stderr.startswith(f"launcher: {named}: ")
     assert not (tmp_path / "ran").exists()
 
 

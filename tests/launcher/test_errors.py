@@ -182,3 +182,16 @@ def test_errors_survive_pickle(error: LauncherError) -> None:
     assert type(copy) is type(error)
     assert str(copy) == str(error)
     assert vars(copy) == vars(error)
+
+
+@pytest.mark.parametrize(
+    ("code", "text"),
+    [
+        (3, "exited with status 3"),
+        (-9, "was ended by SIGKILL"),
+        (-40, "was ended by signal 40"),
+    ],
+)
+def test_an_ending_is_put_in_words(code: int, text: str) -> None:
+    """A real-time signal has no name."""
+    assert ProcessFailure(0, 1, code, "").ending() == text

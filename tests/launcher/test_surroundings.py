@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -132,15 +133,45 @@ def test_a_report_begins_on_a_line_of_its_own(script: Callable[[str], str], star
     """Also after a worker that did not end its last one."""
     path = script("sys.stderr.write('half'); sys.stdout.write('out'); sys.exit(3)")
     status, stdout, stderr = finish(start("--max-restarts=1", path))
-    again = "launcher: starting all workers again, restart 1 of 1"
+    first, again, second, border = stderr.splitlines()[:4]
 
     assert (status, stdout) == (3, "out\nout\n")
-    assert stderr.splitlines()[:4] == ["half", again, "half", "=" * 60]
+    assert (first, second, border) == ("half", "half", "=" * 60)
+    assert again.startswith("launcher: rank 0 (pid ")
+    assert again.endswith(
+        "exited with status 3; starting all workers again, restart 1 of 1 (0 left)"
+    )
 
 
 def test_a_success_is_passed_on_byte_for_byte(start: Start) -> None:
     """Nothing follows, so nothing is added."""
     assert finish(start("--no-python", "printf", "half")) == (0, "half", "")
+
+
+def test_more_workers_than_the_system_allows_are_refused_at_once(
+    script: Callable[[str], str], start: Start, tmp_path: Path
+) -> None:
+    """One line: the option, its value, how many would do, and which limit it is."""
+    status, stdout, stderr = finish(
+        start("--nproc-per-node=9999999", script("open('ran', 'w')"), env=ONE_THREAD)
+    )
+
+    assert (status, stdout, stderr.count("\n")) == (2, "", 1)
+    assert stderr.startswith("launcher: --nproc-per-node=9999999: expected at most ")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_the_launcher_alone_raises_its_limit_of_open_files(start: Start) -> None:
+    """It needs more for the pipes of many workers, who keep what the user gave them."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+
+    def lower() -> None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (40, hard))
+
+    limit = ("--no-python", "sh", "-c", "ulimit -Sn; exec sleep 0.2")
+    process = start("--nproc-per-node=20", *limit, env=ONE_THREAD, preexec_fn=lower)
+
+    assert finish(process) == (0, "40\n" * 20, "")
 
 
 def test_a_killed_launcher_leaves_no_file(start: Start, tmp_path: Path) -> None:

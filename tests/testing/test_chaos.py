@@ -614,6 +614,13 @@ async def test_target_is_needed(target: dict[str, str]) -> None:
         ChaosProxy(**target)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("port", ["80", 0, -1, 65536, 80.0, True])
+async def test_bad_target_port(port: int) -> None:
+    """A port is an int that can be connected to."""
+    with pytest.raises(ValueError, match="target_port must be an int from 1 to 65535, got"):
+        ChaosProxy("127.0.0.1", port)
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [

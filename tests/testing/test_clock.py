@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import math
+import threading
 
 import pytest
 from hypothesis import given, settings
@@ -222,11 +223,76 @@ async def test_failing_callback_goes_to_the_loop() -> None:
     assert clock.now() == 2.0
 
 
-@pytest.mark.parametrize("seconds", [-0.1, math.nan, math.inf])
+@pytest.mark.parametrize("seconds", [-0.1, math.nan, math.inf, "1", None, True])
 async def test_time_cannot_go_back_or_end(seconds: float) -> None:
     """Only finite steps forward are steps."""
     with pytest.raises(ValueError, match="seconds must be a finite number >= 0"):
         await VirtualClock().advance(seconds)
+
+
+@pytest.mark.parametrize("start", [math.nan, math.inf, "1", None, True])
+async def test_bad_start(start: float) -> None:
+    """Time begins at a number."""
+    with pytest.raises(ValueError, match="start must be a finite number of seconds, got"):
+        VirtualClock(start)
+
+
+async def test_next_timer() -> None:
+    """It is the earliest one that was not cancelled."""
+    clock = VirtualClock()
+    nothing = clock.next_timer
+    first = clock.call_at(1.0, int)
+    clock.call_at(2.0, int)
+    before = clock.next_timer
+    first.cancel()
+
+    assert (None, 1.0, 2.0) == (nothing, before, clock.next_timer)
+
+
+async def test_held_while_a_thread_works() -> None:
+    """Work elsewhere is awaited before time moves, however often it begins anew."""
+    clock = VirtualClock()
+    log: list[tuple[str, float]] = []
+    working: set[asyncio.Future[bool]] = set()
+
+    async def work() -> None:
+        working.add(done := asyncio.ensure_future(asyncio.to_thread(threading.Event().wait, 0.02)))
+        await done
+        log.append(("worked", clock.now()))
+        working.discard(done)
+
+    for when in (1.0, 2.0):
+        clock.call_at(when, lambda: tasks.append(asyncio.ensure_future(work())))
+        clock.call_at(when + 0.5, lambda: log.append(("timer", clock.now())))
+    tasks: list[asyncio.Task[None]] = []
+    with clock.hold_while(lambda: bool(working)):
+        await clock.advance(3)
+
+    assert [("worked", 1.0), ("timer", 1.5), ("worked", 2.0), ("timer", 2.5)] == log
+
+
+async def test_held_for_some_time_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is still busy then is let be until it has ended once."""
+    monkeypatch.setattr(clock_module, "_PATIENCE", 0.02)
+    clock = VirtualClock()
+    is_busy = True
+    looks = 0
+
+    def look() -> bool:
+        nonlocal looks
+        looks += 1
+        return is_busy
+
+    with clock.hold_while(look):
+        await clock.advance(1)
+        looks = 0
+        await clock.advance(1)
+        while_busy = looks
+        is_busy = False
+        await clock.advance(1)
+    await clock.advance(1)
+
+    assert (1, 2, 4.0) == (while_busy, looks, clock.now())
 
 
 async def test_two_cannot_advance_at_once() -> None:

@@ -9,7 +9,16 @@ import pytest
 
 from asyncrpc.errors import AuthenticationError, RemoteProtocolError
 from asyncrpc.secret import run_digest, run_key
-from asyncrpc.transport import Address, Greeter, Network, SocketNetwork, Stream, authenticate
+from asyncrpc.testing import VirtualClock
+from asyncrpc.transport import (
+    Address,
+    Greeter,
+    Network,
+    SocketNetwork,
+    Stream,
+    authenticate,
+    memory_pair,
+)
 from asyncrpc.wire import Handshake, HandshakeRefused, Hello, Purpose
 from tests.transport.links import TIMEOUT, Recorder, recorder, serving
 
@@ -217,6 +226,23 @@ async def test_silence(is_client: bool) -> None:
         assert waiting.peer in str(caught.value)
         await waiting.wait_closed()
         await recorder(silent).ended()
+
+
+async def test_silence_on_another_clock() -> None:
+    """The time is that of the clock which was given."""
+    clock = VirtualClock()
+    near, far = memory_pair(Recorder(), Recorder())
+    greeter = Greeter(handshake("me", is_client=True))
+    far.handler = greeter
+    task = asyncio.create_task(greeter.greet(far, 100, clock))
+    await clock.advance(99)
+    early = task.done()
+    await clock.advance(2)
+    with pytest.raises(TimeoutError, match="in 100 s"):
+        await task
+    await near.wait_closed()
+
+    assert not early
 
 
 async def test_one_byte_at_a_time_is_no_way_to_stay() -> None:

@@ -177,6 +177,21 @@ async def test_parts_do_not_overtake() -> None:
     assert transport.calls == [b"1234"]
 
 
+async def test_bytes_sent_are_counted() -> None:
+    """What was handed to the transport is counted, by batch and by part, but not what waits."""
+    stream, _, _ = make()
+    stream.write(b"12")
+    stream.write(b"345")
+    stream.flush()
+    stream.write(b"67")
+    stream.write_parts([b"8", memoryview(bytearray(16))])
+    stream.pause_writing()
+    stream.write(b"waits")
+    stream.flush()
+
+    assert 5 + 2 + 1 + 16 == stream.sent
+
+
 @pytest.mark.parametrize(
     ("transport", "limit"),
     [

@@ -107,7 +107,9 @@ def test_name_check_can_be_turned_off(options: TlsOptions) -> None:
 
 
 @pytest.mark.parametrize("field", ["cert", "key", "ca"])
-@pytest.mark.parametrize("value", ["/nowhere.pem", "/", None, 3])
+@pytest.mark.parametrize(
+    "value", ["/nowhere.pem", "/", "", "a\0b", "a" * 5000, b"/dev/null", None, 3, []]
+)
 def test_file_that_is_not_there(options: TlsOptions, field: str, value: object) -> None:
     """Each path is checked when the options are made, and named."""
     with pytest.raises(ValueError, match=f"tls {field} must be the path of a PEM file, got"):
@@ -116,7 +118,14 @@ def test_file_that_is_not_there(options: TlsOptions, field: str, value: object) 
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("server_hostname", ""), ("server_hostname", 1), ("check_hostname", None)],
+    [
+        ("server_hostname", ""),
+        ("server_hostname", 1),
+        ("server_hostname", b"a.test"),
+        ("check_hostname", None),
+        ("check_hostname", 1),
+        ("check_hostname", []),
+    ],
 )
 def test_other_fields(options: TlsOptions, field: str, value: object) -> None:
     """An empty name and a check that is neither on nor off are refused by name."""

@@ -90,6 +90,11 @@ def options() -> rpc.RpcOptions:
     )
 
 
+def types() -> None:
+    """A class that travels by what its own functions make of it."""
+    assert_type(rpc.register_type(Path, "path", str, Path), None)
+
+
 async def stores() -> None:
     """Every store is a `Store`."""
     async with TCPStoreServer() as server:

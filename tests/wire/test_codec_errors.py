@@ -7,6 +7,7 @@ import enum
 import sys
 import threading
 import types
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import pytest
@@ -24,6 +25,13 @@ class Holder:
 class Named(NamedTuple):
     first: Any
     second: Any
+
+
+class Box:
+    """Travels by pickle only, whatever is in it."""
+
+    def __init__(self, content: object) -> None:
+        self.content = content
 
 
 class Opaque:
@@ -211,34 +219,71 @@ def test_extension_is_encoded_in_order_and_not_after_a_failure() -> None:
     """What runs before the item that fails ran in the order of the walk; nothing after it."""
     seen: list[object] = []
 
-    def encode(value: Any) -> object:
+    def encode(value: Any, to: object) -> tuple[object, object]:
         seen.append(value.value)
-        return value.value
+        return value.value, (value.value, to)
 
-    codec = Codec(hooks=[(Opaque, 1, encode, Opaque)])
+    def undo(enclosed: Sequence[object], to: object) -> None:
+        undone.append((list(enclosed), to))
+
+    undone: list[object] = []
+    codec = Codec(hooks=[(Opaque, 1, encode, Opaque, undo)])
     value = [Opaque(1), {"a": Opaque(2), "b": (Opaque(3),)}, Holder(Opaque(4)), Opaque(5)]
     assert value == codec.decode(*codec.encode(value))
     assert [1, 2, 3, 4, 5] == seen
 
     seen.clear()
     with pytest.raises(EncodingError):
-        codec.encode_call((Opaque(1), [Opaque(2), BAD, Opaque(3)], Opaque(4)), {"x": Opaque(5)})
+        codec.encode_call(
+            (Opaque(1), [Opaque(2), BAD, Opaque(3)], Opaque(4)), {"x": Opaque(5)}, "there"
+        )
     assert [1, 2] == seen
+    assert [([(1, "there"), (2, "there")], "there")] == undone
+
+
+@pytest.mark.parametrize("wrap", [lambda v: v, Holder, Box])
+def test_what_extensions_enclose_comes_with_the_buffers(wrap: Any) -> None:
+    """Whoever sends the message learns of it by a look at the buffers, and knows what to undo."""
+    codec = Codec(hooks=[(Opaque, 1, lambda v, to: (v.value, (v.value, to)), Opaque, forget)])
+    body, buffers = codec.encode_call((wrap(Opaque(1)), [Opaque(2)]), {}, "there")
+    _, result = codec.encode(wrap(Opaque(3)), "result", "back")
+    _, plain = codec.encode_call(([1, (2,)],), {}, "there")
+
+    assert buffers
+    assert ([], [(1, "there"), (2, "there")]) == (list(buffers), buffers.enclosed)  # type: ignore[attr-defined]
+    assert [(3, "back")] == result.enclosed  # type: ignore[attr-defined]
+    assert not plain
+    assert 2 == codec.decode_call(body, buffers)[0][1][0].value
+
+
+def test_pack() -> None:
+    """The agents' own messages are packed as they are; tuples arrive as lists."""
+    codec = Codec()
+
+    assert [[b"id", 1], []] == codec.decode(codec.pack(((b"id", 1), ())))
+
+
+def forget(enclosed: Sequence[object], to: object) -> None:
+    """Have nothing to take back."""
 
 
 def test_rpc_error_of_an_extension_is_raised_as_it_is() -> None:
     """A reference that cannot be passed on says so in its own words."""
 
-    def refuse(_: object) -> object:
+    def refuse(_: object, to: object) -> tuple[object, object]:
         raise RemoteProtocolError("mine")
 
-    with pytest.raises(RemoteProtocolError, match=r"^mine$"):
-        Codec(hooks=[(Opaque, 1, refuse, Opaque)]).encode([Opaque()])
+    codec = Codec(hooks=[(Opaque, 1, refuse, Opaque, forget)])
+    for value in (Opaque(), Holder(Opaque()), Box(Opaque())):
+        with pytest.raises(RemoteProtocolError, match=r"^mine$"):
+            codec.encode([value])
 
 
 def test_extension_travels_inside_a_pickled_object() -> None:
     """Its own encoding is used there, too, and never its pickling."""
-    codec = Codec(hooks=[(threading.Event, 9, lambda _: "event", lambda text: [text])])
+    codec = Codec(
+        hooks=[(threading.Event, 9, lambda _, to: ("event", to), lambda text: [text], forget)]
+    )
 
     decoded = codec.decode(*codec.encode(Opaque({"deep": threading.Event()})))
 
@@ -247,12 +292,12 @@ def test_extension_travels_inside_a_pickled_object() -> None:
 
 def test_hooks_must_differ() -> None:
     """Two for one class or one code cannot be told apart."""
-    hook = (Opaque, 1, str, str)
+    hook: Any = (Opaque, 1, str, str, forget)
 
     with pytest.raises(ValueError, match="different"):
-        Codec(hooks=[hook, (Holder, 1, str, str)])
+        Codec(hooks=[hook, (Holder, *hook[1:])])
     with pytest.raises(ValueError, match="different"):
-        Codec(hooks=[hook, (Opaque, 2, str, str)])
+        Codec(hooks=[hook, (Opaque, 2, *hook[2:])])
 
 
 @pytest.mark.parametrize(

@@ -19,13 +19,13 @@ import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import NamedTuple, Self
 
 from launcher.errors import GuardianError
 from launcher.process.guardian import messages
 from launcher.process.guardian.messages import Kind
 
-__all__ = ("Exit", "GuardedProcess", "Guardian")
+__all__ = ("Cleared", "Exit", "GuardedProcess", "Guardian")
 
 _PROGRAM = os.path.join(os.path.dirname(__file__), "__main__.py")
 # The guardian gives up on unkillable processes after 5 s by itself; later than that it hangs.
@@ -44,6 +44,15 @@ class Exit:
     """Whether a signal of ours reached it while it ran."""
     at: float
     """When, seconds of ``time.monotonic``."""
+
+
+class Cleared(NamedTuple):
+    """How the clearing of what workers left behind ended, in numbers of processes."""
+
+    stuck: int
+    """Those that cannot be killed."""
+    killed: int
+    """Those that did not end by themselves, nor on the first signal."""
 
 
 class GuardedProcess:
@@ -86,7 +95,7 @@ class Guardian:
         self._last_number = 0
         self._starting: dict[int, tuple[GuardedProcess, asyncio.Future[None], str, str]] = {}
         self._running: dict[int, GuardedProcess] = {}
-        self._clearing: dict[int, asyncio.Future[int]] = {}
+        self._clearing: dict[int, asyncio.Future[Cleared]] = {}
         self._ended: asyncio.Future[None] = loop.create_future()
         self._is_closing = False
         self._pidfd = _open_pidfd(process.pid)
@@ -162,7 +171,11 @@ class Guardian:
             number, arguments, variables, _encode(cwd), tuple(descriptors)
         )
         self._starting[number] = (process, started, os.fspath(argv[0]), cwd)
-        self._send(message, tuple(descriptors.values()))
+        try:
+            self._send(message, tuple(descriptors.values()))
+        except OSError:  # no copies could be made of the descriptors, and nothing was sent
+            del self._starting[number]
+            raise
         await started
         return process
 
@@ -173,7 +186,7 @@ class Guardian:
 
     def clear(
         self, signum: int, group_grace: float, stray_grace: float, *, quiet: float = 0.0
-    ) -> asyncio.Future[int]:
+    ) -> asyncio.Future[Cleared]:
         """End all processes that ended workers left behind.
 
         Args:
@@ -183,11 +196,10 @@ class Guardian:
             quiet: seconds they may end by themselves before the signal.
 
         Returns:
-            A future: done when they are gone, with the number of those that cannot be killed.
-            It fails with GuardianError if the guardian is gone.
+            A future: done when they are gone. It fails with GuardianError if the guardian is.
         """
         self._last_number += 1
-        cleared: asyncio.Future[int] = self._loop.create_future()
+        cleared: asyncio.Future[Cleared] = self._loop.create_future()
         if self.lost is not None:
             cleared.set_exception(self.lost)
             return cleared
@@ -288,10 +300,10 @@ class Guardian:
             code = os.waitstatus_to_exitcode(status)
             self._running.pop(number).exited.set_result(Exit(code, was_signalled, at))
         else:
-            request, stuck = messages.CLEARED.unpack(body)
+            request, stuck, killed = messages.CLEARED.unpack(body)
             cleared = self._clearing.pop(request)
             if not cleared.done():
-                cleared.set_result(stuck)
+                cleared.set_result(Cleared(stuck, killed))
 
     def _on_started(self, number: int, pid: int, error: int, is_about_cwd: bool) -> None:
         process, started, program, cwd = self._starting.pop(number)

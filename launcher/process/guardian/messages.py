@@ -40,8 +40,8 @@ STARTED = struct.Struct("!IIi?")
 """Worker, process id, errno or 0, whether the errno is about the folder it should start in."""
 EXITED = struct.Struct("!Ii?d")
 """Worker, wait status, whether it had been signalled, when (seconds of time.monotonic)."""
-CLEARED = struct.Struct("!II")
-"""Request, number of processes that could not be killed."""
+CLEARED = struct.Struct("!III")
+"""Request, numbers of processes: that could not be killed, that had to be."""
 _HEADER = struct.Struct("!IB")
 _START = struct.Struct("!IBII")  # worker, number of descriptors, of arguments, of variables
 

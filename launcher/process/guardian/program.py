@@ -59,6 +59,7 @@ __all__ = ("main",)
 _MSG_CMSG_CLOEXEC = getattr(_socket, "MSG_CMSG_CLOEXEC", 0)
 _SIGKILL = 9
 _KILL_WAIT = 2.0  # after SIGKILL only a process in uninterruptible sleep is still there
+_LONGEST_WAIT = 1e6  # seconds; poll(2) takes no more than twice that
 _LAST_KILL_WAIT = 5.0  # the same when the agent is gone and nobody waits for an answer
 
 
@@ -89,7 +90,15 @@ class _Stray:
 class _Clearing:
     """A CLEAR request under way."""
 
-    __slots__ = ("group_deadline", "number", "seen", "signal_at", "signum", "stray_deadline")
+    __slots__ = (
+        "group_deadline",
+        "killed",
+        "number",
+        "seen",
+        "signal_at",
+        "signum",
+        "stray_deadline",
+    )
 
     def __init__(self, body: bytes, now: float) -> None:
         self.number, self.signum, quiet, group_grace, stray_grace = CLEAR.unpack(body)
@@ -97,6 +106,7 @@ class _Clearing:
         self.group_deadline = self.signal_at + group_grace
         self.stray_deadline = self.signal_at + stray_grace
         self.seen: set[int] = set()  # processes that got the first signal, or need none
+        self.killed: set[int] = set()
 
     def advance(self, strays: Mapping[int, _Stray], now: float) -> float | None:
         """Signal the strays that are due.
@@ -114,6 +124,7 @@ class _Clearing:
             if now >= deadline + _KILL_WAIT:
                 continue
             if now >= deadline:
+                self.killed.add(pid)
                 send_signal(pid, _SIGKILL)
                 deadline += _KILL_WAIT
             elif now < self.signal_at:
@@ -168,7 +179,8 @@ class _Program:
 
     def _turn(self, timeout: float | None) -> bool:
         """Wait for something to happen and handle it; return whether the agent is there."""
-        ready = [fd for fd, _ in self._poll.poll(None if timeout is None else timeout * 1000)]
+        wait = None if timeout is None else min(timeout, _LONGEST_WAIT) * 1000
+        ready = [fd for fd, _ in self._poll.poll(wait)]
         self._reap()  # first: an exit is never taken for the effect of a later signal
         if self._agent_pidfd in ready:
             return False
@@ -251,7 +263,9 @@ class _Program:
             due = clearing.advance(strays, now)
             if due is None:
                 self._clearings.remove(clearing)
-                self._send(Kind.CLEARED, CLEARED.pack(clearing.number, len(strays)))
+                self._send(
+                    Kind.CLEARED, CLEARED.pack(clearing.number, len(strays), len(clearing.killed))
+                )
             else:
                 wake_at = due if wake_at is None else min(wake_at, due)
         if not strays:

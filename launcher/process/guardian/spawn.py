@@ -59,7 +59,10 @@ def spawn(
     Returns:
         Process id, errno (0 for success), and whether the errno is about ``cwd``.
     """
-    failed, fails = os.pipe()  # closed by a successful exec
+    try:
+        failed, fails = os.pipe()  # closed by a successful exec
+    except OSError as error:
+        return 0, error.errno or 1, False
     try:
         pid = os.fork()
     except OSError as error:

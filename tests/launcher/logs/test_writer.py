@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -124,3 +125,23 @@ async def test_close_gives_up_on_a_stalled_reader(pipe: tuple[int, int]) -> None
         await writer.close()
 
     os.close(reading)  # lets the thread go
+
+
+async def test_without_a_thread_output_is_written_all_the_same(
+    pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Workers may have used up the processes we are allowed; their last words explain it."""
+    reading, writing = pipe
+
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    writer = Writer(lambda: None)
+    writer.write(writing, b"one\n")
+    writer.write(writing, b"two\n")
+    await writer.close()
+    os.close(writing)
+
+    assert read_all(reading) == b"one\ntwo\n"
+    assert not writer.is_full

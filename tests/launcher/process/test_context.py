@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import os
+import resource
 import signal
 import time
 from collections.abc import Awaitable, Callable
@@ -476,6 +478,23 @@ async def test_one_worker_that_cannot_start_takes_the_others_back(guardian: Guar
         )
 
     assert psutil.Process(guardian.pid).children() == []
+
+
+async def test_a_shortage_halfway_takes_the_others_back(
+    start: Start, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The error says which worker it was and what there is no more of; nobody is left."""
+    before, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 60, hard))
+    try:
+        with pytest.raises(OSError, match=r"worker \d+ of 100 could not be started: Too many open"):
+            await start(*[FOREVER] * 100)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (before, hard))
+    gc.collect()  # an error that nobody took is logged when its future goes
+
+    assert psutil.Process().children() == []
+    assert caplog.records == []
 
 
 async def test_log_folder_that_is_a_file_starts_nothing(start: Start, tmp_path: Path) -> None:

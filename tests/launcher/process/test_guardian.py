@@ -270,7 +270,7 @@ async def test_clear_without_leftovers(guardian: Guardian, spawn: Spawn) -> None
     """It answers at once, and running workers are not touched."""
     process = await spawn("sleep", "100")
 
-    assert await guardian.clear(signal.SIGTERM, 9, 9) == 0
+    assert await guardian.clear(signal.SIGTERM, 9, 9) == (0, 0)
     assert process_state(process.pid) in ("R", "S")
 
 
@@ -284,12 +284,12 @@ async def test_clear_gives_leftovers_their_time(
     while not (tmp_path / "ready").exists():
         await asyncio.sleep(0.005)
 
-    assert await guardian.clear(signal.SIGTERM, 9, 9) == 0
+    assert await guardian.clear(signal.SIGTERM, 9, 9) == (0, 0)
     assert (tmp_path / "ended").exists()
 
 
 async def test_clear_kills_what_ignores_the_signal(guardian: Guardian, spawn: Spawn) -> None:
-    """After its time, and with everything below it."""
+    """After its time, and with everything below it; and says how many it were."""
     script = "trap '' TERM; sleep 100 & setsid sleep 100 & wait"
     process = await spawn("sh", "-c", f'setsid sh -c "{script}" &')
     await process.exited
@@ -298,7 +298,7 @@ async def test_clear_kills_what_ignores_the_signal(guardian: Guardian, spawn: Sp
         await asyncio.sleep(0.005)
     pids = [child.pid for child in tree.children(recursive=True)]
 
-    assert await guardian.clear(signal.SIGTERM, 0.05, 0.05) == 0
+    assert await guardian.clear(signal.SIGTERM, 0.05, 0.05) == (0, 3)
     assert not any(map(psutil.pid_exists, pids))
 
 

@@ -1,8 +1,7 @@
-"""The decorators that say how a worker runs a function: `inline` and `async_execution`.
+"""The marks that say where a ``def`` runs: `inline` and `async_execution`.
 
 They only set a mark on the function and hand it back, so a decorated function can still be
-called as before. `asyncrpc.execution` reads the mark on the callee. Imports nothing of the
-package, so a module of plain functions that uses the decorators stays cheap to import.
+called as before. `asyncrpc.execution` reads the mark on the callee.
 """
 
 from __future__ import annotations

@@ -1,13 +1,12 @@
 """`RpcAgent`: what `init_rpc` gives, the parts put together.
 
-The end of a worker is here: drain, links, threads, store. Its start is `agent.starting`; calls go
-straight to the agent underneath. Several agents can live in one process.
+Its start is `agent.starting`, its end `ending`; calls go straight to the agent underneath. Several
+agents can live in one process.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import sys
 import threading
@@ -17,26 +16,20 @@ from typing import Any, Self
 from asyncrpc.agent import (
     Blocked,
     Collectives,
-    Drain,
-    PeerState,
     RpcFuture,
     Started,
     Starter,
     WaitAll,
 )
-from asyncrpc.discovery import record_key
-from asyncrpc.errors import RpcError, ShutdownTimeoutError, StatusCode
 from asyncrpc.identity import WorkerInfo
 from asyncrpc.observe import Clock, LoopClock
 from asyncrpc.options import UNSET, RpcOptions, Unset, check_timeout
-from asyncrpc.store import Store, StoreError
+from asyncrpc.runtime.debug import counters
+from asyncrpc.runtime.ending import Ending, warn_if_forgotten
+from asyncrpc.store import Store
 from asyncrpc.transport import Network
 
 __all__ = ("RpcAgent",)
-
-_WITHDRAW = 1.0  # seconds for the last word to the store
-_LINGER = 1.0  # seconds a served store waits for workers that are about to close theirs
-_PATIENCE = 5.0  # seconds for functions in threads that nobody waits for any more
 
 
 class RpcAgent:
@@ -45,13 +38,11 @@ class RpcAgent:
     def __init__(self, started: Started) -> None:
         agent = self._agent = started.agent
         self._started = started
-        self._drain = Drain(agent, self._forget_group)
+        self._ending = Ending(started)
         self._collectives = Collectives(agent)
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
-        self._ending: asyncio.Task[None] | None = None
-        self._draining: asyncio.Task[None] | None = None
-        self._is_hurried = False
+        self._was_shut_down: Callable[[], object] = lambda: None
         self.call = agent.caller.call
         """`rpc_async` with all arguments given; for the module-level function."""
 
@@ -109,103 +100,27 @@ class RpcAgent:
             return made[-1]
 
         await starter.start(make, name, rank, world_size, store)
-        return made[-1]
+        agent = made[-1]
+        if not agent.is_closed:  # by a call that it served already
+            agent._was_shut_down = warn_if_forgotten(agent, agent.info.name)
+        return agent
 
     async def shutdown(self, graceful: bool = True, timeout: float | None = None) -> None:
         """Leave the group; see `asyncrpc.shutdown`.
 
         Cancelling it, or calling it again with ``graceful=False``, ends the wait for the others;
         everything is closed all the same.
+
+        Raises:
+            RuntimeError: graceful, and awaited by a call that this worker serves.
+            ShutdownTimeoutError: it took longer than ``timeout`` seconds.
+            ValueError: ``timeout`` is negative or no number.
         """
-        seconds = check_timeout("timeout", timeout)
-        is_first = self._ending is None
-        if self._ending is None:
-            self._ending = asyncio.create_task(
-                self._shut_down(graceful, seconds), name=f"asyncrpc {self.info.name}: shutdown"
-            )
-        elif not graceful:
-            self._stop_draining()
         try:
-            await asyncio.wait([self._ending])
-        except asyncio.CancelledError:
-            self._stop_draining()
-            await asyncio.wait([self._ending])
-            if not self._ending.cancelled():
-                self._ending.exception()  # seen
-            raise
-        if is_first:
-            self._ending.result()
-
-    def _stop_draining(self) -> None:
-        self._is_hurried = True
-        if self._draining is not None:
-            self._draining.cancel()
-
-    async def _shut_down(self, graceful: bool, timeout: float) -> None:
-        """Drain, then close everything, whatever happens to the first."""
-        if not graceful:
-            await self._withdraw_record()
-            await self._close("lost", "it shut down without waiting", 0.0)
-            return
-        now = self._agent.clock.time
-        give_up = now() + timeout if timeout else None
-        try:
-            await self._drained(timeout)
-        except ShutdownTimeoutError:
-            await self._close("lost", "its graceful shutdown timed out", 0.0)
-            raise
-        except BaseException:
-            await self._close("lost", "its shutdown was interrupted", 0.0)
-            raise
-        left = _PATIENCE if give_up is None else max(0.0, give_up - now())
-        await self._close("left", "it shut down", min(left, _PATIENCE))
-
-    async def _drained(self, timeout: float) -> None:
-        """Wait for the end of the group, unless `_stop_draining` ends the wait."""
-        self._draining = asyncio.create_task(
-            self._drain.run(timeout), name=f"asyncrpc {self.info.name}: drain"
-        )
-        try:
-            if self._is_hurried:  # before the first step of this task
-                self._draining.cancel()
-            await asyncio.wait([self._draining])
-            if self._draining.cancelled():
-                raise RpcError("the graceful shutdown was cut short", code=StatusCode.CANCELLED)
-            self._draining.result()
+            await self._ending.run(graceful, check_timeout("timeout", timeout))
         finally:
-            self._draining.cancel()
-            self._draining = None
-
-    async def _forget_group(self) -> None:
-        """Empty the group's part of the store before anybody leaves, for the next group."""
-        await self._delete([peer.info.id for peer in self._agent.members.all()])
-        await self._started.link.retire()
-
-    async def _withdraw_record(self) -> None:
-        """Take this worker out of the store."""
-        await self._delete([self.info.id])
-
-    async def _delete(self, ids: Sequence[int]) -> None:
-        group = self._started.group
-        with contextlib.suppress(StoreError, TimeoutError):  # the store may be gone already
-            async with asyncio.timeout(_WITHDRAW):
-                await asyncio.gather(*[group.delete_key(record_key(ident)) for ident in ids])
-
-    async def _close(self, goodbye: str, reason: str, patience: float) -> None:
-        running = []
-        self._started.note_end()
-        try:
-            await self._agent.close(goodbye, reason)
-            running = await self._agent.executor.threads.close(patience)
-        finally:
-            if self._started.liveness is not None:
-                self._started.liveness.close()
-            await self._started.link.close(min(patience, _LINGER))
-        if running and goodbye == "left":
-            names = ", ".join(f"{r.function} in {r.thread}" for r in running)
-            raise ShutdownTimeoutError(
-                f"functions still run in threads after shutdown: {names}", phase="threads"
-            )
+            if self.is_closed:
+                self._was_shut_down()
 
     # -- calls
 
@@ -268,7 +183,8 @@ class RpcAgent:
         timeout: float | None | Unset = UNSET,
     ) -> None:
         """Wait until all workers are here; see `asyncrpc.barrier`."""
-        await self.all_gather(None, worker_names, timeout)
+        seconds = self.get_rpc_timeout() if timeout is UNSET else check_timeout("timeout", timeout)
+        await self._collectives.barrier(worker_names, seconds)
 
     # -- faults
 
@@ -307,9 +223,19 @@ class RpcAgent:
         return self._agent.options
 
     @property
+    def is_closed(self) -> bool:
+        """Whether it was shut down."""
+        return self._agent.is_closed
+
+    @property
     def is_orphaned(self) -> bool:
         """Whether its loop was closed without a shutdown, so that nothing of it works any more."""
         return self._loop.is_closed()
+
+    @property
+    def is_computing(self) -> bool:
+        """Whether a plain function runs in its threads that does not itself wait for a call."""
+        return self._agent.is_computing
 
     def get_worker_info(self, name: str | int | WorkerInfo | None = None) -> WorkerInfo:
         """Return who a worker is; see `asyncrpc.get_worker_info`."""
@@ -329,33 +255,7 @@ class RpcAgent:
 
     def debug_info(self) -> dict[str, str]:
         """Return counters by name; see `asyncrpc.debug_info`."""
-        agent = self._agent
-        threads = agent.executor.threads
-        calls = [call for server in agent.servers for call in server.calls.values()]
-        links = [c for c in agent.connections() if c.hello is not None]
-        info: dict[str, object] = {
-            "num_pending_futures": len(agent.pending),
-            "num_owner_rrefs": 0,
-            "num_pending_users": 0,
-            "num_forks": 0,
-            "agent.thread_pool_size": agent.options.num_worker_threads,
-            "agent.num_idle_threads": agent.options.num_worker_threads
-            - threads.size
-            + threads.idle,
-            "agent.client_active_calls": len(agent.caller.user_calls()),
-            "agent.server_active_calls": len(calls),
-            "agent.server_active_async_calls": sum(call.task is not None for call in calls),
-            "agent.calls_served": agent.served,
-            "agent.connections": len(links),
-            "agent.bytes_received": sum(c.received for c in links),
-            "agent.loop_lag": f"{agent.detector.lag:.6f}",
-        }
-        for link in links:
-            info[f"peer.{link.peer}.rtt"] = f"{link.rtt:.6f}"
-            info[f"peer.{link.peer}.inflight"] = link.peer.inflight
-        gone = [p for p in agent.members.all() if p.state is not PeerState.PRESENT]
-        info["agent.peers_gone"] = len(gone)
-        return {name: str(value) for name, value in info.items()}
+        return counters(self._agent)
 
     def __repr__(self) -> str:
         return f"<RpcAgent {self.info.name} id {self.info.id}>"

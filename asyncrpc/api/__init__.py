@@ -1,0 +1,31 @@
+"""The module-level functions: one agent per process, found by `current_agent`."""
+
+from __future__ import annotations
+
+from asyncrpc.api.calls import all_gather, barrier, rpc_async, rpc_notify, rpc_sync, wait_all
+from asyncrpc.api.inspection import (
+    debug_info,
+    get_rpc_timeout,
+    get_worker_info,
+    get_worker_infos,
+    set_rpc_timeout,
+)
+from asyncrpc.api.process import current_agent, init_rpc, run, shutdown
+
+__all__ = (
+    "all_gather",
+    "barrier",
+    "current_agent",
+    "debug_info",
+    "get_rpc_timeout",
+    "get_worker_info",
+    "get_worker_infos",
+    "init_rpc",
+    "rpc_async",
+    "rpc_notify",
+    "rpc_sync",
+    "run",
+    "set_rpc_timeout",
+    "shutdown",
+    "wait_all",
+)

@@ -1,0 +1,136 @@
+"""The module-level calls: each acts on `current_agent`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from asyncrpc.agent import NOT_INITIALIZED, RpcFuture, WaitAll
+from asyncrpc.api.process import current_agent, this_process
+from asyncrpc.errors import NotInitializedError
+from asyncrpc.execution import current_call
+from asyncrpc.identity import WorkerInfo
+from asyncrpc.options import UNSET, Unset
+
+__all__ = ("all_gather", "barrier", "rpc_async", "rpc_notify", "rpc_sync", "wait_all")
+
+
+def rpc_async(
+    to: str | int | WorkerInfo,
+    func: Callable[..., Any] | str,
+    args: Sequence[object] | None = None,
+    kwargs: Mapping[str, object] | None = None,
+    timeout: float | None | Unset = UNSET,
+    *,
+    idempotent: bool = False,
+) -> RpcFuture[Any]:
+    """Call a function on another worker; it starts at once, await the result when needed.
+
+    Args:
+        to: name, id or `WorkerInfo` of the destination.
+        func: a module-level function, class, bound method (the instance travels by value), class or
+            static method, builtin, `functools.partial`, or a name ``module:qualname``. ``async
+            def`` runs on the callee's loop, ``def`` in its threads.
+        args: positional arguments.
+        kwargs: keyword arguments.
+        timeout: seconds from now to the reply, above 0; 0 or ``None`` for no limit; left out: the
+            default, `get_rpc_timeout`. Never longer than the deadline of the call being served.
+        idempotent: the function may run twice: if the link breaks, the call is sent again.
+
+    Returns:
+        A future of the result; cancelling it, or the task that awaits it, cancels the callee.
+
+    Raises:
+        NotInitializedError: no agent runs.
+        ValueError: ``to`` is no destination, or ``timeout`` is negative, nan or no number.
+        UnknownWorkerError: the group has no such worker, or it left.
+        PeerLostError: the worker was lost.
+        EncodingError: the function or an argument cannot travel; names the argument.
+        MessageTooLargeError: the arguments exceed ``limits.max_message_size``.
+        ResourceExhaustedError: too many calls wait, or are out with ``on_full="error"``.
+
+        All of these are NOT_SENT. Other errors come through the future: what the function raised
+        (EXECUTED), `RpcTimeoutError`, `PeerLostError` and others that say whether it may have run.
+    """
+    served = current_call.get()
+    agent: Any = this_process.agent if served is None else served.replier.agent
+    if agent is None:
+        raise NotInitializedError(NOT_INITIALIZED)
+    site = sys._getframe(1)
+    return agent.call(to, func, args, kwargs, timeout, idempotent, site)  # type: ignore[no-any-return]  # an RpcAgent
+
+
+def rpc_sync(
+    to: str | int | WorkerInfo,
+    func: Callable[..., Any] | str,
+    args: Sequence[object] | None = None,
+    kwargs: Mapping[str, object] | None = None,
+    timeout: float | None | Unset = UNSET,
+) -> Any:
+    """Call a function on another worker and block this thread until it answers.
+
+    Args and errors are those of `rpc_async`; the result or error is that of the call.
+
+    Raises:
+        RuntimeError: called on the loop's own thread, which it would block for ever.
+    """
+    return current_agent().rpc_sync(to, func, args, kwargs, timeout)
+
+
+def rpc_notify(
+    to: str | int | WorkerInfo,
+    func: Callable[..., Any] | str,
+    args: Sequence[object] | None = None,
+    kwargs: Mapping[str, object] | None = None,
+) -> None:
+    """Call a function on another worker without waiting: an error is logged there.
+
+    Args and errors at the call are those of `rpc_async`.
+    """
+    current_agent().rpc_notify(to, func, args, kwargs)
+
+
+def wait_all() -> WaitAll:
+    """Return a scope that waits, on exit, for the calls that this task starts inside.
+
+    The first failure is raised at once; an error of the body is raised in its place.
+    """
+    return WaitAll()
+
+
+async def all_gather(
+    obj: object,
+    worker_names: Iterable[str] | None = None,
+    timeout: float | None | Unset = UNSET,
+) -> dict[str, Any]:
+    """Exchange one object per worker; every worker of the set must call it.
+
+    The n-th `all_gather` of a worker over a set meets the n-th of the others, and no other; those
+    of `barrier` are counted apart. One that any worker gave up, because its time was over or it
+    was cancelled, has failed for all: those who wait hear of it at once, and those who come later
+    when they come. All of them meet again in the next one.
+
+    Args:
+        obj: this worker's object.
+        worker_names: the set, this worker included; ``None`` for all live members.
+        timeout: seconds, 0 or ``None`` for no limit; left out: the default.
+
+    Returns:
+        Every worker's object by name, the same on all of them.
+
+    Raises:
+        RpcTimeoutError: not all took part in the time that this worker, or another one, gave it;
+            names who is missing, and where they are instead, as far as that is known.
+        RpcError: another worker gave up for another reason (ABORTED).
+        PeerLostError: a worker of the set was lost.
+        UnknownWorkerError: the set names a worker that is not in the group.
+    """
+    return await current_agent().all_gather(obj, worker_names, timeout)
+
+
+async def barrier(
+    worker_names: Iterable[str] | None = None, timeout: float | None | Unset = UNSET
+) -> None:
+    """Wait until every worker of the set has come here; args and errors as `all_gather`."""
+    await current_agent().barrier(worker_names, timeout)

@@ -1,0 +1,53 @@
+"""The module-level questions and settings: each acts on `current_agent`."""
+
+from __future__ import annotations
+
+from asyncrpc.api.process import current_agent
+from asyncrpc.identity import WorkerInfo
+
+__all__ = (
+    "debug_info",
+    "get_rpc_timeout",
+    "get_worker_info",
+    "get_worker_infos",
+    "set_rpc_timeout",
+)
+
+
+def get_worker_info(name: str | int | WorkerInfo | None = None) -> WorkerInfo:
+    """Return who a worker is.
+
+    Args:
+        name: name or id of a worker; ``None`` for this one.
+
+    Raises:
+        UnknownWorkerError: there is no such worker.
+    """
+    return current_agent().get_worker_info(name)
+
+
+def get_worker_infos() -> list[WorkerInfo]:
+    """Return all live members, by id."""
+    return current_agent().get_worker_infos()
+
+
+def get_rpc_timeout() -> float:
+    """Return the default timeout of calls in seconds, 0 for none."""
+    return current_agent().get_rpc_timeout()
+
+
+def set_rpc_timeout(timeout: float | None) -> None:
+    """Set the default timeout of later calls; calls in flight keep theirs.
+
+    Args:
+        timeout: seconds, at least 0; 0 or ``None`` for none.
+
+    Raises:
+        ValueError: negative, nan or no number.
+    """
+    current_agent().set_rpc_timeout(timeout)
+
+
+def debug_info() -> dict[str, str]:
+    """Return the agent's counters by name; torch's keys where they make sense."""
+    return current_agent().debug_info()

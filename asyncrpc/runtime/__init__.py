@@ -1,0 +1,7 @@
+"""`RpcAgent`, the public face of an agent: its start and end, and every call as a method."""
+
+from __future__ import annotations
+
+from asyncrpc.runtime.agent import RpcAgent
+
+__all__ = ("RpcAgent",)

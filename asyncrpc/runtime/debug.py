@@ -1,0 +1,36 @@
+"""What `debug_info` shows: an agent's counters, by torch's names where they make sense."""
+
+from __future__ import annotations
+
+from asyncrpc.agent import Agent, PeerState
+
+__all__ = ("counters",)
+
+
+def counters(agent: Agent) -> dict[str, str]:
+    """Return an agent's counters by name."""
+    threads = agent.executor.threads
+    calls = [call for server in agent.servers for call in server.calls.values()]
+    links = [c for c in agent.connections() if c.hello is not None]
+    info: dict[str, object] = {
+        "num_pending_futures": len(agent.pending),
+        "num_owner_rrefs": 0,
+        "num_pending_users": 0,
+        "num_forks": 0,
+        "agent.thread_pool_size": agent.options.num_worker_threads,
+        "agent.num_idle_threads": agent.options.num_worker_threads - threads.size + threads.idle,
+        "agent.client_active_calls": len(agent.caller.user_calls()),
+        "agent.server_active_calls": len(calls),
+        "agent.server_active_async_calls": sum(call.task is not None for call in calls),
+        "agent.calls_served": agent.served,
+        "agent.connections": len(links),
+        "agent.bytes_received": sum(c.received for c in links),
+        "agent.bytes_sent": sum(c.stream.sent for c in links),
+        "agent.loop_lag": f"{agent.detector.lag:.6f}",
+    }
+    for link in links:
+        info[f"peer.{link.peer}.rtt"] = f"{link.rtt:.6f}"
+        info[f"peer.{link.peer}.inflight"] = link.peer.inflight
+    gone = [p for p in agent.members.all() if p.state is not PeerState.PRESENT]
+    info["agent.peers_gone"] = len(gone)
+    return {name: str(value) for name, value in info.items()}

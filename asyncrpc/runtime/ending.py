@@ -1,0 +1,180 @@
+"""The end of a worker: drain, then links, threads and store, whatever happens to the first.
+
+`RpcAgent.shutdown` drives it. Whichever way it ends, all that the worker holds is closed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import warnings
+import weakref
+from collections.abc import Callable, Sequence
+
+from asyncrpc.agent import Drain, Started
+from asyncrpc.discovery import record_key
+from asyncrpc.errors import RpcError, ShutdownTimeoutError, StatusCode
+from asyncrpc.execution import current_call
+from asyncrpc.store import StoreError
+
+__all__ = ("Ending", "warn_if_forgotten")
+
+_WITHDRAW = (
+    1.0  # real seconds, as for all that waits for the system, for the last word to the store
+)
+_LINGER = 1.0  # seconds a served store waits for workers that are about to close theirs
+_PATIENCE = 5.0  # seconds for functions in threads that nobody waits for any more
+
+
+class Ending:
+    """The one shutdown of one worker, however often it is asked for.
+
+    Args:
+        started: the worker.
+    """
+
+    def __init__(self, started: Started) -> None:
+        self._started = started
+        self._agent = started.agent
+        self._drain = Drain(started.agent, self._forget_group)
+        self._ending: asyncio.Task[None] | None = None
+        self._draining: asyncio.Task[None] | None = None
+        self._is_hurried = False
+        self._asker: asyncio.Task[object] | None = None  # may be a served call: not to be cancelled
+
+    async def run(self, graceful: bool, timeout: float) -> None:
+        """End the worker; the second call waits for the first one's end.
+
+        Args:
+            graceful: wait for the end of all calls in the group; see `asyncrpc.shutdown`.
+            timeout: seconds for the whole of it, 0 for no limit.
+
+        Raises:
+            RuntimeError: graceful, and awaited by a call that this worker serves.
+        """
+        if graceful and not self._agent.is_closed:
+            self._refuse_to_wait_for_itself()
+        is_first = self._ending is None
+        if self._ending is None:
+            self._asker = asyncio.current_task()
+            self._ending = asyncio.create_task(
+                self._shut_down(graceful, timeout),
+                name=f"asyncrpc {self._agent.info.name}: shutdown",
+            )
+        elif not graceful:
+            self._stop_draining()
+        try:
+            await asyncio.wait([self._ending])
+        except asyncio.CancelledError:
+            self._stop_draining()
+            await asyncio.wait([self._ending])
+            if not self._ending.cancelled():
+                self._ending.exception()  # seen
+            raise
+        if is_first:
+            self._ending.result()
+
+    def _refuse_to_wait_for_itself(self) -> None:
+        call = current_call.get()
+        if call is None or call.task is not asyncio.current_task():
+            return  # a task of its own may wait for the call that started it
+        if call.replier.agent is self._agent.facade:
+            raise RuntimeError(
+                f"a graceful shutdown waits for all calls, so for {call.target.name} that awaits "
+                "it: start it as a task of its own and return, or pass graceful=False"
+            )
+
+    def _stop_draining(self) -> None:
+        self._is_hurried = True
+        if self._draining is not None:
+            self._draining.cancel()
+
+    async def _shut_down(self, graceful: bool, timeout: float) -> None:
+        """Drain, then close everything, whatever happens to the first."""
+        if not graceful:
+            await self._withdraw_record()
+            await self._close("lost", "it shut down without waiting", 0.0)
+            return
+        now = self._agent.clock.time
+        give_up = now() + timeout if timeout else None
+        try:
+            await self._drained(timeout)
+        except ShutdownTimeoutError:
+            await self._close("lost", "its graceful shutdown timed out", 0.0)
+            raise
+        except BaseException:
+            await self._close("lost", "its shutdown was interrupted", 0.0)
+            raise
+        left = _PATIENCE if give_up is None else max(0.0, give_up - now())
+        await self._close("left", "it shut down", min(left, _PATIENCE))
+
+    async def _drained(self, timeout: float) -> None:
+        """Wait for the end of the group, unless `_stop_draining` ends the wait."""
+        self._draining = asyncio.create_task(
+            self._drain.run(timeout), name=f"asyncrpc {self._agent.info.name}: drain"
+        )
+        try:
+            if self._is_hurried:  # before the first step of this task
+                self._draining.cancel()
+            await asyncio.wait([self._draining])
+            if self._draining.cancelled():
+                raise RpcError("the graceful shutdown was cut short", code=StatusCode.CANCELLED)
+            self._draining.result()
+        finally:
+            self._draining.cancel()
+            self._draining = None
+
+    async def _forget_group(self) -> None:
+        """Empty the group's part of the store before anybody leaves, for the next group."""
+        await self._delete([peer.info.id for peer in self._agent.members.all()])
+        await self._started.link.retire()
+
+    async def _withdraw_record(self) -> None:
+        """Take this worker out of the store."""
+        await self._delete([self._agent.info.id])
+
+    async def _delete(self, ids: Sequence[int]) -> None:
+        group = self._started.group
+        with contextlib.suppress(StoreError, TimeoutError):  # the store may be gone already
+            async with asyncio.timeout(_WITHDRAW):
+                await asyncio.gather(*[group.delete_key(record_key(ident)) for ident in ids])
+
+    async def _close(self, goodbye: str, reason: str, patience: float) -> None:
+        running = []
+        self._started.note_end()
+        try:
+            await self._agent.close(goodbye, reason, self._asker)
+            running = await self._agent.executor.threads.close(patience)
+        finally:
+            if self._started.liveness is not None:
+                self._started.liveness.close()
+            await self._started.link.close(min(patience, _LINGER))
+        if running and goodbye == "left":
+            names = ", ".join(f"{r.function} in {r.thread}" for r in running)
+            raise ShutdownTimeoutError(
+                f"functions still run in threads after shutdown: {names}", phase="threads"
+            )
+
+
+def warn_if_forgotten(agent: object, name: str) -> Callable[[], object]:
+    """Have a ResourceWarning say so when an agent, or the process, ends without a shutdown.
+
+    Args:
+        agent: what the user holds; not kept alive by this.
+        name: the worker's name.
+
+    Returns:
+        To be called once it was shut down.
+    """
+    return weakref.finalize(agent, _warn_forgotten, name, os.getpid()).detach
+
+
+def _warn_forgotten(name: str, process: int) -> None:
+    if os.getpid() == process:  # not in a fork of it, which has no worker
+        warnings.warn(
+            f"the RPC agent of {name} was not shut down: await asyncrpc.shutdown() before its loop "
+            "ends, or use async with asyncrpc.init_rpc(...)",
+            ResourceWarning,
+            stacklevel=2,
+        )

@@ -1,0 +1,84 @@
+"""The header map of a call: what rides beside its arguments, on the few calls that need it.
+
+Sans-IO: values to msgpack and back. A plain call has none, so it costs nothing. Keys are small
+ints; one that is not known here is passed over, so that later versions can add some.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from msgpack import packb, unpackb
+
+from asyncrpc.errors import RemoteProtocolError
+
+__all__ = ("HeaderMap",)
+
+_ATTEMPT = 1
+_CONTEXT = 2
+_TRACE = 3
+_METADATA = 4
+_MOST = 16 * 1024  # bytes of an encoded map
+_MOST_ITEMS = 128  # entries of the user's metadata
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeaderMap:
+    """What a call carries beside its function and arguments.
+
+    Args:
+        attempt: how many sends of this call may have reached the callee before this one.
+        context: id of the call context it is made in, empty for none.
+        trace: W3C ``traceparent`` of the caller's span, empty for none.
+        metadata: the user's own entries, added by interceptors.
+    """
+
+    attempt: int = 0
+    context: str = ""
+    trace: str = ""
+    metadata: dict[str, str] = field(default_factory=dict)
+
+    def encode(self) -> bytes:
+        """Return the map's bytes, empty if there is nothing in it.
+
+        Raises:
+            ValueError: the metadata are no strings, or too many.
+        """
+        items = {_ATTEMPT: self.attempt, _CONTEXT: self.context, _TRACE: self.trace}
+        packed = {key: value for key, value in items.items() if value}
+        if self.metadata:
+            packed[_METADATA] = _checked(self.metadata)
+        if not packed:
+            return b""
+        data: bytes = packb(packed)
+        if len(data) > _MOST:
+            raise ValueError(f"metadata of a call must have at most {_MOST} bytes, got {len(data)}")
+        return data
+
+    @classmethod
+    def decode(cls, data: memoryview) -> HeaderMap:
+        """Read a map.
+
+        Raises:
+            RemoteProtocolError: these bytes are none.
+        """
+        try:
+            if data.nbytes > _MOST:
+                raise ValueError(f"it has {data.nbytes} bytes")
+            found = unpackb(data, strict_map_key=False)
+            attempt, context = found.get(_ATTEMPT, 0), found.get(_CONTEXT, "")
+            trace, metadata = found.get(_TRACE, ""), found.get(_METADATA, {})
+            if type(attempt) is not int or type(context) is not str or type(trace) is not str:
+                raise ValueError("an entry is of a wrong type")
+            return cls(attempt=attempt, context=context, trace=trace, metadata=_checked(metadata))
+        except Exception as error:  # whatever a peer's bytes make of it
+            raise RemoteProtocolError(f"header map makes no sense: {error}") from error
+
+
+def _checked(metadata: object) -> dict[str, str]:
+    if not isinstance(metadata, dict) or len(metadata) > _MOST_ITEMS:
+        raise ValueError(f"metadata must be a dict of at most {_MOST_ITEMS} entries")
+    for key, value in metadata.items():
+        if type(key) is not str or type(value) is not str:
+            raise ValueError(f"metadata must map str to str, got {key!r:.50}: {value!r:.50}")
+    return metadata

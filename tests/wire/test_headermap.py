@@ -1,0 +1,65 @@
+"""The header map: what rides beside a call's arguments comes back equal, and nothing else does."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import msgpack
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from asyncrpc.errors import RemoteProtocolError
+from asyncrpc.wire import HeaderMap
+
+
+def test_nothing_in_it_costs_nothing() -> None:
+    """A call without any of it has no map at all."""
+    assert b"" == HeaderMap().encode()
+
+
+@given(
+    st.integers(0, 1000),
+    st.text(max_size=40),
+    st.text(max_size=60),
+    st.dictionaries(st.text(max_size=10), st.text(max_size=20), max_size=5),
+)
+def test_comes_back_equal(attempt: int, context: str, trace: str, metadata: dict[str, str]) -> None:
+    """What was put in is read out."""
+    headers = HeaderMap(attempt=attempt, context=context, trace=trace, metadata=metadata)
+    data = headers.encode()
+
+    assert not data or headers == HeaderMap.decode(memoryview(data))
+
+
+def test_keys_of_later_versions_are_passed_over() -> None:
+    """An entry that is not known here does no harm."""
+    data = msgpack.packb({1: 2, 99: "later"})
+
+    assert HeaderMap(attempt=2) == HeaderMap.decode(memoryview(data))
+
+
+@pytest.mark.parametrize(
+    "value", [7, [], {1: "2"}, {2: 3}, {3: None}, {4: {"a": 1}}, {4: []}, {4: {1: "a"}}]
+)
+def test_nonsense_ends_the_link(value: Any) -> None:
+    """A peer's bytes raise a protocol error and nothing else."""
+    with pytest.raises(RemoteProtocolError, match="header map makes no sense"):
+        HeaderMap.decode(memoryview(msgpack.packb(value)))
+
+
+@given(st.binary(max_size=64))
+def test_any_bytes_give_a_map_or_a_protocol_error(data: bytes) -> None:
+    """Whatever a peer sends, no other error comes out."""
+    with contextlib.suppress(RemoteProtocolError):
+        HeaderMap.decode(memoryview(data))
+
+
+@pytest.mark.parametrize(
+    "metadata", [{"a": 1}, {1: "a"}, {str(i): "" for i in range(129)}, {"a": "b" * 20_000}]
+)
+def test_metadata_has_a_size(metadata: Any) -> None:
+    """What a caller's interceptor puts in is checked before it is sent."""
+    with pytest.raises(ValueError, match="metadata"):
+        HeaderMap(metadata=metadata).encode()
