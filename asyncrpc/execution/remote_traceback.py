@@ -1,15 +1,17 @@
 """The text of a remote traceback, as `RemoteTraceback` shows it to the caller.
 
-Pure. Frames of this folder, between the loop or thread and the user's function, are left out; an
-error that itself came from a third worker is cut off there, since it travels with its own text.
+Pure. It shows the frames of users: those of this package are left out wherever they stand, with
+what they called in the standard library, and so are causes that were raised and caught within the
+package. An error that itself came from a third worker is cut off there, since it travels with its
+own text.
 """
 
 from __future__ import annotations
 
+import importlib
 import os
 import traceback
 from collections.abc import Iterator
-from types import TracebackType
 
 from asyncrpc.errors import RemoteTraceback
 
@@ -21,7 +23,10 @@ MAX_TEXT = 65_536
 MAX_CHAIN = 100
 """Errors of one cause and context chain that travel."""
 
-_OWN_FOLDER = os.path.dirname(__file__) + os.sep
+_OWN_FOLDER = os.path.dirname(os.path.dirname(__file__)) + os.sep
+_LIBRARY = os.path.dirname(os.__file__) + os.sep
+_ADDED = tuple(_LIBRARY + name for name in ("site-packages", "dist-packages"))
+_IMPORTING = ("<frozen importlib", os.path.dirname(importlib.__file__) + os.sep)
 
 _CAUSE = "\nThe above exception was the direct cause of the following exception:\n\n"
 _CONTEXT = "\nDuring handling of the above exception, another exception occurred:\n\n"
@@ -65,23 +70,51 @@ def cut(text: str) -> str:
 
 def _chain_text(error: BaseException) -> Iterator[str]:
     """Yield the texts of the chain, the first error that happened first."""
-    tree = traceback.TracebackException(type(error), error, _own_frames_off(error.__traceback__))
     links: list[tuple[traceback.TracebackException, str]] = []
-    link: traceback.TracebackException | None = tree
-    while link is not None and len(links) < MAX_CHAIN:
-        following, joint = link.__cause__, _CAUSE
-        if following is None and not link.__suppress_context__:
-            following, joint = link.__context__, _CONTEXT
-        if following is not None and following.exc_type is RemoteTraceback:
-            following = None
-        links.append((link, joint if following is not None else ""))
-        link = following
+    link: traceback.TracebackException | None = traceback.TracebackException.from_exception(error)
+    joint = ""
+    for _ in range(MAX_CHAIN):
+        if link is None or (links and link.exc_type is RemoteTraceback):
+            break
+        had_frames = bool(link.stack)
+        _keep_frames_of_users(link, may_serve=not links)
+        if not links or link.stack or not had_frames or link.exceptions:
+            links.append((link, joint))
+        link, joint = _following(link)
     for entry, joint in reversed(links):
-        yield joint
         yield from entry.format(chain=False)
+        yield joint
 
 
-def _own_frames_off(trace: TracebackType | None) -> TracebackType | None:
-    while trace is not None and trace.tb_frame.f_code.co_filename.startswith(_OWN_FOLDER):
-        trace = trace.tb_next
-    return trace
+def _following(
+    link: traceback.TracebackException,
+) -> tuple[traceback.TracebackException | None, str]:
+    """Return what an error came of, and the words between the two."""
+    if link.__cause__ is not None:
+        return link.__cause__, _CAUSE
+    return (None, "") if link.__suppress_context__ else (link.__context__, _CONTEXT)
+
+
+def _keep_frames_of_users(link: traceback.TracebackException, *, may_serve: bool) -> None:
+    """Take the other frames out of an error and the members of a group.
+
+    Args:
+        link: changed in place.
+        may_serve: whether the first frame after those of this package is of the served function,
+            which may be one of the standard library.
+    """
+    kept: list[traceback.FrameSummary] = []
+    is_inside = False  # in what this package called for itself
+    for frame in link.stack:
+        if frame.filename.startswith((_OWN_FOLDER, *_IMPORTING)):
+            is_inside = bool(kept) or not may_serve
+        elif not (is_inside and _is_of_library(frame.filename)):
+            is_inside = False
+            kept.append(frame)
+    link.stack[:] = kept
+    for member in link.exceptions or ():
+        _keep_frames_of_users(member, may_serve=False)
+
+
+def _is_of_library(filename: str) -> bool:
+    return filename.startswith(_LIBRARY) and not filename.startswith(_ADDED)

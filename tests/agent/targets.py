@@ -134,3 +134,23 @@ async def note_and_wait(value: Any, seconds: float) -> Any:
     log.append(value)
     await asyncio.sleep(seconds)
     return value
+
+
+async def fail_nested(hops: list[str]) -> None:
+    """Fail on the last of the workers, each called by the one before: on the loop."""
+    if not hops:
+        raise KeyError("deep")
+    try:
+        await rpc.rpc_async(hops[0], fail_nested_sync, args=(hops[1:],))
+    except KeyError as error:
+        raise KeyError(f"async {len(hops)}") from error
+
+
+def fail_nested_sync(hops: list[str]) -> None:
+    """Fail on the last of the workers, each called by the one before: from a thread."""
+    if not hops:
+        raise KeyError("deep")
+    try:
+        rpc.rpc_sync(hops[0], fail_nested, args=(hops[1:],))
+    except KeyError as error:
+        raise KeyError(f"sync {len(hops)}") from error

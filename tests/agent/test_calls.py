@@ -464,3 +464,26 @@ async def test_a_pickle_fails_its_call_only() -> None:
         with pytest.raises(rpc.EncodingError, match="pickle is off"):
             await a.rpc_async("worker1", targets.echo, args=(pathlib.PurePath,))
         assert await other == "slept"
+
+
+async def test_remote_tracebacks_show_users_frames() -> None:
+    """At every level of nested calls the remote traceback has the user's frames and no others."""
+    async with cluster(3) as (a, _, _):
+        hops = ["worker2", "worker0", "worker1"]
+        with pytest.raises(KeyError) as caught:
+            await a.rpc_async("worker1", targets.fail_nested, args=(hops,))
+    shown = []
+    link = caught.value.__cause__
+    while link is not None:
+        if isinstance(link, rpc.RemoteTraceback):
+            shown.append(str(link))
+        link = link.__cause__
+
+    package = str(pathlib.Path(rpc.__file__).parent)
+    assert [f"On {name} in {targets.__name__}:fail_nested" for name in ("worker1", *hops)] == [
+        text.splitlines()[0].removesuffix("_sync") for text in shown
+    ]
+    for text in shown:
+        frames = [line for line in text.splitlines() if line.startswith('  File "')]
+        assert frames
+        assert [] == [line for line in frames if "targets.py" not in line or package in line]

@@ -645,17 +645,109 @@ def test_hops_do_not_repeat_the_text_of_earlier_hops() -> None:
     assert [str(link).count("On worker1 in mod:func") for link in links] == [1] * 12
 
 
-def test_frames_of_the_machinery_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The remote traceback starts with the user's function, not with what called it."""
-    monkeypatch.setattr(remote_traceback, "_OWN_FOLDER", "/own/folder/")
-    machinery: dict[str, Any] = {}
-    source = "def run(f, *a):\n  try: f(*a)\n  except ValueError as error: return error\n"
-    exec(compile(source, "/own/folder/executor.py", "exec"), machinery)
+def run_as(path: str, source: str, **names: object) -> Any:
+    """Return the function ``run`` of a source that seems to be the file ``path``."""
+    scope: dict[str, Any] = dict(names)
+    exec(compile(source, path, "exec"), scope)
+    return scope["run"]
 
-    shown = str(carry(machinery["run"](fail, ValueError("x"))).__cause__)
+
+def shown_of(function: Any, *args: object) -> str:
+    """Return the remote traceback of what a function raises, started by the machinery."""
+    start = run_as(
+        "/own/folder/executor.py",
+        "def run(f, *a):\n  try: f(*a)\n  except BaseException as error: return error\n",
+    )
+    return str(carry(start(function, *args)).__cause__)
+
+
+@pytest.fixture
+def own_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take /own/folder for that of the package, /lib for that of the standard library."""
+    monkeypatch.setattr(remote_traceback, "_OWN_FOLDER", "/own/folder/")
+    monkeypatch.setattr(remote_traceback, "_LIBRARY", "/lib/")
+    monkeypatch.setattr(remote_traceback, "_ADDED", ("/lib/site-packages",))
+
+
+CALL = "def run(f, *a):\n  return f(*a)\n"
+
+
+@pytest.mark.usefixtures("own_folder")
+def test_frames_of_the_machinery_are_left_out() -> None:
+    """The remote traceback starts with the user's function, not with what called it."""
+    shown = shown_of(fail, ValueError("x"))
 
     assert "executor.py" not in shown
     assert "in fail\n" in shown
+
+
+@pytest.mark.usefixtures("own_folder")
+def test_frames_of_nested_calls_are_left_out() -> None:
+    """Between and behind users' frames nothing of the package shows, nor what it called."""
+    library = run_as("/lib/concurrent.py", CALL)
+    api = run_as("/own/folder/api.py", "def run(f, *a):\n  return inner(f, *a)\n", inner=library)
+    user = run_as("/user/code.py", CALL)
+    shown = shown_of(user, api, user, api, fail, ValueError("x"))
+
+    assert 2 == shown.count("code.py")
+    assert "in fail\n" in shown
+    assert "/own/" not in shown
+    assert "/lib/" not in shown
+
+
+@pytest.mark.usefixtures("own_folder")
+@pytest.mark.parametrize("path", ["/lib/json.py", "/lib/site-packages/numpy.py"])
+def test_frames_of_what_users_call_are_kept(path: str) -> None:
+    """A served function of the standard library shows, and so does what a user called."""
+    called = run_as(path, CALL)
+    direct = shown_of(called, fail, ValueError("x"))
+    below = shown_of(run_as("/user/code.py", CALL), called, fail, ValueError("x"))
+
+    assert (1, 1) == (direct.count(path), below.count(path))
+
+
+@pytest.mark.usefixtures("own_folder")
+def test_added_packages_are_users() -> None:
+    """An added package that is called back from within shows, unlike the standard library."""
+    api = run_as("/own/folder/api.py", CALL)
+    added = run_as("/lib/site-packages/numpy.py", CALL)
+    shown = shown_of(run_as("/user/code.py", CALL), api, added, fail, ValueError("x"))
+
+    assert ["code.py", "numpy.py"] == [n for n in ("code.py", "api.py", "numpy.py") if n in shown]
+
+
+@pytest.mark.usefixtures("own_folder")
+@pytest.mark.parametrize("how", ["raise KeyError('outer') from error", "raise KeyError('outer')"])
+def test_causes_within_the_machinery_are_left_out(how: str) -> None:
+    """What the package raised and translated is not shown; what a user raised below it is."""
+    source = f"def run(f, *a):\n  try: f(*a)\n  except Exception as error: {how}\n"
+    translate = run_as("/own/folder/codec.py", source)
+    low = run_as("/lib/pickle.py", "def run(e):\n  raise e\n")
+    user = run_as("/user/code.py", CALL)
+    ours = shown_of(user, translate, low, ValueError("low"))
+    theirs = shown_of(user, translate, translate, user, fail, ValueError("low"))
+
+    assert "low" not in ours
+    assert ours.endswith("KeyError: 'outer'\n")
+    assert (2, 1) == (theirs.count("code.py"), theirs.count("KeyError: 'outer'"))
+    assert theirs.index("ValueError: low") < theirs.index("KeyError: 'outer'")
+    assert "/own/" not in ours + theirs
+
+
+@pytest.mark.usefixtures("own_folder")
+def test_members_of_a_group_show_users_frames() -> None:
+    """The frames of the package are left out of each member of a group, too."""
+    source = (
+        "def run(f, *a):\n"
+        "  try: f(*a)\n"
+        "  except Exception as error: raise ExceptionGroup('g', [error]) from None\n"
+    )
+    api = run_as("/own/folder/api.py", CALL)
+    shown = shown_of(run_as("/user/group.py", source), api, fail, ValueError("x"))
+
+    assert "group.py" in shown
+    assert "in fail\n" in shown
+    assert "/own/" not in shown
 
 
 def test_callee_keeps_its_error() -> None:
