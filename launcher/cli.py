@@ -304,7 +304,7 @@ def _run(launch: Launch) -> int:
 async def _start_guardian() -> Guardian:
     from launcher.process import Guardian  # noqa: PLC0415
 
-    return Guardian.start()
+    return Guardian.start(inherits=True)
 
 
 async def _supervise(launch: Launch, guardian: Guardian) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -281,6 +282,53 @@ def test_nothing_survives_a_killed_launcher(script: Callable[[str], str], start:
 
     assert len(set(pids)) == 5
     assert gone(pids, 1.0)
+
+
+def test_nothing_survives_a_killed_guardian(script: Callable[[str], str], start: Start) -> None:
+    """The launcher ends what the guardian would have ended, and says what has happened."""
+    path = script(
+        """
+        import subprocess
+        nested = "trap '' TERM; setsid sleep 600 & sleep 600"
+        child = subprocess.Popen(["sh", "-c", nested], start_new_session=True)
+        print(os.getpid(), child.pid, flush=True)
+        time.sleep(600)
+        """
+    )
+    process = start("--nproc-per-node=2", path, env={"OMP_NUM_THREADS": "1"})
+    wait_for_lines(process, 2)
+    (guardian,) = psutil.Process(process.pid).children()
+    below = 2 * len(("worker", "shell", "sleep", "setsid sleep"))
+    while len(guardian.children(recursive=True)) < below:
+        time.sleep(0.01)
+    pids = [child.pid for child in guardian.children(recursive=True)]
+    guardian.kill()
+    status, _, stderr = finish(process)
+    end = f"guardian process {guardian.pid} of the launcher ended with signal 9"
+
+    assert (status, stderr) == (1, f"launcher: {end}, its workers were killed\n")
+    assert gone(pids, 0)
+
+
+def test_children_that_the_launcher_was_given_are_left_alone(start: Start) -> None:
+    """A shell may become the launcher when it has started something else in the background."""
+
+    def bear() -> None:
+        if os.fork() == 0:
+            os.execvp("sleep", ["sleep", "600"])
+
+    process = start("--no-python", "sh", "-c", "echo $$; exec sleep 600", preexec_fn=bear)
+    (pid,) = (int(line) for line in wait_for_lines(process, 1))
+    guardian = psutil.Process(pid).parent()
+    assert guardian is not None
+    (other,) = (c for c in psutil.Process(process.pid).children() if c.pid != guardian.pid)
+    guardian.kill()
+    try:
+        assert process.wait(20) == 1
+        assert gone([pid], 0)
+        assert other.is_running()
+    finally:
+        other.kill()
 
 
 def test_a_failure_starts_the_group_again(

@@ -18,58 +18,21 @@ import sys
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple, Self
+from typing import Self
 
 from launcher.errors import GuardianError
 from launcher.process.guardian import messages
+from launcher.process.guardian.inheritance import Inheritance
 from launcher.process.guardian.messages import Kind
+from launcher.process.guardian.process import Cleared, Exit, GuardedProcess
 
-__all__ = ("Cleared", "Exit", "GuardedProcess", "Guardian")
+__all__ = ("Guardian",)
 
 _PROGRAM = os.path.join(os.path.dirname(__file__), "__main__.py")
 # The guardian gives up on unkillable processes after 5 s by itself; later than that it hangs.
 _CLOSE_TIMEOUT = 7.0
 
 _log = logging.getLogger("launcher.process")
-
-
-@dataclass(frozen=True, slots=True)
-class Exit:
-    """How a worker ended."""
-
-    code: int
-    """Exit status; ``-N`` for signal N."""
-    was_signalled: bool
-    """Whether a signal of ours reached it while it ran."""
-    at: float
-    """When, seconds of ``time.monotonic``."""
-
-
-class Cleared(NamedTuple):
-    """How the clearing of what workers left behind ended, in numbers of processes."""
-
-    stuck: int
-    """Those that cannot be killed."""
-    killed: int
-    """Those that did not end by themselves, nor on the first signal."""
-
-
-class GuardedProcess:
-    """A process started by the guardian, leader of its own session and process group."""
-
-    __slots__ = ("exited", "number", "pid")
-
-    def __init__(self, number: int, exited: asyncio.Future[Exit]) -> None:
-        self.number = number
-        self.pid = 0
-        self.exited = exited
-        """Done when the process has ended and was reaped; never fails."""
-
-    @property
-    def is_running(self) -> bool:
-        """Whether its end has not been reported yet."""
-        return not self.exited.done()
 
 
 class Guardian:
@@ -84,12 +47,14 @@ class Guardian:
         loop: asyncio.AbstractEventLoop,
         process: subprocess.Popen[bytes],
         sock: socket.socket,
+        inheritance: Inheritance | None = None,
     ) -> None:
         self.lost: GuardianError | None = None
         """Why no worker can be started or watched any more; ``None`` while all is well."""
         self._loop = loop
         self._process = process
         self._socket = sock
+        self._inheritance = inheritance
         self._reader = messages.MessageReader()
         self._outgoing: deque[tuple[memoryview, tuple[int, ...]]] = deque()
         self._last_number = 0
@@ -104,8 +69,12 @@ class Guardian:
             loop.add_reader(self._pidfd, self._on_end)
 
     @classmethod
-    def start(cls) -> Self:
+    def start(cls, *, inherits: bool = False) -> Self:
         """Start a guardian; it gets ready while the caller goes on.
+
+        Args:
+            inherits: whether this process takes over, and ends, what is below the guardian should
+                it die unasked; it then becomes a sub-reaper.
 
         Raises:
             GuardianError: the interpreter could not be started.
@@ -127,7 +96,7 @@ class Guardian:
             except OSError as error:
                 ours.close()
                 raise GuardianError(f"guardian could not be started: {error}") from error
-        return cls(loop, process, ours)
+        return cls(loop, process, ours, Inheritance() if inherits else None)
 
     @property
     def pid(self) -> int:
@@ -228,6 +197,8 @@ class Guardian:
             _log.warning("guardian %d did not end in %g s, killed", self.pid, _CLOSE_TIMEOUT)
             self._process.kill()
             await self._ended
+        if self.lost is not None and self._inheritance is not None:
+            await self._inheritance.end()
 
     def abandon(self) -> None:
         """Let go of the guardian without waiting: it kills everything and ends by itself."""

@@ -15,7 +15,8 @@ of workers; it sleeps until the agent sends a message, a child changes state or 
 The agent is gone when its end of the socket is closed or its process has ended (which need not
 coincide: a process forked by the agent holds the socket too). The guardian then kills everything
 below it and exits. If the guardian is killed itself, the kernel kills the workers
-(PR_SET_PDEATHSIG), and the agent sees the end of the socket.
+(PR_SET_PDEATHSIG), and the agent sees the end of the socket; what the workers had started is left
+to the agent, if that is a sub-reaper, or to init.
 """
 
 from __future__ import annotations
