@@ -20,7 +20,13 @@ from launcher.config import (
     Option,
     resolve_shutdown_timeout,
 )
-from launcher.errors import ChildFailedError, LauncherError, ProcessFailure, UsageError
+from launcher.errors import (
+    ChildFailedError,
+    LauncherError,
+    ProcessFailure,
+    UsageError,
+    one_line,
+)
 from launcher.target import Target
 
 if TYPE_CHECKING:
@@ -124,12 +130,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         _prepare_log_dir(launch)
         return _run(launch)
     except UsageError as error:
-        _print(f"launcher: {_in_users_words(_line(error), names)}")
+        _print(f"launcher: {_in_users_words(one_line(error), names)}")
         if error.hint:
             _print(f"hint: {error.hint}")
         return _USAGE_STATUS
     except (LauncherError, OSError) as error:
-        _print(f"launcher: {_line(error)}")
+        _print(f"launcher: {one_line(error)}")
         return _FAILURE_STATUS
 
 
@@ -357,10 +363,6 @@ def _show_warnings() -> None:
     logger = logging.getLogger("launcher")
     logger.addHandler(handler)
     logger.setLevel(levels.get(os.environ.get("LOGLEVEL", "").upper(), logging.WARNING))
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())
 
 
 def _print(text: str) -> None:

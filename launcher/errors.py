@@ -38,6 +38,7 @@ __all__ = (
     "RendezvousTimeoutError",
     "SignalException",
     "UsageError",
+    "one_line",
 )
 
 NOT_AVAILABLE = "<N/A>"  # torchrun's word for "no error file" and "no signal"
@@ -112,6 +113,15 @@ class RendezvousStateError(RendezvousError):
 
 class RendezvousGracefulExitError(RendezvousError):
     """This agent is not needed: the run ended without it."""
+
+
+def one_line(error: Exception) -> str:
+    """Return what an error says on one line; of the system's errors, what people can read."""
+    text = str(error)
+    if isinstance(error, OSError) and error.strerror:
+        what = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else ""
+        text = f"{what}: {error.strerror}" if what else error.strerror
+    return " ".join(text.split())
 
 
 @dataclass

@@ -9,6 +9,7 @@ enqueues.
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import os
 import signal
@@ -31,12 +32,21 @@ from launcher.agent.state import (
     WorkerState,
 )
 from launcher.agent.variables import RunFacts, worker_variables
-from launcher.errors import ChildFailedError, ProcessFailure
+from launcher.errors import ChildFailedError, ProcessFailure, one_line
 from launcher.logs import LogsSpecs, line_prefix
 from launcher.process import Guardian, ProcessContext, RunProcsResult, start_processes
 from launcher.rendezvous import RendezvousInfo
 
 __all__ = ("LocalElasticAgent",)
+
+_HOPELESS = (  # to try again: somebody has to change something first
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.EACCES,
+    errno.EPERM,
+    errno.ENOEXEC,
+    errno.E2BIG,
+)
 
 _logger = logging.getLogger("launcher.agent")
 
@@ -181,7 +191,7 @@ class LocalElasticAgent:
     def _cause(self) -> str:
         """Say in a few words why the round is over."""
         if self._start_error is not None:
-            return f"workers could not be started: {self._start_error}"
+            return f"workers could not be started: {one_line(self._start_error)}"
         assert self._ended is not None
         workers = self._group.workers
         failures = {workers[local].global_rank: f for local, f in self._ended.failures.items()}
@@ -228,9 +238,9 @@ class LocalElasticAgent:
                 stdin=self._stdin,
                 signals_to_handle=(),  # they come to us, by `receive_signal`
             )
-        except (FileNotFoundError, NotADirectoryError, PermissionError):
-            raise  # trying again would not help
         except OSError as error:
+            if error.errno in _HOPELESS:
+                raise
             self._start_error = error
             return Event.START_FAILED
         for local_rank, pid in self._context.pids().items():

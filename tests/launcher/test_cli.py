@@ -293,6 +293,19 @@ def test_scripts_may_be_folders_with_a_main(tmp_path: Path) -> None:
         Target(name=str(empty)).check({})
 
 
+def test_a_script_that_cannot_be_read_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Root may read anything, so the system's word is replaced."""
+    path = tmp_path / "secret.py"
+    path.touch()
+    may = os.access
+    monkeypatch.setattr(os, "access", lambda at, mode: at != str(path) and may(at, mode))
+
+    with pytest.raises(UsageError, match="expected a file that can be read"):
+        Target(name=str(path)).check({})
+
+
 def test_a_python_that_is_missing_is_named() -> None:
     """PYTHON_EXEC is checked like everything else."""
     with pytest.raises(UsageError, match="PYTHON_EXEC=/no/python: expected a program"):

@@ -16,8 +16,10 @@ from launcher.errors import (
     GuardianError,
     LauncherError,
     ProcessFailure,
+    RendezvousConnectionError,
     SignalException,
     UsageError,
+    one_line,
 )
 
 NOW = 1_700_000_000
@@ -195,3 +197,21 @@ def test_errors_survive_pickle(error: LauncherError) -> None:
 def test_an_ending_is_put_in_words(code: int, text: str) -> None:
     """A real-time signal has no name."""
     assert ProcessFailure(0, 1, code, "").ending() == text
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (ValueError("two\nlines"), "two lines"),
+        (
+            FileNotFoundError(2, "No such file or directory", "a b"),
+            "a b: No such file or directory",
+        ),
+        (OSError(11, "worker 3: no more"), "worker 3: no more"),
+        (OSError("as it is"), "as it is"),
+        (RendezvousConnectionError("at port 1"), "at port 1"),
+    ],
+)
+def test_an_error_is_told_on_one_line_without_its_number(error: Exception, line: str) -> None:
+    """People know the words, not the numbers."""
+    assert one_line(error) == line

@@ -148,6 +148,15 @@ def test_a_success_is_passed_on_byte_for_byte(start: Start) -> None:
     assert finish(start("--no-python", "printf", "half")) == (0, "half", "")
 
 
+def test_what_cannot_be_executed_is_not_tried_again(start: Start, tmp_path: Path) -> None:
+    """One line that says what it is about; restarts would not mend it."""
+    (tmp_path / "program").write_text("neither a script nor a program")
+    (tmp_path / "program").chmod(0o755)
+    process = start("--max-restarts=3", "--no-python", "./program")
+
+    assert finish(process) == (1, "", "launcher: ./program: Exec format error\n")
+
+
 def test_more_workers_than_the_system_allows_are_refused_at_once(
     script: Callable[[str], str], start: Start, tmp_path: Path
 ) -> None:
