@@ -35,6 +35,7 @@ from asyncrpc.wire import Codec, Frame, Handshake, Hello, MessageType, Purpose
 __all__ = ("Agent", "ControlHandler")
 
 _log = logging.getLogger("asyncrpc.agent")
+_MOST = 2**32 - 1  # places in flight that the hello can tell
 # Seconds for what is being closed: last bytes of a link, clean-up of functions. Real ones whatever
 # the clock is: a bound on the system and on user code, with nobody left to move another clock on.
 _CLOSING = 1.0
@@ -232,6 +233,7 @@ class Agent:
             name=self.info.name,
             worker_id=self.info.id,
             flags=flags,
+            max_inflight=min(self.options.limits.max_inflight, _MOST),
         )
         return Handshake(key=self._key, hello=hello, is_client=is_client, authorize=authorize)
 

@@ -61,7 +61,6 @@ class Caller:
         self._now = agent.clock.time
         self._encode_call = agent.codec.encode_call
         self._encode_script = agent.script_codec.encode_call
-        self._max_inflight = agent.options.limits.max_inflight
         # bytes of arguments from which a call takes the path that looks at their size
         self._max_plain = min(CHUNK_SIZE, agent.options.limits.max_message_size + 1)
         self._routes = agent.members.routes
@@ -139,7 +138,7 @@ class Caller:
             or idempotent
             or connection is None
             or peer.queue
-            or (peer.inflight >= self._max_inflight and not depth)
+            or (peer.inflight >= peer.limit and not depth)
             or len(body) >= self._max_plain
             or connection.hook is not None
         ):
@@ -325,13 +324,13 @@ class Caller:
                 f"the arguments of {name} have {request.size} bytes, above max_message_size "
                 f"{limits.max_message_size}"
             )
-        out = peer.inflight + peer.waiting
+        out = peer.inflight + peer.waiting - peer.stopping  # those that somebody waits for
         is_plain = request.kind in CALLS and not request.depth
-        if is_plain and limits.on_full == "error" and out >= limits.max_inflight:
+        if is_plain and limits.on_full == "error" and out >= peer.limit:
             raise ResourceExhaustedError(
-                f"{out} calls to {peer} are in flight, max_inflight is {limits.max_inflight}"
+                f"{out} calls to {peer} are in flight, max_inflight is {peer.limit}"
             )
-        if out >= limits.max_inflight + limits.max_queued and (is_plain or peer.waiting):
+        if out >= peer.limit + limits.max_queued and (is_plain or peer.waiting):
             raise ResourceExhaustedError(
                 f"{peer.waiting} calls wait for {peer}, max_queued is {limits.max_queued}"
             )

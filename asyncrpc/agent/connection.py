@@ -42,6 +42,7 @@ _PYTHON_RET = int(MessageType.PYTHON_RET)
 _CANCEL = int(MessageType.CANCEL)
 _PING = int(MessageType.PING)
 _PONG = int(MessageType.PONG)
+_CANCELLED = int(MessageType.CANCELLED)
 _GOAWAY = int(MessageType.GOAWAY)
 _INTERN = int(MessageType.INTERN)
 
@@ -149,6 +150,7 @@ class Connection:
             **dict.fromkeys(_ANSWERS, self._on_reply),
             **dict.fromkeys(_SERVED, self.server.request),
             _CANCEL: self._on_cancel,
+            _CANCELLED: self._on_cancelled,
             _PING: self._on_ping,
             _PONG: self._on_pong,
             _GOAWAY: self._on_goaway,
@@ -186,9 +188,10 @@ class Connection:
         Returns:
             Whether it never reached the socket, so that it cannot have run.
         """
-        if self._drop_transfer(call_id) or self._unwrite(call_id):
-            return True
-        if self.hook is not None and self.hook.withdraw(self, call_id):
+        is_unsent = self._drop_transfer(call_id) or self._unwrite(call_id)
+        if self.hook is not None:  # which may have let a copy of it go
+            is_unsent = self.hook.withdraw(self, call_id)
+        if is_unsent:
             return True
         self.send(encode_frame(_CANCEL, call_id))
         return False
@@ -300,7 +303,8 @@ class Connection:
                 _, flags, _, call_id, _, _, _, body, buffers = frame
                 future = pending.pop(call_id, None)
                 if future is None:
-                    continue  # cancelled or timed out meanwhile
+                    peer.stopped(self, call_id)  # cancelled or timed out meanwhile
+                    continue
                 if future.owner is not peer:
                     pending[call_id] = future
                     future.is_timed = False  # it is the newest entry now: see Deadlines
@@ -355,6 +359,7 @@ class Connection:
         _, flags, _, call_id, _, _, _, body, buffers = frame
         future = self._pending.get(call_id)
         if future is None:
+            self.peer.stopped(self, call_id)
             return
         if future.owner is not self.peer:
             raise RemoteProtocolError("reply to a call of another worker")
@@ -365,6 +370,9 @@ class Connection:
 
     def _on_cancel(self, frame: Frame) -> None:
         self.server.cancel(frame[3])
+
+    def _on_cancelled(self, frame: Frame) -> None:
+        self.peer.stopped(self, frame[3])
 
     def _on_ping(self, frame: Frame) -> None:
         self.write(encode_frame(_PONG, frame[3], remaining=frame[5]))

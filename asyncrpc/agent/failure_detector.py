@@ -53,6 +53,7 @@ class FailureDetector:
         is_late = self.lag > self._interval / 2
         self.start()
         for connection in self._agent.connections():
+            connection.peer.cancel_again()
             if connection.hello is None:
                 continue  # the link to oneself
             if connection.is_heard:

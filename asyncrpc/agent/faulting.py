@@ -26,7 +26,7 @@ __all__ = ("FaultInjector",)
 
 _log = logging.getLogger("asyncrpc.faults")
 
-_LINK = frozenset(int(MessageType[n]) for n in ("INTERN", "PING", "PONG", "CHUNK"))
+_LINK = frozenset(int(MessageType[n]) for n in ("INTERN", "PING", "PONG", "CHUNK", "CANCELLED"))
 _UPKEEP = frozenset(int(MessageType[n]) for n in ("DRAIN", "GATHER", "MEMBER"))
 _UPKEEP_NAMES = frozenset(MessageType(kind).name for kind in _UPKEEP)
 _INTERN = int(MessageType.INTERN)

@@ -3,6 +3,13 @@
 A peer opens its link on first use, gives it calls up to the limit, queues the rest, and decides
 what a broken link means for the calls that were out. `Dialer` opens links; the verdict that a
 worker is gone comes from here or from the failure detector and is final for the incarnation.
+
+Theory of operation of the places in flight. A side never has more calls out on a link than both
+sides' ``max_inflight`` allow; the handshake tells the other's. A call holds its place until the
+callee is known not to count it any more: its reply came, or the callee answered its CANCEL with
+CANCELLED. So what the callee counts is always part of what the caller counts, in whatever order
+messages arrive, and the callee refuses only a caller that breaks this. A CANCEL whose answer was
+lost is sent again with the next sign of life.
 """
 
 from __future__ import annotations
@@ -16,7 +23,7 @@ from asyncrpc.agent.dialing import Dialer
 from asyncrpc.agent.pending import RpcFuture
 from asyncrpc.agent.request import Request
 from asyncrpc.errors import Delivery, PeerLostError, RpcError, UnknownWorkerError
-from asyncrpc.wire import CALLS, HEADER, REPLIES, MessageType, Transfer
+from asyncrpc.wire import CALLS, HEADER, REPLIES, MessageType, Transfer, encode_frame
 
 if TYPE_CHECKING:
     from asyncrpc.agent.agent import Agent
@@ -27,6 +34,7 @@ __all__ = ("Peer", "PeerState")
 
 _log = logging.getLogger("asyncrpc.peer")
 
+_CANCEL = int(MessageType.CANCEL)
 _NOTIFY = int(MessageType.NOTIFY)
 _SPARE = 64  # withdrawn entries of a queue that are not worth a pass over it
 
@@ -52,12 +60,15 @@ class Peer:
     __slots__ = (
         "_agent",
         "_dialer",
+        "_is_admission_due",
+        "_stopping",
         "_withdrawn",
         "arriving",
         "connection",
         "inflight",
         "info",
         "is_fenced",
+        "limit",
         "queue",
         "reason",
         "record",
@@ -72,7 +83,9 @@ class Peer:
         self.reason = ""
         self.connection: Connection | None = None
         self.inflight = 0
-        """Calls out on the link; at most ``limits.max_inflight`` but for nested ones."""
+        """Calls that hold a place in flight; at most `limit` but for nested ones."""
+        self.limit = agent.options.limits.max_inflight
+        """Places in flight: the smaller of both sides' ``max_inflight``."""
         self.queue: deque[tuple[Request, RpcFuture[Any] | None]] = deque()
         """Messages that wait for the link or for a place in flight."""
         self.is_fenced = True
@@ -80,6 +93,8 @@ class Peer:
         self.arriving = 0
         """Links of the worker's own that were let in and are about to be opened."""
         self._withdrawn = 0  # entries of the queue that nobody waits for any more
+        self._stopping: set[int] = set()  # cancelled calls that the callee may still count
+        self._is_admission_due = False
         self._dialer = Dialer(agent, self)
 
     def __repr__(self) -> str:
@@ -91,6 +106,11 @@ class Peer:
     def waiting(self) -> int:
         """How many messages wait for the link or for a place in flight."""
         return len(self.queue) - self._withdrawn
+
+    @property
+    def stopping(self) -> int:
+        """How many cancelled calls still hold a place in flight."""
+        return len(self._stopping)
 
     def submit(self, request: Request, future: RpcFuture[Any] | None, *, counts: bool) -> None:
         """Send a message as soon as there is a link and, for calls, a place in flight."""
@@ -137,7 +157,7 @@ class Peer:
 
     def _is_full(self, request: Request) -> bool:
         # a nested call waits for nobody's place: the call it serves may hold the last one
-        return self.inflight >= self._agent.options.limits.max_inflight and not request.depth
+        return self.inflight >= self.limit and not request.depth
 
     def _transmit(
         self,
@@ -160,26 +180,51 @@ class Peer:
         """Forget a call that was cancelled or timed out, and stop it where it runs."""
         self._agent.pending.pop(future.call_id, None)
         if not future.is_sent:
-            self._skip()
+            self._skip(future)
             return
-        if future.counts:
-            self.inflight -= 1
-            future.counts = False
         connection = self.connection
-        if connection is not None:
-            if connection.cancel(future.call_id):
-                future.is_sent = False
-            else:
-                self.is_fenced = False
-            if self.queue:
-                self.admit()
+        if connection is None or connection.cancel(future.call_id):
+            future.is_sent = False
+            if future.counts:
+                self.inflight -= 1
+                self._admit_soon()
+        else:
+            self.is_fenced = False
+            if future.counts:
+                self._stopping.add(future.call_id)
+        future.counts = False
 
-    def _skip(self) -> None:
+    def stopped(self, connection: Connection, call_id: int) -> None:
+        """Take back the place of a cancelled call: the callee does not count it any more."""
+        if call_id in self._stopping and connection is self.connection:
+            self._stopping.remove(call_id)
+            self.inflight -= 1
+
+    def cancel_again(self) -> None:
+        """Repeat what nobody answered: a CANCEL or the answer to it may be lost."""
+        if self.connection is not None:
+            for call_id in self._stopping:
+                self.connection.send(encode_frame(_CANCEL, call_id))
+
+    def _admit_soon(self) -> None:
+        """Admit after this turn, in which more calls may be withdrawn: each once, not in vain."""
+        if self.queue and not self._is_admission_due:
+            self._is_admission_due = True
+            self._agent.loop.call_soon(self._admit_due)
+
+    def _admit_due(self) -> None:
+        self._is_admission_due = False
+        self.admit()
+
+    def _skip(self, future: RpcFuture[Any]) -> None:
         """Count a message of the queue that nobody waits for; drop them when they are most."""
         self._withdrawn += 1
         if self._withdrawn * 2 > len(self.queue) + _SPARE:
-            live = [entry for entry in self.queue if entry[1] is None or not entry[1].done()]
-            self.queue = deque(live)
+            self.queue = deque(
+                entry
+                for entry in self.queue
+                if entry[1] is None or not (entry[1] is future or entry[1].done())
+            )
             self._withdrawn = 0
 
     # -- the link
@@ -208,6 +253,9 @@ class Peer:
         if old is not None:
             old.stream.abort()
             self._break(old, None)
+        self.limit = self._agent.options.limits.max_inflight
+        if connection.hello is not None and connection.hello.max_inflight:
+            self.limit = min(self.limit, connection.hello.max_inflight)
         self.admit()
         if self.queue:
             self._admit_uncounted()
@@ -226,6 +274,8 @@ class Peer:
         unsent = self._unsent(connection)
         self.is_fenced = True  # what was out is lost or was received; nothing more will come
         again: list[tuple[Request, RpcFuture[Any] | None]] = []
+        self.inflight -= len(self._stopping)
+        self._stopping.clear()
         for future in [f for f in self._agent.pending.values() if f.owner is self and f.is_sent]:
             if future.counts:
                 self.inflight -= 1
@@ -279,6 +329,7 @@ class Peer:
             delivery = Delivery.UNKNOWN if future.is_sent else Delivery.NOT_SENT
             self._fail(future, self.gone_error(delivery, future.function))
         self.is_fenced = True
+        self._stopping.clear()
         self.inflight = 0
         self.drop_waiting(reason)
 

@@ -1,7 +1,8 @@
 """The callee's side of one link: requests in, outcomes out, cancels that come first.
 
 Made by a `Connection`; gives decoded calls to the executor and sends their outcomes back. It never
-stops reading: what is above the limit is answered with RESOURCE_EXHAUSTED, NOT_SENT.
+stops reading: what is above the limit is answered with RESOURCE_EXHAUSTED, NOT_SENT. A caller that
+keeps to the limit never gets that answer, see `peers`: only calls that it counts too are counted.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from asyncrpc.wire import (
     Frame,
     HeaderMap,
     MessageType,
+    encode_frame,
     user_types,
 )
 
@@ -45,9 +47,10 @@ _log = logging.getLogger("asyncrpc.server")
 pack_header = HEADER.pack
 _NOTIFY = int(MessageType.NOTIFY)
 _SCRIPT_RET = int(MessageType.SCRIPT_RET)
+_CANCELLED = int(MessageType.CANCELLED)
 _REMEMBERED = 256  # requests; copies come close behind the first, and every link pays for this
 _EARLY_CANCELS = 4096  # cancels remembered for requests that have not come yet
-_CANCELLED = 4096  # cancelled calls of one link that may be about to end
+_STOPPING = 4096  # cancelled calls of one link that hold no place while they come to their end
 _UNRESOLVED = Target(TargetKind.SYNC, callable, "?")
 """Stands for a function that was not looked up yet."""
 _NAMELESS = Target(TargetKind.SYNC, callable, "")
@@ -75,11 +78,16 @@ class Server:
         "_encode_script",
         "_max_inflight",
         "_max_plain",
+        "_max_queued",
         "_now",
         "_older",
+        "_placeless",
         "_recent",
+        "_refusal",
         "_start",
+        "_stopping",
         "_targets",
+        "_unanswered",
         "agent",
         "calls",
         "caller",
@@ -92,6 +100,7 @@ class Server:
         self.agent = agent.facade
         self.caller = connection.peer.info
         self._max_inflight = agent.options.limits.max_inflight
+        self._max_queued = agent.options.limits.max_queued
         # bytes of a result from which it takes the path that looks at its size
         self._max_plain = min(CHUNK_SIZE, agent.options.limits.max_message_size + 1)
         self._targets: dict[int, Target] = {}
@@ -101,6 +110,11 @@ class Server:
         self.is_closed = False
         self.calls: dict[int, ServedCall] = {}
         """Calls whose function has not ended, by the caller's id."""
+        # those that hold no place in flight: nested, one-way, and (true) cancelled ones
+        self._placeless: dict[int, bool] = {}
+        self._stopping = 0  # how many are true
+        self._unanswered: set[int] = set()  # cancelled ones that hold their place all the same
+        self._refusal = b""
         self._deadlines = Deadlines(agent.clock, self.calls, self._expire)
         self._now = agent.clock.time
         self._encode = agent.codec.encode
@@ -130,8 +144,9 @@ class Server:
         try:
             if target is _UNRESOLVED:
                 call.target = target = self._resolve(function)
-            if len(calls) >= self._max_inflight:
-                self._admit(kind, depth)
+            if len(calls) >= self._max_inflight and not self._admits(kind, depth):
+                self._refuse_full(call)
+                return
             args, kwargs = self._decode_call(body, buffers)
         except RemoteProtocolError:
             raise
@@ -141,6 +156,8 @@ class Server:
             return
         self._agent.served += 1
         calls[ident] = call
+        if depth or kind == _NOTIFY:
+            self._placeless[ident] = False
         if 0 < deadline < self._deadlines.armed:
             self._deadlines.arm(deadline)
         self._start(call, target, args, kwargs)
@@ -153,20 +170,37 @@ class Server:
         return True
 
     def cancel(self, ident: int) -> None:
-        """Stop serving a call; remember the cancel if its request is still on its way."""
+        """Stop serving a call; remember the cancel if its request is still on its way.
+
+        The answer says that the call holds no place any more. Where very many cancelled calls do
+        not end, as plain functions that are running, it waits until this one does.
+        """
         call = self.calls.get(ident)
         if call is not None:
             call.cancel()
-            return
-        self._early[ident] = None
-        if len(self._early) > _EARLY_CANCELS:
-            self._early.popitem(last=False)
+            if ident not in self._placeless:
+                if self._stopping >= _STOPPING:
+                    self._unanswered.add(ident)
+                    return
+                self._placeless[ident] = True
+                self._stopping += 1
+                self._unanswered.discard(ident)
+        elif ident not in self._recent and ident not in self._older:
+            self._early[ident] = None
+            if len(self._early) > _EARLY_CANCELS:
+                self._early.popitem(last=False)
+        self._answer_cancel(ident)
+
+    def _answer_cancel(self, ident: int) -> None:
+        if not self.is_closed:
+            self._connection.write(encode_frame(_CANCELLED, ident))
 
     def release(self, task: asyncio.Task[object] | None) -> None:
         """Let the call that is served in ``task`` go on by itself; its outcome is nobody's."""
         for ident, call in tuple(self.calls.items()):
             if task is not None and call.task is task:
                 del self.calls[ident]
+                self._forget(ident)
 
     def close(self, *, everything: bool = False) -> None:
         """Stop serving calls whose outcome nobody waits for any more: the link is gone.
@@ -192,6 +226,8 @@ class Server:
         """Send a function's result."""
         calls = self.calls
         calls.pop(call.ident, None)
+        if self._placeless:  # as ever while something is unanswered
+            self._forget(call.ident)
         if not calls and (self.is_closed or self._agent.idle_waiters):
             self._idle()
         reply = call.reply
@@ -215,7 +251,10 @@ class Server:
 
     def fail(self, call: ServedCall, error: BaseException) -> None:
         """Send the error of a call."""
-        if self.calls.pop(call.ident, None) is not None and not self.calls:
+        is_served = self.calls.pop(call.ident, None) is not None
+        if self._placeless:
+            self._forget(call.ident)
+        if is_served and not self.calls:
             self._idle()
         if not call.reply and not call.is_cancelled:
             _log.error("%s, sent by %s, failed", call.target.name, self.caller, exc_info=error)
@@ -254,6 +293,20 @@ class Server:
             self._send_failure(call, error, is_ours=True)
         else:
             _log.error("a call sent one way by %s was refused: %s", self.caller, error)
+
+    def _refuse_full(self, call: ServedCall) -> None:
+        """Refuse a call above the limit; such calls may come in floods, so the reply is ready."""
+        me, limit = self._agent.info.name, self._max_inflight
+        error = ResourceExhaustedError(
+            f"{me} serves {limit} calls of {self.caller.name} already, max_inflight is {limit}",
+            delivery=Delivery.NOT_SENT,
+        )
+        if not call.reply:
+            self._refuse_call(call, error)
+            return
+        if not self._refusal:
+            self._refusal = self.failure(call.reply, call.ident, error).body
+        self._connection.send(encode_frame(call.reply, call.ident, self._refusal, flags=ERROR))
 
     def _send_failure(
         self, call: ServedCall, error: BaseException, *, is_ours: bool = False
@@ -303,24 +356,31 @@ class Server:
         self._targets[function] = target
         return target
 
-    def _admit(self, kind: int, depth: int) -> None:
-        """Refuse a call above the limit, unless it is nested in one that is being served.
+    def _admits(self, kind: int, depth: int) -> bool:
+        """Whether a call may run though as many as ``max_inflight`` are served.
 
-        One-way calls have no reply that would tell their sender to wait, so more of them may be
-        under way. A call that was cancelled has no place any more, but those that do not end all
-        the same are bounded too.
+        Of plain calls only those count that hold a place for their caller too. One-way calls have
+        no reply that would tell their sender to wait, so more of them may be under way; nested
+        ones are admitted, since what they serve may hold the last place.
         """
         if 0 < depth < MAX_DEPTH:
-            return
-        limits = self._agent.options.limits
-        most = limits.max_inflight + (limits.max_queued if kind == _NOTIFY else 0)
-        count = sum([not call.is_cancelled for call in self.calls.values()])
-        if count < most and len(self.calls) < most + _CANCELLED:
-            return
-        raise ResourceExhaustedError(
-            f"{self._agent.info.name} serves {count} calls of "
-            f"{self._connection.peer.info.name} already, max_inflight is {limits.max_inflight}"
-        )
+            return True
+        count = len(self.calls)
+        if kind == _NOTIFY:
+            return count - self._stopping < self._max_inflight + self._max_queued
+        if depth:
+            return count - self._stopping < self._max_inflight
+        return count - len(self._placeless) < self._max_inflight
+
+    def _forget(self, ident: int) -> None:
+        """Forget what was noted of a call that ends."""
+        if self._placeless.pop(ident, False):
+            self._stopping -= 1
+        if ident in self._unanswered:
+            self._unanswered.remove(ident)
+            self._answer_cancel(ident)
+        elif self._unanswered and self._stopping < _STOPPING:
+            self.cancel(self._unanswered.pop())
 
     def _expire(self, ident: int) -> None:
         """End a call whose deadline passed here; its caller's own deadline has passed too."""

@@ -58,8 +58,8 @@ class Fault:
             same direction and peer overtake it; ``disconnect`` breaks the link in its place;
             ``corrupt`` spoils its bytes.
         message: name of a `MessageType`; ``None`` for calls, replies and references, but not for
-            CANCEL, GATHER and what keeps the group together. INTERN, PING, PONG and CHUNK never
-            match: they are parts of the link.
+            CANCEL, GATHER and what keeps the group together. INTERN, PING, PONG, CHUNK and
+            CANCELLED never match: they are parts of the link.
         peer: name of the worker at the other end; ``None`` for all.
         direction: ``"out"`` or ``"in"``, seen from the worker that has the plan.
         times: how often it acts on messages of one worker, peer and type; ``None`` for always.

@@ -14,7 +14,7 @@ __all__ = ("Hello", "Purpose")
 
 MAX_NAME_BYTES = 255  # its length travels in one byte
 
-_FIXED = struct.Struct("!B32s16s16sQiIB")  # as in Hello, last the length of the name behind it
+_FIXED = struct.Struct("!B32s16s16sQiIIB")  # as in Hello, last the length of the name behind it
 
 
 class Purpose(enum.IntEnum):
@@ -39,6 +39,7 @@ class Hello:
         name: worker name, or empty; at most 255 printable ASCII characters.
         worker_id: id of the worker; -1 where it has none.
         flags: bit set for the purpose's own use, 0 to 2**32 - 1.
+        max_inflight: calls it serves at once over this connection, 0 to 2**32 - 1; 0: not said.
 
     Raises:
         ValueError: a field breaks its rule.
@@ -52,6 +53,7 @@ class Hello:
     name: str = ""
     worker_id: int = -1
     flags: int = 0
+    max_inflight: int = 0
 
     def __post_init__(self) -> None:
         for field, size in (("run_id", 32), ("incarnation", 16), ("host", 16)):
@@ -63,6 +65,7 @@ class Hello:
             ("features", 0, 2**64),
             ("worker_id", -1, 2**31),
             ("flags", 0, 2**32),
+            ("max_inflight", 0, 2**32),
         ):
             if not low <= getattr(self, field) < high:
                 raise ValueError(
@@ -75,7 +78,7 @@ class Hello:
             )
 
     def encode(self) -> bytes:
-        """Return the form in which it travels, at most 337 bytes."""
+        """Return the form in which it travels, at most 341 bytes."""
         name = self.name.encode("ascii")
         return (
             _FIXED.pack(
@@ -86,6 +89,7 @@ class Hello:
                 self.features,
                 self.worker_id,
                 self.flags,
+                self.max_inflight,
                 len(name),
             )
             + name
@@ -100,7 +104,9 @@ class Hello:
         """
         if len(data) < _FIXED.size or len(data) != _FIXED.size + data[_FIXED.size - 1]:
             raise ValueError(f"hello of {len(data)} bytes does not have the length it states")
-        purpose, run_id, incarnation, host, features, worker_id, flags, _ = _FIXED.unpack_from(data)
+        purpose, run_id, incarnation, host, features, worker_id, flags, max_inflight, _ = (
+            _FIXED.unpack_from(data)
+        )
         return cls(
             purpose=Purpose(purpose),
             run_id=run_id,
@@ -110,4 +116,5 @@ class Hello:
             name=data[_FIXED.size :].decode("ascii"),
             worker_id=worker_id,
             flags=flags,
+            max_inflight=max_inflight,
         )

@@ -65,6 +65,7 @@ class MessageType(enum.IntEnum):
     DRAIN = 0x40F
     GATHER = 0x410
     CHUNK = 0x411
+    CANCELLED = 0x412
 
     @property
     def is_request(self) -> bool:

@@ -269,7 +269,8 @@ async def test_floods_are_bounded() -> None:
         flood += b"".join(frame(int(MessageType.PONG), b"", call) for call in range(1000))
         flood += frame(int(MessageType.PYTHON_RET), msgpack.packb(1), 1 << 60) * 1000
         guest.writer.write(flood + frame(int(MessageType.PING), b"", 5))
-        pong = await guest.reader.readexactly(HEADER_SIZE)
+        answers = await guest.reader.readexactly(HEADER_SIZE * 20_001)
+        pong = answers[-HEADER_SIZE:]
         server = link(a, "worker2").server
 
         assert (int(MessageType.PONG), 5) == (HEADER.unpack(pong)[1], HEADER.unpack(pong)[4])
