@@ -48,7 +48,6 @@ def test_after_a_loop_that_died() -> None:
     async def leave_it() -> None:
         agent = await alone()
         await agent._agent.close("lost", "the test")
-        agent._started.liveness.close()
 
     def leave_two() -> None:
         try:

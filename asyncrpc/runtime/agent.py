@@ -102,7 +102,7 @@ class RpcAgent:
         await starter.start(make, name, rank, world_size, store)
         agent = made[-1]
         if not agent.is_closed:  # by a call that it served already
-            agent._was_shut_down = warn_if_forgotten(agent, agent.info.name)
+            agent._was_shut_down = warn_if_forgotten(agent, agent._started)
         return agent
 
     async def shutdown(self, graceful: bool = True, timeout: float | None = None) -> None:

@@ -20,9 +20,8 @@ from asyncrpc.store import StoreError
 
 __all__ = ("Ending", "warn_if_forgotten")
 
-_WITHDRAW = (
-    1.0  # real seconds, as for all that waits for the system, for the last word to the store
-)
+# Seconds for the last word to the store; real ones, as for all that waits for the system.
+_WITHDRAW = 1.0
 _LINGER = 1.0  # seconds a served store waits for workers that are about to close theirs
 _PATIENCE = 5.0  # seconds for functions in threads that nobody waits for any more
 
@@ -157,24 +156,29 @@ class Ending:
             )
 
 
-def warn_if_forgotten(agent: object, name: str) -> Callable[[], object]:
+def warn_if_forgotten(agent: object, started: Started) -> Callable[[], object]:
     """Have a ResourceWarning say so when an agent, or the process, ends without a shutdown.
 
     Args:
         agent: what the user holds; not kept alive by this.
-        name: the worker's name.
+        started: its parts.
 
     Returns:
         To be called once it was shut down.
     """
-    return weakref.finalize(agent, _warn_forgotten, name, os.getpid()).detach
+    name = started.agent.info.name
+    silence = None if started.liveness is None else started.liveness.close
+    return weakref.finalize(agent, _forgotten, name, silence, os.getpid()).detach
 
 
-def _warn_forgotten(name: str, process: int) -> None:
-    if os.getpid() == process:  # not in a fork of it, which has no worker
-        warnings.warn(
-            f"the RPC agent of {name} was not shut down: await asyncrpc.shutdown() before its loop "
-            "ends, or use async with asyncrpc.init_rpc(...)",
-            ResourceWarning,
-            stacklevel=2,
-        )
+def _forgotten(name: str, silence: Callable[[], None] | None, process: int) -> None:
+    if os.getpid() != process:
+        return  # in a fork of it, which has no worker
+    if silence is not None:
+        silence()  # or the liveness thread would say on and on that the worker lives
+    warnings.warn(
+        f"the RPC agent of {name} was not shut down: await asyncrpc.shutdown() before its loop "
+        "ends, or use async with asyncrpc.init_rpc(...)",
+        ResourceWarning,
+        stacklevel=2,
+    )
