@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from asyncrpc import functions as functions
     from asyncrpc.agent import RpcFuture as RpcFuture
+    from asyncrpc.agent import RpcStream as RpcStream
     from asyncrpc.api import all_gather as all_gather
     from asyncrpc.api import barrier as barrier
     from asyncrpc.api import current_agent as current_agent
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from asyncrpc.api import init_rpc as init_rpc
     from asyncrpc.api import rpc_async as rpc_async
     from asyncrpc.api import rpc_notify as rpc_notify
+    from asyncrpc.api import rpc_stream as rpc_stream
     from asyncrpc.api import rpc_sync as rpc_sync
     from asyncrpc.api import run as run
     from asyncrpc.api import set_rpc_timeout as set_rpc_timeout
@@ -68,11 +70,11 @@ if TYPE_CHECKING:
     from asyncrpc.wire import register_type as register_type
 
 _HOMES = {
-    "agent": "RpcFuture",
+    "agent": "RpcFuture RpcStream",
     "api": (
         "all_gather barrier current_agent debug_info get_rpc_timeout get_worker_info "
-        "get_worker_infos init_rpc rpc_async rpc_notify rpc_sync run set_rpc_timeout shutdown "
-        "wait_all"
+        "get_worker_infos init_rpc rpc_async rpc_notify rpc_stream rpc_sync run "
+        "set_rpc_timeout shutdown wait_all"
     ),
     "errors": (
         "AlreadyInitializedError AuthenticationError Delivery DuplicateNameError EncodingError "

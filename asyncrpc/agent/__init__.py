@@ -11,6 +11,7 @@ from asyncrpc.agent.peers import Peer, PeerState
 from asyncrpc.agent.pending import RpcFuture
 from asyncrpc.agent.scope import WaitAll
 from asyncrpc.agent.starting import Started, Starter
+from asyncrpc.agent.streaming import RpcStream
 
 __all__ = (
     "NOT_INITIALIZED",
@@ -22,6 +23,7 @@ __all__ = (
     "Peer",
     "PeerState",
     "RpcFuture",
+    "RpcStream",
     "Started",
     "Starter",
     "WaitAll",

@@ -22,6 +22,7 @@ from asyncrpc.agent.faulting import FaultInjector
 from asyncrpc.agent.members import Members
 from asyncrpc.agent.peers import Peer
 from asyncrpc.agent.serving import Server
+from asyncrpc.agent.streaming import Streams
 from asyncrpc.discovery import Record
 from asyncrpc.errors import NotInitializedError, RemoteProtocolError, RpcError
 from asyncrpc.execution import Executor, FunctionTable, TargetKind
@@ -97,6 +98,7 @@ class Agent:
         self.members = Members(self)
         self.caller = Caller(self)
         self.pending = self.caller.pending
+        self.streams = Streams(self)
         self.detector = FailureDetector(self)
         self.servers: set[Server] = set()
         """The callee's sides of all links."""

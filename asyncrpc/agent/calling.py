@@ -194,12 +194,7 @@ class Caller:
         kwargs: Mapping[str, object] | None,
     ) -> None:
         """Send a one-way call; see `asyncrpc.rpc_notify`."""
-        peer = self._destination(to)
-        function, args, kwargs = self._functions.identify(
-            func, _as_tuple(args), _as_dict(kwargs) if kwargs else None
-        )
-        encode = self._encode_script if function in self._scripts else self._encode_call
-        body, buffers = encode(args, kwargs)
+        peer, function, body, buffers = self.prepare(to, func, args, kwargs)
         served = current_call.get()
         depth = min(served.depth, _MAX_DEPTH) if served is not None else 0
         request = Request(_NOTIFY, self._new_id(), body, buffers, function=function, depth=depth)
@@ -244,6 +239,60 @@ class Caller:
         if 0 < deadline < self._deadlines.armed:
             self._deadlines.arm(deadline)
         return future
+
+    def prepare(
+        self,
+        to: object,
+        func: object,
+        args: Sequence[object] | None,
+        kwargs: Mapping[str, object] | None,
+    ) -> tuple[Peer, int, bytes, Sequence[Any]]:
+        """Return the destination, the function's id, and the encoded arguments with buffers."""
+        peer = self._destination(to)
+        function, args, kwargs = self._functions.identify(
+            func, _as_tuple(args), _as_dict(kwargs) if kwargs else None
+        )
+        encode = self._encode_script if function in self._scripts else self._encode_call
+        body, buffers = encode(args, kwargs)
+        return peer, function, body, buffers
+
+    def begin(
+        self, future: RpcFuture[Any], peer: Peer, function: int, site: FrameType
+    ) -> tuple[int, float]:
+        """Fill in a call without a timeout of its own; fail it if the call it serves is over.
+
+        Returns:
+            Its depth, and the deadline of the call that it serves, 0 for none.
+        """
+        future.call_id = self._new_id()
+        future.owner = peer
+        future.function = self._names[function]
+        future.timeout = 0.0
+        future.deadline = 0.0
+        future.site = (site.f_code, site.f_lasti)
+        future.is_user = True
+        future.is_timed = future.is_sent = future.counts = False
+        future.request = None
+        served = current_call.get()
+        if served is None:
+            return 0, 0.0
+        now = self._now()
+        future.deadline = _capped(0.0, served, now)
+        if served.is_cancelled or 0 < served.deadline <= now:
+            _refuse(future, served)
+        elif served.task is None:
+            _tie(served, future)
+        return min(served.depth, _MAX_DEPTH), future.deadline
+
+    def submit(self, peer: Peer, request: Request, future: RpcFuture[Any]) -> None:
+        """Send a call that was begun, unless it has failed already."""
+        if future.done():
+            return
+        self._check(peer, request)
+        self.pending[future.call_id] = future
+        peer.submit(request, future, counts=True)
+        if 0 < future.deadline < self._deadlines.armed:
+            self._deadlines.arm(future.deadline)
 
     def name_of(self, function: int) -> str:
         """Return the name that peers are told for one of this agent's function ids."""

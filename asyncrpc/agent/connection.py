@@ -12,6 +12,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from asyncrpc.errors import RemoteProtocolError, RpcError
@@ -45,8 +47,12 @@ _PONG = int(MessageType.PONG)
 _CANCELLED = int(MessageType.CANCELLED)
 _GOAWAY = int(MessageType.GOAWAY)
 _INTERN = int(MessageType.INTERN)
+_STREAM_CALL = int(MessageType.STREAM_CALL)
+_STREAM_ITEM = int(MessageType.STREAM_ITEM)
+_STREAM_END = int(MessageType.STREAM_END)
+_STREAM_CREDIT = int(MessageType.STREAM_CREDIT)
 
-_SERVED = (int(MessageType.NOTIFY), int(MessageType.SCRIPT_CALL))
+_SERVED = (int(MessageType.NOTIFY), int(MessageType.SCRIPT_CALL), _STREAM_CALL)
 _ANSWERS = frozenset(filter(None, REPLIES.values()))
 
 _MAX_FUNCTIONS = 65_536  # names one peer may intern
@@ -146,8 +152,8 @@ class Connection:
         self.get_buffer = self._reader.get_buffer
         """Gives the memory for the next bytes: `StreamHandler.get_buffer`."""
         self.server = agent.make_server(self)
-        self._handlers = {
-            **dict.fromkeys(_ANSWERS, self._on_reply),
+        self._handlers: dict[int, Callable[[Frame], None]] = {
+            **dict.fromkeys(_ANSWERS, self.take_reply),
             **dict.fromkeys(_SERVED, self.server.request),
             _CANCEL: self._on_cancel,
             _CANCELLED: self._on_cancelled,
@@ -155,6 +161,9 @@ class Connection:
             _PONG: self._on_pong,
             _GOAWAY: self._on_goaway,
             _INTERN: self._on_intern,
+            _STREAM_ITEM: partial(agent.streams.take_item, self),
+            _STREAM_END: partial(agent.streams.take_end, self),
+            _STREAM_CREDIT: self.server.grant,
         }
 
     # -- out
@@ -354,7 +363,7 @@ class Connection:
         self.stream.abort()
         self.stream_closed(error)
 
-    def _on_reply(self, frame: Frame) -> None:
+    def take_reply(self, frame: Frame) -> None:
         """Settle a call: as in `handle`, for the less frequent types."""
         _, flags, _, call_id, _, _, _, body, buffers = frame
         future = self._pending.get(call_id)

@@ -31,6 +31,8 @@ _UPKEEP = frozenset(int(MessageType[n]) for n in ("DRAIN", "GATHER", "MEMBER"))
 _UPKEEP_NAMES = frozenset(MessageType(kind).name for kind in _UPKEEP)
 _INTERN = int(MessageType.INTERN)
 _RESPONSE = 0x200
+_STREAM_ITEM = int(MessageType.STREAM_ITEM)
+_STREAM_END = int(MessageType.STREAM_END)
 _LEAST = 1e-6  # seconds; 0 would mean no deadline
 _REORDER = 0.1  # seconds a message waits for one that overtakes it, unless its rule says otherwise
 _SPOILED = b"\xff" * HEADER.size  # announces more than any frame may have
@@ -124,7 +126,9 @@ class FaultInjector:
 
     def _fail_out(self, connection: Connection, kind: int, flags: int, call_id: int) -> None:
         error = _injected(kind, connection.peer, call_id, flags)
-        if kind & _RESPONSE:
+        if kind == _STREAM_ITEM:
+            connection.server.fail_item(call_id, error)
+        elif _is_reply(kind):
             connection.transmit(connection.server.failure(kind, call_id, error).frame(0.0))
         else:
             self._fail_call(connection, call_id, error)
@@ -187,7 +191,7 @@ class FaultInjector:
 
     def _fail_in(self, connection: Connection, kind: int, flags: int, call_id: int) -> None:
         error = _injected(kind, connection.peer, call_id, flags)
-        if kind & _RESPONSE:
+        if _is_reply(kind):
             self._fail_call(connection, call_id, error)
         else:
             connection.server.refuse(kind, call_id, error)
@@ -359,7 +363,7 @@ def _identity(name: str, call_id: int, message: Message | None) -> tuple[object,
 
 def _injected(kind: int, peer: Peer, call_id: int, flags: int) -> InjectedFaultError:
     """Return the error of a message that fails on purpose; a reply that failed says it ran."""
-    if not kind & _RESPONSE:
+    if not _is_reply(kind):
         delivery = Delivery.NOT_SENT
     else:  # what was an error already may have been a refusal
         delivery = Delivery.UNKNOWN if flags & ERROR else Delivery.EXECUTED
@@ -368,6 +372,11 @@ def _injected(kind: int, peer: Peer, call_id: int, flags: int) -> InjectedFaultE
         f"Send attempt failed intentionally for {name} of call {call_id}, peer {peer}",
         delivery=delivery,
     )
+
+
+def _is_reply(kind: int) -> bool:
+    """Whether a message of this type goes from the callee to the caller."""
+    return bool(kind & _RESPONSE) or kind in (_STREAM_ITEM, _STREAM_END)
 
 
 def _break_link(connection: Connection) -> None:

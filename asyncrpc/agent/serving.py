@@ -12,22 +12,25 @@ import logging
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
+from asyncrpc.agent.items import Items
 from asyncrpc.agent.pending import Deadlines
 from asyncrpc.agent.request import Request
 from asyncrpc.errors import (
     Delivery,
     EncodingError,
+    InjectedFaultError,
     MessageTooLargeError,
     RemoteError,
     RemoteProtocolError,
     ResourceExhaustedError,
     RpcError,
 )
-from asyncrpc.execution import ServedCall, Target, TargetKind, encode_failure
+from asyncrpc.execution import Outlet, ServedCall, Target, TargetKind, encode_failure
 from asyncrpc.wire import (
     CHUNK_SIZE,
     ERROR,
     HEADER,
+    LENGTH,
     REPLIES,
     Frame,
     HeaderMap,
@@ -47,6 +50,7 @@ _log = logging.getLogger("asyncrpc.server")
 pack_header = HEADER.pack
 _NOTIFY = int(MessageType.NOTIFY)
 _SCRIPT_RET = int(MessageType.SCRIPT_RET)
+_STREAM_CALL = int(MessageType.STREAM_CALL)
 _CANCELLED = int(MessageType.CANCELLED)
 _REMEMBERED = 256  # requests; copies come close behind the first, and every link pays for this
 _EARLY_CANCELS = 4096  # cancels remembered for requests that have not come yet
@@ -139,11 +143,11 @@ class Server:
             self._older, self._recent = recent, set()
         if self._early and self._was_cancelled(ident):
             return
-        if meta is not None:
-            call.headers = HeaderMap.decode(meta)
         try:
             if target is _UNRESOLVED:
                 call.target = target = self._resolve(function)
+            if meta is not None:
+                self._take_headers(call, kind, meta)
             if len(calls) >= self._max_inflight and not self._admits(kind, depth):
                 self._refuse_full(call)
                 return
@@ -168,6 +172,32 @@ class Server:
             return False
         del self._early[ident]
         return True
+
+    def _take_headers(self, call: ServedCall, kind: int, meta: memoryview) -> None:
+        """Read what came beside a call's arguments; a stream finds there how far it may go."""
+        call.headers = headers = HeaderMap.decode(meta)
+        if kind != _STREAM_CALL:
+            return
+        if call.target.kind is not TargetKind.STREAM:
+            raise EncodingError(
+                f"{call.target.name} is no async generator function: call it with rpc_async",
+                path="func",
+            )
+        call.outlet = Outlet(Items(self._agent, self._connection, call.ident), headers.window)
+
+    def grant(self, frame: Frame) -> None:
+        """Let a stream go on: its caller has room for more items."""
+        call = self.calls.get(frame[3])
+        if frame[7].nbytes != LENGTH.size:
+            raise RemoteProtocolError("room for a stream must be given as a count")
+        if call is not None and call.outlet is not None:
+            call.outlet.grant(LENGTH.unpack(frame[7])[0])
+
+    def fail_item(self, ident: int, error: Exception) -> None:
+        """Make the last item of a stream one that could not be sent; it ends there."""
+        call = self.calls.get(ident)
+        if call is not None and call.outlet is not None:
+            call.outlet.error = error
 
     def cancel(self, ident: int) -> None:
         """Stop serving a call; remember the cancel if its request is still on its way.
@@ -263,7 +293,8 @@ class Server:
             return
         if call.deadline and self._now() >= call.deadline:
             return  # the caller's own time is over: it must not hear of it as an error from here
-        self._send_failure(call, error)
+        is_ours = call.outlet is not None and error is call.outlet.error
+        self._send_failure(call, _encoding_error(error) if is_ours else error, is_ours=is_ours)
 
     # -- control messages
 
@@ -387,9 +418,9 @@ class Server:
         self.calls[ident].cancel()
 
 
-def _encoding_error(error: Exception) -> RpcError:
-    """Return the error of a call that ran and whose result cannot travel."""
-    if not isinstance(error, (EncodingError, MessageTooLargeError)):
+def _encoding_error(error: BaseException) -> RpcError:
+    """Return the error of a call that ran and whose result, or an item of it, cannot travel."""
+    if not isinstance(error, (EncodingError, MessageTooLargeError, InjectedFaultError)):
         error = EncodingError(
             f"encoding the result failed with {type(error).__qualname__}: {error}"
         )

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from asyncrpc.api.calls import all_gather, barrier, rpc_async, rpc_notify, rpc_sync, wait_all
+from asyncrpc.api.calls import (
+    all_gather,
+    barrier,
+    rpc_async,
+    rpc_notify,
+    rpc_stream,
+    rpc_sync,
+    wait_all,
+)
 from asyncrpc.api.inspection import (
     debug_info,
     get_rpc_timeout,
@@ -23,6 +31,7 @@ __all__ = (
     "init_rpc",
     "rpc_async",
     "rpc_notify",
+    "rpc_stream",
     "rpc_sync",
     "run",
     "set_rpc_timeout",

@@ -6,14 +6,14 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from asyncrpc.agent import NOT_INITIALIZED, RpcFuture, WaitAll
+from asyncrpc.agent import NOT_INITIALIZED, RpcFuture, RpcStream, WaitAll
 from asyncrpc.api.process import current_agent, this_process
 from asyncrpc.errors import NotInitializedError
 from asyncrpc.execution import current_call
 from asyncrpc.identity import WorkerInfo
-from asyncrpc.options import UNSET, Unset
+from asyncrpc.options import UNSET, Unset, check_timeout
 
-__all__ = ("all_gather", "barrier", "rpc_async", "rpc_notify", "rpc_sync", "wait_all")
+__all__ = ("all_gather", "barrier", "rpc_async", "rpc_notify", "rpc_stream", "rpc_sync", "wait_all")
 
 
 def rpc_async(
@@ -89,6 +89,45 @@ def rpc_notify(
     Args and errors at the call are those of `rpc_async`.
     """
     current_agent().rpc_notify(to, func, args, kwargs)
+
+
+def rpc_stream(
+    to: str | int | WorkerInfo,
+    func: Callable[..., Any] | str,
+    args: Sequence[object] | None = None,
+    kwargs: Mapping[str, object] | None = None,
+    timeout: float | None | Unset = UNSET,
+    *,
+    window: int = 64,
+) -> RpcStream[Any]:
+    """Iterate over an async generator function on another worker; it starts at once.
+
+    The producer runs as far ahead as ``window`` items that were not read. Closing the stream closes
+    the generator, so that its ``finally`` runs: by `RpcStream.aclose`, by leaving ``async with``,
+    by cancelling who waits for an item, or by dropping the last reference to it (so also by
+    ``break`` out of an ``async for`` over an unnamed stream).
+
+    Args:
+        to: name, id or `WorkerInfo` of the destination.
+        func: an async generator function, or its name.
+        args: positional arguments.
+        kwargs: keyword arguments.
+        timeout: seconds to wait for each item, above 0; 0 or ``None`` for no limit; left out: the
+            default, `get_rpc_timeout`. Never longer than the deadline of the call being served.
+        window: items that may be unread, 1 to 1,048,576.
+
+    Returns:
+        An async iterator, and async context manager that closes it. Items that came before an error
+        are given first; each error is raised once, then the stream is over.
+
+    Raises:
+        ValueError: ``window`` or ``timeout`` breaks its rule.
+
+        The other errors at the call are those of `rpc_async`; those while iterating too.
+    """
+    agent = current_agent()
+    seconds = agent.get_rpc_timeout() if timeout is UNSET else check_timeout("timeout", timeout)
+    return agent.open_stream(to, func, args, kwargs, seconds, window, sys._getframe(1))
 
 
 def wait_all() -> WaitAll:

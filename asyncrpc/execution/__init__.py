@@ -14,6 +14,7 @@ from asyncrpc.execution.executor import Executor
 from asyncrpc.execution.functions import FunctionTable, Target, TargetKind
 from asyncrpc.execution.naming import SCRIPT, FunctionRef, describe
 from asyncrpc.execution.outcome import decode_failure, encode_failure
+from asyncrpc.execution.streams import Outlet
 from asyncrpc.execution.threads import ThreadPool
 
 __all__ = (
@@ -21,6 +22,7 @@ __all__ = (
     "Executor",
     "FunctionRef",
     "FunctionTable",
+    "Outlet",
     "Replier",
     "ServedCall",
     "Target",

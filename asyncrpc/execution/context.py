@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from asyncrpc.errors import RpcError
 from asyncrpc.execution.functions import Target
+from asyncrpc.execution.streams import Outlet
 from asyncrpc.identity import WorkerInfo
 from asyncrpc.wire import HeaderMap
 
@@ -56,6 +57,7 @@ class ServedCall:
         is_timed: whether the timer of deadlines knows it, for whoever times it.
         task: runs it, if it runs on the loop.
         nested: blocking calls made by the ``def`` that serves it; they end when it is cancelled.
+        outlet: where its items go, if it is a stream.
         headers: what its caller sent beside function and arguments, ``None`` for nothing.
     """
 
@@ -66,6 +68,7 @@ class ServedCall:
     task: asyncio.Task[None] | None = None
     nested: set[asyncio.Future[object]] | None = None
     headers: HeaderMap | None = None
+    outlet: Outlet | None = None
 
     def __init__(
         self,

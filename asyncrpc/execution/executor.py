@@ -73,6 +73,8 @@ class Executor:
             contextvars.Context().run(_run_inline, call, target.function, args, kwargs)
         elif kind is TargetKind.ASYNC_EXECUTION:
             self._start_async(call, _await_returned, (target.function, args, kwargs), {})
+        elif call.outlet is not None:
+            self._start_async(call, call.outlet.run, (target.function, args, kwargs), {})
         else:
             error = TypeError(f"{target.name} is an async generator: call it with rpc_stream")
             _finish(call, None, error)

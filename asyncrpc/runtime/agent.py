@@ -17,6 +17,7 @@ from asyncrpc.agent import (
     Blocked,
     Collectives,
     RpcFuture,
+    RpcStream,
     Started,
     Starter,
     WaitAll,
@@ -45,6 +46,8 @@ class RpcAgent:
         self._was_shut_down: Callable[[], object] = lambda: None
         self.call = agent.caller.call
         """`rpc_async` with all arguments given; for the module-level function."""
+        self.open_stream = agent.streams.open
+        """`rpc_stream` likewise."""
 
     # -- life
 
@@ -162,6 +165,21 @@ class RpcAgent:
     ) -> None:
         """Call a function without waiting for anything; see `asyncrpc.rpc_notify`."""
         self._agent.caller.notify(to, func, args, kwargs)
+
+    def rpc_stream(
+        self,
+        to: str | int | WorkerInfo,
+        func: Callable[..., Any] | str,
+        args: Sequence[object] | None = None,
+        kwargs: Mapping[str, object] | None = None,
+        timeout: float | None | Unset = UNSET,
+        *,
+        window: int = 64,
+    ) -> RpcStream[Any]:
+        """Iterate over an async generator on another worker; see `asyncrpc.rpc_stream`."""
+        seconds = self.get_rpc_timeout() if timeout is UNSET else check_timeout("timeout", timeout)
+        site = sys._getframe(1)
+        return self.open_stream(to, func, args, kwargs, seconds, window, site)
 
     def wait_all(self) -> WaitAll:
         """Return a scope that waits for the calls started inside; see `asyncrpc.wait_all`."""

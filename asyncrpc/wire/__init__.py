@@ -12,6 +12,7 @@ from asyncrpc.wire.frame import (
     ERROR,
     FIRST,
     HEADER,
+    LENGTH,
     Frame,
     encode_frame,
 )
@@ -33,6 +34,7 @@ __all__ = (
     "ERROR",
     "FIRST",
     "HEADER",
+    "LENGTH",
     "REPLIES",
     "Codec",
     "Enclosure",

@@ -18,6 +18,7 @@ _ATTEMPT = 1
 _CONTEXT = 2
 _TRACE = 3
 _METADATA = 4
+_WINDOW = 5
 _MOST = 16 * 1024  # bytes of an encoded map
 _MOST_ITEMS = 128  # entries of the user's metadata
 
@@ -31,12 +32,14 @@ class HeaderMap:
         context: id of the call context it is made in, empty for none.
         trace: W3C ``traceparent`` of the caller's span, empty for none.
         metadata: the user's own entries, added by interceptors.
+        window: items that a stream may send before more room is granted, 0 for other calls.
     """
 
     attempt: int = 0
     context: str = ""
     trace: str = ""
     metadata: dict[str, str] = field(default_factory=dict)
+    window: int = 0
 
     def encode(self) -> bytes:
         """Return the map's bytes, empty if there is nothing in it.
@@ -44,7 +47,12 @@ class HeaderMap:
         Raises:
             ValueError: the metadata are no strings, or too many.
         """
-        items = {_ATTEMPT: self.attempt, _CONTEXT: self.context, _TRACE: self.trace}
+        items = {
+            _ATTEMPT: self.attempt,
+            _CONTEXT: self.context,
+            _TRACE: self.trace,
+            _WINDOW: self.window,
+        }
         packed = {key: value for key, value in items.items() if value}
         if self.metadata:
             packed[_METADATA] = _checked(self.metadata)
@@ -66,11 +74,17 @@ class HeaderMap:
             if data.nbytes > _MOST:
                 raise ValueError(f"it has {data.nbytes} bytes")
             found = unpackb(data, strict_map_key=False)
-            attempt, context = found.get(_ATTEMPT, 0), found.get(_CONTEXT, "")
-            trace, metadata = found.get(_TRACE, ""), found.get(_METADATA, {})
-            if type(attempt) is not int or type(context) is not str or type(trace) is not str:
+            attempt, window = found.get(_ATTEMPT, 0), found.get(_WINDOW, 0)
+            context, trace = found.get(_CONTEXT, ""), found.get(_TRACE, "")
+            if not (type(attempt) is type(window) is int and type(context) is type(trace) is str):
                 raise ValueError("an entry is of a wrong type")
-            return cls(attempt=attempt, context=context, trace=trace, metadata=_checked(metadata))
+            return cls(
+                attempt=attempt,
+                context=context,
+                trace=trace,
+                metadata=_checked(found.get(_METADATA, {})),
+                window=window,
+            )
         except Exception as error:  # whatever a peer's bytes make of it
             raise RemoteProtocolError(f"header map makes no sense: {error}") from error
 

@@ -40,6 +40,7 @@ def test_calls() -> None:
     assert {MessageType(kind).name for kind in CALLS} == {
         "SCRIPT_CALL",
         "PYTHON_CALL",
+        "STREAM_CALL",
         "SCRIPT_REMOTE_CALL",
         "PYTHON_REMOTE_CALL",
         "SCRIPT_RREF_FETCH_CALL",
