@@ -158,7 +158,10 @@ class _Parser(argparse.ArgumentParser):
     """Reports errors as ours do: one line, without the usage block."""
 
     def error(self, message: str) -> NoReturn:
-        raise UsageError(message.removeprefix("argument "), _HELP_HINT)
+        text = message.removeprefix("argument ")
+        raise UsageError(
+            text.replace("ignored explicit argument", "expected no value, got", 1), _HELP_HINT
+        )
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -96,6 +96,7 @@ def test_the_shutdown_timeout_is_option_else_variable_else_30() -> None:
         (["--nproc-per-node"], {}, ["--nproc-per-node", "argument"]),
         (["--nnodes", "1:2", "a.py"], {}, ["--nnodes=1:2", "1 or 1:1"]),
         (["--bogus", "a.py"], {}, ["--bogus"]),
+        (["--standalone=yes", "a.py"], {}, ["--standalone", "expected no value", "'yes'"]),
         (["--nproc", "2", "a.py"], {}, ["--nproc"]),
         (["-t", "4", "a.py"], {}, ["--tee=4"]),
         (["--stdin", "1", "a.py"], {}, ["--stdin=1", "--nproc-per-node=1", "no rank 1"]),

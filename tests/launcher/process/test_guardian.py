@@ -302,6 +302,14 @@ async def test_clear_kills_what_ignores_the_signal(guardian: Guardian, spawn: Sp
     assert not any(map(psutil.pid_exists, pids))
 
 
+async def test_a_grace_without_end_is_a_grace(guardian: Guardian, spawn: Spawn) -> None:
+    """Spans that the kernel's clocks do not hold are cut, and change nothing else."""
+    process = await spawn("sh", "-c", "setsid sleep 100 &")
+    await process.exited
+
+    assert await guardian.clear(signal.SIGTERM, 1e300, 1e300) == (0, 0)
+
+
 async def test_orphans_are_reaped(guardian: Guardian, spawn: Spawn) -> None:
     """What a worker orphaned leaves no zombie when it ends."""
     process = await spawn("sh", "-c", "(sleep 0.05 &) ; (sleep 0.05 &)")
