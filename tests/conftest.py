@@ -118,11 +118,14 @@ def limited(
 
     @functools.wraps(function)
     async def run(*args: object, **kwargs: object) -> None:
+        problem = ""
         try:
             async with time_limit(limit):
                 await function(*args, **kwargs)
         except TimeLimitError as error:
-            pytest.fail(str(error), pytrace=False)
+            problem = str(error)
+        if problem:  # out here, so that only this is shown
+            pytest.fail(problem, pytrace=False)
 
     return run
 

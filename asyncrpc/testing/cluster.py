@@ -22,6 +22,7 @@ __all__ = ("cluster",)
 
 _STUCK = 0.1  # seconds of real time for which the end of a group may wait before time moves on
 _STEP = 0.002  # and between two timers then, for what is done in real time
+_PATIENCE = 5.0  # seconds for functions in threads after a failure, as after a graceful end
 
 T = TypeVar("T")
 
@@ -76,6 +77,7 @@ async def cluster(
             yield agents
         except BaseException:
             await _end(agents, clock, graceful=False)
+            await _threads_done(agents)
             raise
         await _end(agents, clock, graceful=True)
 
@@ -163,6 +165,19 @@ async def _end(agents: Sequence[RpcAgent], clock: Clock | None, *, graceful: boo
     for outcome in outcomes:
         if isinstance(outcome, BaseException):
             raise outcome
+
+
+async def _threads_done(agents: Sequence[RpcAgent]) -> None:
+    """Give plain functions time to end: nothing can stop them, and the next test is not theirs."""
+    for _ in range(round(_PATIENCE / _STEP)):
+        if not any(map(_has_running_thread, agents)):
+            return
+        await asyncio.sleep(_STEP)
+
+
+def _has_running_thread(agent: RpcAgent) -> bool:
+    info = agent.debug_info()
+    return info["agent.num_idle_threads"] != info["agent.thread_pool_size"]
 
 
 async def _keep_moving(clock: VirtualClock) -> None:

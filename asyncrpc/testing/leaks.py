@@ -14,7 +14,7 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from collections.abc import Set as AbstractSet
 from pathlib import Path
 from types import TracebackType
@@ -40,13 +40,14 @@ SETTLE = 2.0
 
 _LOOK_AGAIN = 0.01
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 -- looked at, not written
-_OF_THE_LOOP = (
-    # threads that it keeps for its next to_thread
-    r"thread: (asyncio_|uvloop_|AnyIO worker thread)",
-    # with its first server libuv opens one, to have a descriptor when all others are in use
-    r"file descriptor: \d+ -> /dev/null$",
-)
-"""What a loop opens when first needed, and closes when it closes itself."""
+_THREADS_OF_LOOPS = ("asyncio_", "uvloop_", "AnyIO worker thread")
+"""How the names of threads begin that a loop keeps for its next ``to_thread``, until it closes."""
+
+_SPARE = re.compile(r"file descriptor: \d+ -> /dev/null$")
+"""With a loop's first server libuv opens one, to have a descriptor when all others are in use."""
+
+KINDS = ("file descriptor", "thread", "child process", "shared memory", "task")
+"""What a `leak_check` looks for."""
 
 Snapshot = dict[str, frozenset[str]]
 """Kind of resource -> one readable line for each that is there."""
@@ -82,17 +83,18 @@ class leak_check:  # noqa: N801 -- used like a function, as contextlib's manager
     """Raise if the body leaves something behind that was not there before.
 
     With ``with``: open file descriptors, threads, child processes (zombies too) and shared memory.
-    With ``async with`` also tasks of the running loop; what the loop itself keeps until it closes,
-    as the threads of ``asyncio.to_thread``, does not count then. Nothing is checked if the body
-    raises.
+    With ``async with`` also tasks of the running loop. The threads that a loop keeps for
+    ``asyncio.to_thread`` do not count: they end with it. Nothing is checked if the body raises.
 
     Args:
         settle: seconds that things may take to go away by themselves; waited only as long as
             something is left.
+        kinds: what to look for, of "file descriptor", "thread", "child process", "shared memory"
+            and "task"; ``None`` for all of them.
 
     Raises:
         LeakError: on leaving; names all that is left.
-        ValueError: ``settle`` is no finite number of at least 0.
+        ValueError: ``settle`` is no finite number of at least 0, or a kind is unknown.
 
     Example:
         ```python
@@ -103,16 +105,20 @@ class leak_check:  # noqa: N801 -- used like a function, as contextlib's manager
         ```
     """
 
-    def __init__(self, *, settle: float = SETTLE) -> None:
+    def __init__(self, *, settle: float = SETTLE, kinds: Collection[str] | None = None) -> None:
         if not is_finite(settle) or settle < 0:
             raise ValueError(f"settle must be a finite number of at least 0, got {settle!r}")
+        for kind in kinds or ():
+            if kind not in KINDS:
+                raise ValueError(f"kinds must be among {', '.join(KINDS)}, got {kind!r}")
         self._settle = settle
+        self._kinds = KINDS if kinds is None else tuple(kinds)
         self._before: Snapshot = {}
         self._tasks: AbstractSet[asyncio.Task[Any]] = frozenset()
 
     def __enter__(self) -> None:
         _open_what_loops_keep()
-        self._before = snapshot()
+        self._before = snapshot(self._kinds)
 
     def __exit__(
         self,
@@ -136,7 +142,8 @@ class leak_check:  # noqa: N801 -- used like a function, as contextlib's manager
         if error is not None:
             return
         deadline = time.monotonic() + self._settle
-        tasks = await tasks_left(self._tasks, self._settle)
+        looks_for_tasks = "task" in self._kinds
+        tasks = await tasks_left(self._tasks, self._settle) if looks_for_tasks else set()
         while (left := self._left()) and time.monotonic() < deadline:
             gc.collect()
             await asyncio.sleep(_LOOK_AGAIN)
@@ -145,8 +152,7 @@ class leak_check:  # noqa: N801 -- used like a function, as contextlib's manager
             raise LeakError(tuple(left))
 
     def _left(self) -> list[str]:
-        own = re.compile("|".join(_OF_THE_LOOP))
-        return [line for line in _added_since(self._before) if not own.match(line)]
+        return [line for line in _added_since(self._before) if not _SPARE.match(line)]
 
 
 async def tasks_left(
@@ -186,14 +192,15 @@ def settled(look: Callable[[], list[str]], settle: float = SETTLE) -> list[str]:
     return found
 
 
-def snapshot() -> Snapshot:
-    """Return what this process holds now."""
-    return {
-        "file descriptor": frozenset(_open_descriptors()),
-        "thread": frozenset(f"{thread.name} ({thread.ident})" for thread in threading.enumerate()),
-        "child process": frozenset(_child_processes()),
-        "shared memory": frozenset(_shared_memory()),
+def snapshot(kinds: Collection[str] = KINDS) -> Snapshot:
+    """Return what this process holds now, of these kinds."""
+    looks = {
+        "file descriptor": _open_descriptors,
+        "thread": _threads,
+        "child process": _child_processes,
+        "shared memory": _shared_memory,
     }
+    return {kind: frozenset(look()) for kind, look in looks.items() if kind in kinds}
 
 
 def process_line(pid: int) -> str:
@@ -213,7 +220,7 @@ def resource_tracker() -> tuple[int | None, int | None]:
 
 
 def _added_since(before: Snapshot) -> list[str]:
-    now = snapshot()
+    now = snapshot(before)
     return [
         f"{kind}: {line}"
         for kind in now
@@ -229,6 +236,12 @@ def _open_descriptors() -> Iterator[str]:
         with contextlib.suppress(FileNotFoundError):  # the one that listdir itself used
             if int(name) != exempt:
                 yield f"{name} -> {os.readlink(f'/proc/self/fd/{name}')}"
+
+
+def _threads() -> Iterator[str]:
+    for thread in threading.enumerate():
+        if not thread.name.startswith(_THREADS_OF_LOOPS):
+            yield f"{thread.name} ({thread.ident})"
 
 
 def _child_processes() -> Iterator[str]:

@@ -100,11 +100,12 @@ async def test_cancelled_start() -> None:
 
 async def test_failure_in_the_body() -> None:
     """A failing body ends the group at once, whatever still runs, and leaves nothing behind."""
-    async with leak_check():
+    async with leak_check(settle=0.01):
         with pytest.raises(AssertionError):
             async with cluster(3) as workers:
                 call = workers[0].rpc_async("worker1", targets.sleep, args=(1000,))
                 workers[1].rpc_notify("worker2", targets.sleep, args=(1000,))
+                workers[1].rpc_notify("worker2", targets.block, args=(0.1,))
                 await workers[2].rpc_async("worker0", targets.add, args=(1,))
                 raise AssertionError
         with pytest.raises(rpc.NotInitializedError):

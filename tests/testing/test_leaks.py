@@ -186,3 +186,26 @@ def test_shared_memory_in_use_by_us() -> None:
             memory = SharedMemory(create=True, size=1)
     memory.close()
     memory.unlink()
+
+
+@pytest.mark.asyncio
+async def test_kinds() -> None:
+    """Only what is asked for is looked for."""
+    async with leak_check(kinds=["thread"]):
+        left = os.dup(0)
+        task = asyncio.create_task(asyncio.Event().wait())
+    async with leak_check(kinds=[]):
+        pass
+    with pytest.raises(LeakError, match=r"^left behind:\ntask: "):
+        async with leak_check(kinds=("task",), settle=SOON):
+            another = asyncio.create_task(asyncio.Event().wait())
+    os.close(left)
+    task.cancel()
+    another.cancel()
+
+
+@pytest.mark.parametrize("kinds", [["socket"], "task", [None]])
+def test_bad_kinds(kinds: list[str]) -> None:
+    """An unknown kind is named."""
+    with pytest.raises(ValueError, match="kinds must be among file descriptor, thread"):
+        leak_check(kinds=kinds)

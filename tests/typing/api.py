@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any, assert_type
 
 import asyncrpc as rpc
+from asyncrpc.pytest_plugin import KvStore, RpcCluster
 from asyncrpc.store import MemoryStore, PrefixStore, Store, StoreEvent, TCPStore, TCPStoreServer
+from asyncrpc.testing import ChaosProxy, VirtualClock, cluster, leak_check, time_limit
 
 
 def greet(name: str) -> str:
@@ -111,6 +113,27 @@ async def stores() -> None:
         assert_type(event, StoreEvent)
     async with one.lease(5.0) as lease:
         await one.set("key", b"value", lease=lease)
+
+
+async def tests(
+    rpc_cluster: RpcCluster,
+    fault_plan: type[rpc.FaultPlan],
+    kv_store: KvStore,
+    virtual_clock: VirtualClock,
+    chaos_proxy: type[ChaosProxy],
+    rpc_leak_check: type[leak_check],
+) -> None:
+    """What a test function says of the plugin's fixtures."""
+    plan = fault_plan([rpc.Fault("drop")], seed=1)
+    async with rpc_cluster(2, faults=plan, clock=virtual_clock) as workers:
+        assert_type(workers, list[rpc.RpcAgent])
+    async with kv_store(clock=virtual_clock) as store, rpc_leak_check():
+        assert_type(store, MemoryStore)
+    async with chaos_proxy("127.0.0.1", 1) as proxy, time_limit(5):
+        assert_type(proxy, ChaosProxy)
+    async with cluster(2) as workers:
+        assert_type(virtual_clock.now(), float)
+        assert_type(await virtual_clock.advance(1), None)
 
 
 assert_type(rpc.run(life_cycle()), None)
