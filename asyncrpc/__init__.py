@@ -65,6 +65,7 @@ if TYPE_CHECKING:
     from asyncrpc.options import Limits as Limits
     from asyncrpc.options import RpcOptions as RpcOptions
     from asyncrpc.options import TlsOptions as TlsOptions
+    from asyncrpc.retry import RetryPolicy as RetryPolicy
     from asyncrpc.runtime import RpcAgent as RpcAgent
     from asyncrpc.wire import MessageType as MessageType
     from asyncrpc.wire import register_type as register_type
@@ -89,6 +90,7 @@ _HOMES = {
     "functions": "inline script",
     "identity": "WorkerInfo",
     "options": "UNSET FaultyRpcOptions Limits RpcOptions TlsOptions",
+    "retry": "RetryPolicy",
     "runtime": "RpcAgent",
     "wire": "MessageType register_type",
 }

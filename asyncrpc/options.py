@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import Final, Literal
 
 from asyncrpc.faults import FaultPlan
+from asyncrpc.retry import RetryPolicy, check_policy
 from asyncrpc.transport import Address, TlsOptions
 
 __all__ = (
@@ -129,6 +130,10 @@ class RpcOptions:
         init_timeout: seconds for `init_rpc` to find the whole group.
         faults: what is to go wrong, for tests and drills; ``None`` for nothing.
         allow_faults: whether ``$ASYNCRPC_FAULTS`` may hold a plan too, as text.
+        retry: the policy of calls that give none; ``None`` for no retries.
+        retry_budget: retries per second that all calls of the agent may make together, in bursts of
+            as many (at least one); beyond that calls fail with their last error, so that retries
+            do not keep down what is down. ``None`` for no limit.
 
     Raises:
         ValueError: a value breaks its rule; the message names field, value and rule.
@@ -149,6 +154,8 @@ class RpcOptions:
     init_timeout: float = 300.0
     faults: FaultPlan | None = None
     allow_faults: bool = False
+    retry: RetryPolicy | None = None
+    retry_budget: float | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "rpc_timeout", check_timeout("rpc_timeout", self.rpc_timeout))
@@ -164,6 +171,10 @@ class RpcOptions:
             raise ValueError(f"faults must be a FaultPlan or None, got {self.faults!r}")
         if not isinstance(self.allow_faults, bool):  # 1 and 0 are equal to these
             raise ValueError(f"allow_faults must be True or False, got {self.allow_faults!r}")
+        if self.retry is not None:
+            check_policy("retry", self.retry)
+        if self.retry_budget is not None:
+            _check_rate("retry_budget", self.retry_budget)
         if self.tls is not None and not isinstance(self.tls, TlsOptions):
             raise ValueError(f"tls must be TlsOptions or None, got {self.tls!r}")
         self._check_secret()
@@ -295,3 +306,9 @@ def _check_positive(field: str, value: object) -> None:
         raise ValueError(f"{field} must be a number of seconds, above 0 and finite, got {value!r}")
     if not check_timeout(field, value):  # which takes infinity for no limit
         raise ValueError(f"{field} must be above 0 seconds and finite, got {value!r}")
+
+
+def _check_rate(field: str, value: object) -> None:
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not is_number or not 0 < value < math.inf:  # type: ignore[operator]  # a number
+        raise ValueError(f"{field} must be a number above 0, per second, or None, got {value!r}")

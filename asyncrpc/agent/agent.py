@@ -21,6 +21,7 @@ from asyncrpc.agent.failure_detector import FailureDetector
 from asyncrpc.agent.faulting import FaultInjector
 from asyncrpc.agent.members import Members
 from asyncrpc.agent.peers import Peer
+from asyncrpc.agent.retrying import Retrier
 from asyncrpc.agent.serving import Server
 from asyncrpc.agent.streaming import Streams
 from asyncrpc.discovery import Record
@@ -96,6 +97,7 @@ class Agent:
         self.loop = asyncio.get_running_loop()
         self.functions = FunctionTable(options.expose, worker=info.name)
         self.members = Members(self)
+        self.retrier = Retrier(self)
         self.caller = Caller(self)
         self.pending = self.caller.pending
         self.streams = Streams(self)

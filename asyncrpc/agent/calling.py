@@ -16,6 +16,7 @@ from asyncrpc.agent.function_ids import PLAIN_TYPES, FunctionIds
 from asyncrpc.agent.members import DESTINATIONS
 from asyncrpc.agent.pending import Deadlines, RpcFuture
 from asyncrpc.agent.request import Request
+from asyncrpc.agent.retrying import RetriedFuture
 from asyncrpc.agent.scope import open_scope
 from asyncrpc.errors import (
     Delivery,
@@ -29,7 +30,8 @@ from asyncrpc.errors import (
 )
 from asyncrpc.execution import ServedCall, current_call, decode_failure
 from asyncrpc.options import UNSET, check_timeout
-from asyncrpc.wire import CALLS, CHUNK_SIZE, HEADER, MessageType
+from asyncrpc.retry import RetryPolicy
+from asyncrpc.wire import CALLS, CHUNK_SIZE, DEDUP, HEADER, MessageType
 
 if TYPE_CHECKING:
     from asyncrpc.agent.agent import Agent
@@ -66,7 +68,8 @@ class Caller:
         self._routes = agent.members.routes
         self.timeout = agent.options.rpc_timeout
         """Default timeout of calls in seconds, 0 for none."""
-        self._new_id = itertools.count(1).__next__
+        self.new_id = itertools.count(1).__next__
+        """Gives ids of calls, in their order."""
         self.pending: dict[int, RpcFuture[Any]] = {}
         """Calls that are out, by id."""
         self._deadlines = Deadlines(agent.clock, self.pending, self._expire)
@@ -82,7 +85,7 @@ class Caller:
         args: Sequence[object] | None,
         kwargs: Mapping[str, object] | None,
         timeout: object,
-        idempotent: bool,
+        again: bool | RetryPolicy,
         site: FrameType,
     ) -> RpcFuture[Any]:
         """Start a call; see `asyncrpc.rpc_async`.
@@ -96,7 +99,8 @@ class Caller:
             args: positional arguments.
             kwargs: keyword arguments.
             timeout: seconds, 0 or ``None`` for none, `UNSET` for the default.
-            idempotent: whether it may be sent again when a link breaks.
+            again: when it may be sent again: false for never, true when a link breaks, or by the
+                policy.
             site: the frame in which the user called, for reports.
         """
         peer = self._routes.get(to) if to.__class__ in DESTINATIONS else None
@@ -121,8 +125,8 @@ class Caller:
             depth = min(served.depth, _MAX_DEPTH)
             deadline = _capped(deadline, served, now)
 
-        future: RpcFuture[Any] = RpcFuture(loop=self._loop)
-        future.call_id = call_id = self._new_id()
+        future: RpcFuture[Any] = (RetriedFuture if again else RpcFuture)(loop=self._loop)
+        future.call_id = call_id = self.new_id()
         future.owner = peer
         future.function = self._names[function]
         future.timeout = seconds
@@ -135,19 +139,18 @@ class Caller:
             _refuse(future, served)
         elif (
             buffers
-            or idempotent
+            or again
             or connection is None
             or peer.queue
             or (peer.inflight >= peer.limit and not depth)
             or len(body) >= self._max_plain
             or connection.hook is not None
         ):
-            self._call_slowly(peer, future, kind, function, body, buffers, depth, idempotent)
+            self._call_slowly(peer, future, kind, function, body, buffers, depth, again)
         else:
             # the short path: nothing waits, nothing is kept, one frame goes to the batch
             if function not in connection.announced:
                 connection.announce(function, self.name_of(function))
-            future.request = None
             future.is_sent = future.counts = True
             peer.inflight += 1
             self.pending[call_id] = future
@@ -173,17 +176,19 @@ class Caller:
         body: bytes,
         buffers: Sequence[Any],
         depth: int,
-        idempotent: bool,
+        again: bool | RetryPolicy,
     ) -> None:
         """Send a call that is large, may be sent again, or has to wait."""
         request = Request(
             kind, future.call_id, body, buffers, function=function, depth=depth,
-            deadline=future.deadline,
+            deadline=future.deadline, flags=DEDUP if again else 0,
         )  # fmt: skip
         self._check(peer, request)
-        future.request = request if idempotent else None
         future.is_sent = future.counts = False
         self.pending[future.call_id] = future
+        if isinstance(future, RetriedFuture):
+            policy = again if isinstance(again, RetryPolicy) else None
+            self._agent.retrier.begin(future, request, policy)
         peer.submit(request, future, counts=True)
 
     def notify(
@@ -197,7 +202,7 @@ class Caller:
         peer, function, body, buffers = self.prepare(to, func, args, kwargs)
         served = current_call.get()
         depth = min(served.depth, _MAX_DEPTH) if served is not None else 0
-        request = Request(_NOTIFY, self._new_id(), body, buffers, function=function, depth=depth)
+        request = Request(_NOTIFY, self.new_id(), body, buffers, function=function, depth=depth)
         self._check(peer, request)
         peer.is_fenced = False
         peer.submit(request, None, counts=False)
@@ -209,6 +214,7 @@ class Caller:
         payload: object,
         timeout: float = 0.0,
         *,
+        policy: RetryPolicy | None = None,
         is_lasting: bool = False,
     ) -> RpcFuture[Any]:
         """Send a control message; the future is its reply's payload.
@@ -218,13 +224,16 @@ class Caller:
             kind: type of the message, for which the peer has a handler.
             payload: anything the codec takes.
             timeout: seconds, 0 for none.
+            policy: when to send it again, without budget; the handler may then run more than once.
             is_lasting: send it again over the next link until it is answered; its handler may
                 see it twice.
         """
         body, buffers = self._agent.codec.encode(payload, kind.name)
         deadline = self._now() + timeout if timeout else 0.0
-        future: RpcFuture[Any] = RpcFuture(loop=self._loop)
-        future.call_id = self._new_id()
+        future: RpcFuture[Any] = (RetriedFuture if policy or is_lasting else RpcFuture)(
+            loop=self._loop
+        )
+        future.call_id = self.new_id()
         future.owner = peer
         future.function = kind.name
         future.timeout = timeout
@@ -232,9 +241,10 @@ class Caller:
         future.site = None
         future.is_sent = future.counts = future.is_user = future.is_timed = False
         request = Request(int(kind), future.call_id, body, buffers, deadline=deadline)
-        future.request = request if is_lasting else None
         self._check(peer, request)
         self.pending[future.call_id] = future
+        if isinstance(future, RetriedFuture):
+            self._agent.retrier.begin(future, request, policy)
         peer.submit(request, future, counts=False)
         if 0 < deadline < self._deadlines.armed:
             self._deadlines.arm(deadline)
@@ -264,7 +274,7 @@ class Caller:
         Returns:
             Its depth, and the deadline of the call that it serves, 0 for none.
         """
-        future.call_id = self._new_id()
+        future.call_id = self.new_id()
         future.owner = peer
         future.function = self._names[function]
         future.timeout = 0.0
@@ -272,7 +282,6 @@ class Caller:
         future.site = (site.f_code, site.f_lasti)
         future.is_user = True
         future.is_timed = future.is_sent = future.counts = False
-        future.request = None
         served = current_call.get()
         if served is None:
             return 0, 0.0
@@ -291,6 +300,13 @@ class Caller:
         self._check(peer, request)
         self.pending[future.call_id] = future
         peer.submit(request, future, counts=True)
+        if 0 < future.deadline < self._deadlines.armed:
+            self._deadlines.arm(future.deadline)
+
+    def put_back(self, future: RpcFuture[Any]) -> None:
+        """Have a call pending again that was taken out, or under another id."""
+        future.is_timed = False  # it is the newest entry now: see Deadlines
+        self.pending[future.call_id] = future
         if 0 < future.deadline < self._deadlines.armed:
             self._deadlines.arm(future.deadline)
 
@@ -341,7 +357,7 @@ class Caller:
         peer.withdraw(future)  # tells by is_sent whether the request ever left
         if future.done():
             return
-        phase = "execute" if future.is_sent else ("send" if is_linked else "connect")
+        phase = "execute" if _may_have_run(future) else ("send" if is_linked else "connect")
         given = f"{future.timeout:g} s" if future.timeout else "the deadline of the call it serves"
         future.set_exception(
             RpcTimeoutError(
@@ -387,7 +403,6 @@ class Caller:
 
 def _refuse(future: RpcFuture[Any], served: ServedCall) -> None:
     """Fail a nested call that is made after the end of the one it serves, unsent."""
-    future.request = None
     future.is_sent = future.counts = False
     text = f"{future.function} on {future.owner} was not sent: the call that it serves, "
     text += f"{served.target.name}, was cancelled or is over"
@@ -413,7 +428,11 @@ def _tie(served: ServedCall, future: RpcFuture[Any]) -> None:
 
 
 def _delivery(future: RpcFuture[Any]) -> Delivery:
-    return Delivery.UNKNOWN if future.is_sent else Delivery.NOT_SENT
+    return Delivery.UNKNOWN if _may_have_run(future) else Delivery.NOT_SENT
+
+
+def _may_have_run(future: RpcFuture[Any]) -> bool:
+    return future.is_sent or future.may_have_run
 
 
 def _as_tuple(args: object) -> tuple[object, ...]:

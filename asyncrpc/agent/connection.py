@@ -51,6 +51,7 @@ _STREAM_CALL = int(MessageType.STREAM_CALL)
 _STREAM_ITEM = int(MessageType.STREAM_ITEM)
 _STREAM_END = int(MessageType.STREAM_END)
 _STREAM_CREDIT = int(MessageType.STREAM_CREDIT)
+_REPLY_ACK = int(MessageType.REPLY_ACK)
 
 _SERVED = (int(MessageType.NOTIFY), int(MessageType.SCRIPT_CALL), _STREAM_CALL)
 _ANSWERS = frozenset(filter(None, REPLIES.values()))
@@ -164,6 +165,7 @@ class Connection:
             _STREAM_ITEM: partial(agent.streams.take_item, self),
             _STREAM_END: partial(agent.streams.take_end, self),
             _STREAM_CREDIT: self.server.grant,
+            _REPLY_ACK: self._on_reply_ack,
         }
 
     # -- out
@@ -204,6 +206,10 @@ class Connection:
             return True
         self.send(encode_frame(_CANCEL, call_id))
         return False
+
+    def is_sending(self, call_id: int) -> bool:
+        """Whether a large request has not left completely."""
+        return any(t.call == call_id and t.kind in REPLIES for t in self._bulk if not t.is_finished)
 
     def ping(self) -> None:
         """Ask for a sign of life."""
@@ -378,7 +384,13 @@ class Connection:
         self._agent.caller.settle_slowly(future, flags & ERROR, body, buffers)
 
     def _on_cancel(self, frame: Frame) -> None:
-        self.server.cancel(frame[3])
+        kept = self.peer.kept
+        if kept is None or not kept.withdraw(self, frame[3]):
+            self.server.cancel(frame[3])
+
+    def _on_reply_ack(self, frame: Frame) -> None:
+        if self.peer.kept is not None:
+            self.peer.kept.acknowledge(frame[3])
 
     def _on_cancelled(self, frame: Frame) -> None:
         self.peer.stopped(self, frame[3])

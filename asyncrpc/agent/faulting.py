@@ -141,7 +141,6 @@ class FaultInjector:
         del self._agent.pending[call_id]
         if future.counts:
             connection.peer.inflight -= 1
-        future.is_sent = future.counts = False
         if not future.done():
             future.set_exception(error)
 

@@ -20,10 +20,11 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from asyncrpc.agent.dialing import Dialer
+from asyncrpc.agent.keeping import KeptServer
 from asyncrpc.agent.pending import RpcFuture
 from asyncrpc.agent.request import Request
 from asyncrpc.errors import Delivery, PeerLostError, RpcError, UnknownWorkerError
-from asyncrpc.wire import CALLS, HEADER, REPLIES, MessageType, Transfer, encode_frame
+from asyncrpc.wire import CALLS, HEADER, REPLIES, Frame, MessageType, Transfer, encode_frame
 
 if TYPE_CHECKING:
     from asyncrpc.agent.agent import Agent
@@ -68,6 +69,7 @@ class Peer:
         "inflight",
         "info",
         "is_fenced",
+        "kept",
         "limit",
         "queue",
         "reason",
@@ -92,6 +94,8 @@ class Peer:
         """Whether all that was sent without a reply is known to have arrived."""
         self.arriving = 0
         """Links of the worker's own that were let in and are about to be opened."""
+        self.kept: KeptServer | None = None
+        """Serves the worker's calls that may be sent again, once there was one."""
         self._withdrawn = 0  # entries of the queue that nobody waits for any more
         self._stopping: set[int] = set()  # cancelled calls that the callee may still count
         self._is_admission_due = False
@@ -99,6 +103,11 @@ class Peer:
 
     def __repr__(self) -> str:
         return self.info.name
+
+    @property
+    def is_present(self) -> bool:
+        """Whether the worker has neither left nor been lost."""
+        return self.state is PeerState.PRESENT
 
     # -- calls out
 
@@ -180,7 +189,10 @@ class Peer:
         """Forget a call that was cancelled or timed out, and stop it where it runs."""
         self._agent.pending.pop(future.call_id, None)
         if not future.is_sent:
-            self._skip(future)
+            if not future.is_resting:
+                self._skip(future)
+            if future.may_have_run:
+                self.stop(future.call_id)
             return
         connection = self.connection
         if connection is None or connection.cancel(future.call_id):
@@ -188,6 +200,8 @@ class Peer:
             if future.counts:
                 self.inflight -= 1
                 self._admit_soon()
+            if future.may_have_run:
+                self.stop(future.call_id)
         else:
             self.is_fenced = False
             if future.counts:
@@ -216,6 +230,28 @@ class Peer:
         self._is_admission_due = False
         self.admit()
 
+    def stop(self, call_id: int) -> None:
+        """End a call that may run there although it is not out: its link broke, or its reply did.
+
+        Without a link it is ended as soon as there is one.
+        """
+        if self.state is PeerState.PRESENT:
+            self.submit(Request(_CANCEL, call_id, b""), None, counts=False)
+            self.is_fenced = False
+
+    def repeat(self, request: Request) -> None:
+        """Send a request once more that is out, unless its first send has not left completely."""
+        connection = self.connection
+        if connection is not None and not connection.is_sending(request.call_id):
+            connection.send(request.frame(self._agent.clock.time()))
+
+    def unqueue(self, future: RpcFuture[Any]) -> None:
+        """Take a call out of the queue."""
+        for index, (_, queued) in enumerate(self.queue):
+            if queued is future:
+                del self.queue[index]
+                return
+
     def _skip(self, future: RpcFuture[Any]) -> None:
         """Count a message of the queue that nobody waits for; drop them when they are most."""
         self._withdrawn += 1
@@ -226,6 +262,14 @@ class Peer:
                 if entry[1] is None or not (entry[1] is future or entry[1].done())
             )
             self._withdrawn = 0
+
+    # -- calls in
+
+    def keep(self, connection: Connection, frame: Frame) -> None:
+        """Serve a call of the worker's that it may send again."""
+        if self.kept is None:
+            self.kept = KeptServer(self._agent, connection)
+        self.kept.take(connection, frame)
 
     # -- the link
 
@@ -279,11 +323,11 @@ class Peer:
         for future in [f for f in self._agent.pending.values() if f.owner is self and f.is_sent]:
             if future.counts:
                 self.inflight -= 1
-            future.is_sent = future.counts = False
-            request = unsent.get(future.call_id) or future.request
+            request = unsent.get(future.call_id) or future.send_again()
             if request is None:
                 self._fail(future, self._broken(future, error))
             else:
+                future.is_sent = future.counts = False
                 request.deadline = future.deadline
                 again.append((request, future))
         again += [(request, None) for request in unsent.values() if request.kind == _NOTIFY]
@@ -325,25 +369,28 @@ class Peer:
         if connection is not None:
             connection.stream.abort()
             connection.server.close()
-        for future in [f for f in self._agent.pending.values() if f.owner is self]:
-            delivery = Delivery.UNKNOWN if future.is_sent else Delivery.NOT_SENT
-            self._fail(future, self.gone_error(delivery, future.function))
+        if self.kept is not None:
+            self.kept.close()
         self.is_fenced = True
         self._stopping.clear()
         self.inflight = 0
         self.drop_waiting(reason)
+        for future in [f for f in self._agent.pending.values() if f.owner is self]:
+            delivery = Delivery.UNKNOWN if future.is_sent else Delivery.NOT_SENT
+            self._fail(future, self.gone_error(delivery, future.function))
 
     def fail_waiting(self, error: RpcError) -> None:
         """Fail what waits for a link that cannot be had."""
-        for _, future in tuple(self.queue):
+        waiting = tuple(self.queue)
+        self.drop_waiting(str(error))
+        for _, future in waiting:
             if future is not None:
                 # each gets its own: who raises one adds a traceback to it
                 self._fail(future, type(error)(str(error), delivery=Delivery.NOT_SENT))
-        self.drop_waiting(str(error))
 
     def drop_waiting(self, reason: str) -> None:
         """Forget what waits; nobody hears of one-way calls otherwise, so say it."""
-        one_way = sum([future is None for _, future in self.queue])
+        one_way = sum([request.kind == _NOTIFY for request, _ in self.queue])
         if one_way:
             _log.error("%d one-way calls to %s were not sent: %s", one_way, self, reason)
         self.queue.clear()

@@ -13,9 +13,12 @@ import math
 from collections.abc import Callable
 from heapq import heapify, heappop, heappush
 from types import CodeType
-from typing import Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from asyncrpc.observe import Clock
+
+if TYPE_CHECKING:
+    from asyncrpc.agent.request import Request
 
 __all__ = ("Deadlines", "RpcFuture")
 
@@ -39,12 +42,13 @@ class RpcFuture(asyncio.Future[T], Generic[T]):
         function: name of the function.
         timeout: seconds it was given, 0 for no limit.
         deadline: when it is over on the agent's clock, 0 for never.
-        request: what to send again after a broken connection, ``None`` if it must not be.
         site: code object and instruction of the call, for reports.
         is_sent: whether it was handed to a link, so that its function may have run.
         is_timed: see `Deadlines`.
         is_user: whether it is a user's call, not one of the agents' own messages.
         counts: whether it holds one of its peer's places in flight.
+        is_resting: whether it waits for its next attempt, neither sent nor queued.
+        may_have_run: whether an attempt before the present one may have reached the callee.
     """
 
     __slots__ = (
@@ -56,7 +60,6 @@ class RpcFuture(asyncio.Future[T], Generic[T]):
         "is_timed",
         "is_user",
         "owner",
-        "request",
         "site",
         "timeout",
     )
@@ -66,12 +69,14 @@ class RpcFuture(asyncio.Future[T], Generic[T]):
     function: str
     timeout: float
     deadline: float
-    request: Any
     site: tuple[CodeType, int] | None
     counts: bool
     is_sent: bool
     is_timed: bool
     is_user: bool
+    # of calls that are sent again only, see `retrying`: here constants
+    is_resting = False
+    may_have_run = False
 
     def cancel(self, msg: Any | None = None) -> bool:
         """Cancel the call: the future at once, the callee's function as soon as it hears."""
@@ -79,6 +84,13 @@ class RpcFuture(asyncio.Future[T], Generic[T]):
             return False
         self.owner.withdraw(self)
         return True
+
+    def send_again(self) -> Request | None:
+        """Return what is to be sent at once in place of a request that a broken link may have lost.
+
+        ``None``: nothing, since it might run twice, or since its policy will say when.
+        """
+        return None
 
     def __repr__(self) -> str:
         where = ""

@@ -6,10 +6,11 @@ too many calls in flight, the message is large, or it may be sent again. Values 
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any, cast
 
-from asyncrpc.wire import BUFFERS, CHUNK_SIZE, HEADER, Transfer, encode_frame
+from asyncrpc.wire import BUFFERS, CHUNK_SIZE, HEADER, HeaderMap, Transfer, encode_frame
 
 __all__ = ("Request",)
 
@@ -80,6 +81,11 @@ class Request:
             kind, call_id, cast("bytes", content[0]), content[1:],
             function=function, flags=flags, depth=depth, meta=bytes(meta),
         )  # fmt: skip
+
+    def count_attempt(self, attempt: int) -> None:
+        """Say in the header map how many sends before the next one may have reached the callee."""
+        headers = HeaderMap.decode(memoryview(self.meta)) if self.meta else HeaderMap()
+        self.meta = dataclasses.replace(headers, attempt=attempt).encode()
 
     @property
     def size(self) -> int:

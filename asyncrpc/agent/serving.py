@@ -28,6 +28,7 @@ from asyncrpc.errors import (
 from asyncrpc.execution import Outlet, ServedCall, Target, TargetKind, encode_failure
 from asyncrpc.wire import (
     CHUNK_SIZE,
+    DEDUP,
     ERROR,
     HEADER,
     LENGTH,
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
     from asyncrpc.agent.agent import Agent
     from asyncrpc.agent.connection import Connection
 
-__all__ = ("Server",)
+__all__ = ("Server", "encoding_error")
 
 _log = logging.getLogger("asyncrpc.server")
 
@@ -128,7 +129,10 @@ class Server:
 
     def request(self, frame: Frame) -> None:
         """Serve a call or a notification."""
-        kind, _, depth, ident, function, remaining, meta, body, buffers = frame
+        kind, flags, depth, ident, function, remaining, meta, body, buffers = frame
+        if flags & DEDUP:
+            self._pass_on(ident, frame)
+            return
         calls = self.calls
         target = self._targets.get(function, _UNRESOLVED)
         deadline = self._now() + remaining if remaining else 0.0
@@ -165,6 +169,11 @@ class Server:
         if 0 < deadline < self._deadlines.armed:
             self._deadlines.arm(deadline)
         self._start(call, target, args, kwargs)
+
+    def _pass_on(self, ident: int, frame: Frame) -> None:
+        """Give a call that may be sent again to who serves those."""
+        if not (self._early and self._was_cancelled(ident)):
+            self._connection.peer.keep(self._connection, frame)
 
     def _was_cancelled(self, ident: int) -> bool:
         """Whether a cancel came before its request; it is forgotten then."""
@@ -270,7 +279,7 @@ class Server:
                 self._send_large(Request(reply, call.ident, body, buffers))
                 return
         except Exception as error:  # noqa: BLE001 -- encoding may run code of the user's classes
-            self._send_failure(call, _encoding_error(error), is_ours=True)
+            self._send_failure(call, encoding_error(error), is_ours=True)
             return
         frame = pack_header(len(body), reply, 0, 0, call.ident, 0, 0, 0.0) + body
         connection = self._connection
@@ -294,7 +303,7 @@ class Server:
         if call.deadline and self._now() >= call.deadline:
             return  # the caller's own time is over: it must not hear of it as an error from here
         is_ours = call.outlet is not None and error is call.outlet.error
-        self._send_failure(call, _encoding_error(error) if is_ours else error, is_ours=is_ours)
+        self._send_failure(call, encoding_error(error) if is_ours else error, is_ours=is_ours)
 
     # -- control messages
 
@@ -307,7 +316,7 @@ class Server:
             body, buffers = self._encode(payload, "reply")
             self._send_large(Request(reply, ident, body, buffers))
         except Exception as error:  # noqa: BLE001 -- as in succeed()
-            self.refuse(kind, ident, _encoding_error(error))
+            self.refuse(kind, ident, encoding_error(error))
 
     def refuse(self, kind: int, ident: int, error: BaseException) -> None:
         """Send the error of a message of type ``kind``, if it has a reply."""
@@ -349,8 +358,7 @@ class Server:
             _log.warning("cannot send the error of %s as it is: %s", call.target.name, problem)
             text = f"{type(error).__qualname__}, which cannot travel: {problem}"
             plain = RemoteError(text, type_name=type(error).__qualname__, text=text)
-            reply = self._failure(call, plain, is_ours=True)
-            self._connection.send(reply.frame(0.0))
+            self._send(self._failure(call, plain, is_ours=True))
 
     def _failure(self, call: ServedCall, error: BaseException, *, is_ours: bool) -> Request:
         agent = self._agent
@@ -371,6 +379,9 @@ class Server:
             raise MessageTooLargeError(
                 f"result has {reply.size} bytes, above max_message_size {limit}"
             )
+        self._send(reply)
+
+    def _send(self, reply: Request) -> None:
         self._connection.send(reply.frame(0.0))
 
     def _idle(self) -> None:
@@ -418,7 +429,7 @@ class Server:
         self.calls[ident].cancel()
 
 
-def _encoding_error(error: BaseException) -> RpcError:
+def encoding_error(error: BaseException) -> RpcError:
     """Return the error of a call that ran and whose result, or an item of it, cannot travel."""
     if not isinstance(error, (EncodingError, MessageTooLargeError, InjectedFaultError)):
         error = EncodingError(

@@ -12,6 +12,7 @@ from asyncrpc.errors import NotInitializedError
 from asyncrpc.execution import current_call
 from asyncrpc.identity import WorkerInfo
 from asyncrpc.options import UNSET, Unset, check_timeout
+from asyncrpc.retry import RetryPolicy, check_policy
 
 __all__ = ("all_gather", "barrier", "rpc_async", "rpc_notify", "rpc_stream", "rpc_sync", "wait_all")
 
@@ -23,6 +24,7 @@ def rpc_async(
     kwargs: Mapping[str, object] | None = None,
     timeout: float | None | Unset = UNSET,
     *,
+    retry: RetryPolicy | None = None,
     idempotent: bool = False,
 ) -> RpcFuture[Any]:
     """Call a function on another worker; it starts at once, await the result when needed.
@@ -36,14 +38,18 @@ def rpc_async(
         kwargs: keyword arguments.
         timeout: seconds from now to the reply, above 0; 0 or ``None`` for no limit; left out: the
             default, `get_rpc_timeout`. Never longer than the deadline of the call being served.
-        idempotent: the function may run twice: if the link breaks, the call is sent again.
+        retry: when to send the call again after a failure; the callee recognises it and runs the
+            function once. Arguments must stay unchanged until the call is done. ``None`` takes
+            ``options.retry``.
+        idempotent: the function may run twice: if the link breaks, the call is sent again at once.
 
     Returns:
         A future of the result; cancelling it, or the task that awaits it, cancels the callee.
 
     Raises:
         NotInitializedError: no agent runs.
-        ValueError: ``to`` is no destination, or ``timeout`` is negative, nan or no number.
+        ValueError: ``to`` is no destination, ``timeout`` is negative, nan or no number, or
+            ``retry`` is no policy.
         UnknownWorkerError: the group has no such worker, or it left.
         PeerLostError: the worker was lost.
         EncodingError: the function or an argument cannot travel; names the argument.
@@ -51,14 +57,16 @@ def rpc_async(
         ResourceExhaustedError: too many calls wait, or are out with ``on_full="error"``.
 
         All of these are NOT_SENT. Other errors come through the future: what the function raised
-        (EXECUTED), `RpcTimeoutError`, `PeerLostError` and others that say whether it may have run.
+        (EXECUTED), `RpcTimeoutError`, `PeerLostError`, `RetriesExhaustedError` and others that say
+        whether it may have run.
     """
     served = current_call.get()
     agent: Any = this_process.agent if served is None else served.replier.agent
     if agent is None:
         raise NotInitializedError(NOT_INITIALIZED)
     site = sys._getframe(1)
-    return agent.call(to, func, args, kwargs, timeout, idempotent, site)  # type: ignore[no-any-return]  # an RpcAgent
+    again = idempotent if retry is None else check_policy("retry", retry)
+    return agent.call(to, func, args, kwargs, timeout, again, site)  # type: ignore[no-any-return]  # an RpcAgent
 
 
 def rpc_sync(
@@ -67,6 +75,9 @@ def rpc_sync(
     args: Sequence[object] | None = None,
     kwargs: Mapping[str, object] | None = None,
     timeout: float | None | Unset = UNSET,
+    *,
+    retry: RetryPolicy | None = None,
+    idempotent: bool = False,
 ) -> Any:
     """Call a function on another worker and block this thread until it answers.
 
@@ -75,7 +86,9 @@ def rpc_sync(
     Raises:
         RuntimeError: called on the loop's own thread, which it would block for ever.
     """
-    return current_agent().rpc_sync(to, func, args, kwargs, timeout)
+    return current_agent().rpc_sync(
+        to, func, args, kwargs, timeout, retry=retry, idempotent=idempotent
+    )
 
 
 def rpc_notify(

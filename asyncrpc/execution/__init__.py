@@ -10,6 +10,7 @@ from asyncrpc.execution.context import (
     detached,
     remaining,
 )
+from asyncrpc.execution.dedup import Memory, ReplyWindow
 from asyncrpc.execution.executor import Executor
 from asyncrpc.execution.functions import FunctionTable, Target, TargetKind
 from asyncrpc.execution.naming import SCRIPT, FunctionRef, describe
@@ -22,8 +23,10 @@ __all__ = (
     "Executor",
     "FunctionRef",
     "FunctionTable",
+    "Memory",
     "Outlet",
     "Replier",
+    "ReplyWindow",
     "ServedCall",
     "Target",
     "TargetKind",

@@ -42,7 +42,7 @@ REFERENCE_NAMES = (
 )
 """The messages that the reference's faulty agent can be told to fail or delay."""
 
-_UPKEEP = frozenset(("CANCEL", "GOAWAY", "MEMBER", "DRAIN", "GATHER"))
+_UPKEEP = frozenset(("CANCEL", "REPLY_ACK", "GOAWAY", "MEMBER", "DRAIN", "GATHER"))
 """What keeps calls and group in order; a rule without a message leaves it alone."""
 _MAX_MESSAGES = 65_536  # messages whose sends are counted; older ones have long had their retries
 

@@ -11,6 +11,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import FrameType
 from typing import Any, Self
 
 from asyncrpc.agent import (
@@ -25,6 +26,7 @@ from asyncrpc.agent import (
 from asyncrpc.identity import WorkerInfo
 from asyncrpc.observe import Clock, LoopClock
 from asyncrpc.options import UNSET, RpcOptions, Unset, check_timeout
+from asyncrpc.retry import RetryPolicy, check_policy
 from asyncrpc.runtime.debug import counters
 from asyncrpc.runtime.ending import Ending, warn_if_forgotten
 from asyncrpc.store import Store
@@ -44,7 +46,7 @@ class RpcAgent:
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
         self._was_shut_down: Callable[[], object] = lambda: None
-        self.call = agent.caller.call
+        self.call = agent.caller.call if agent.options.retry is None else self._call_with_default
         """`rpc_async` with all arguments given; for the module-level function."""
         self.open_stream = agent.streams.open
         """`rpc_stream` likewise."""
@@ -135,10 +137,26 @@ class RpcAgent:
         kwargs: Mapping[str, object] | None = None,
         timeout: float | None | Unset = UNSET,
         *,
+        retry: RetryPolicy | None = None,
         idempotent: bool = False,
     ) -> RpcFuture[Any]:
         """Call a function on another worker; see `asyncrpc.rpc_async`."""
-        return self.call(to, func, args, kwargs, timeout, idempotent, sys._getframe(1))
+        again = idempotent if retry is None else check_policy("retry", retry)
+        return self.call(to, func, args, kwargs, timeout, again, sys._getframe(1))
+
+    def _call_with_default(
+        self,
+        to: object,
+        func: object,
+        args: Sequence[object] | None,
+        kwargs: Mapping[str, object] | None,
+        timeout: object,
+        again: bool | RetryPolicy,
+        site: FrameType,
+    ) -> RpcFuture[Any]:
+        """Call with the policy of the options, unless one is given."""
+        policy = again if isinstance(again, RetryPolicy) else self.options.retry
+        return self._agent.caller.call(to, func, args, kwargs, timeout, policy or again, site)
 
     def rpc_sync(
         self,
@@ -147,6 +165,9 @@ class RpcAgent:
         args: Sequence[object] | None = None,
         kwargs: Mapping[str, object] | None = None,
         timeout: float | None | Unset = UNSET,
+        *,
+        retry: RetryPolicy | None = None,
+        idempotent: bool = False,
     ) -> Any:
         """Call a function and block this thread until it answers; see `asyncrpc.rpc_sync`."""
         if threading.get_ident() == self._thread:
@@ -154,7 +175,11 @@ class RpcAgent:
                 "rpc_sync would block the loop it waits for: await rpc_async instead, or call it "
                 "from another thread"
             )
-        return Blocked(self._loop).run(lambda: self.rpc_async(to, func, args, kwargs, timeout))
+        return Blocked(self._loop).run(
+            lambda: self.rpc_async(
+                to, func, args, kwargs, timeout, retry=retry, idempotent=idempotent
+            )
+        )
 
     def rpc_notify(
         self,

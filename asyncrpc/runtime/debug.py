@@ -23,6 +23,7 @@ def counters(agent: Agent) -> dict[str, str]:
         "agent.server_active_calls": len(calls),
         "agent.server_active_async_calls": sum(call.task is not None for call in calls),
         "agent.calls_served": agent.served,
+        "agent.retries": agent.retrier.count,
         "agent.connections": len(links),
         "agent.bytes_received": sum(c.received for c in links),
         "agent.bytes_sent": sum(c.stream.sent for c in links),

@@ -91,6 +91,7 @@ class Ending:
 
     async def _shut_down(self, graceful: bool, timeout: float) -> None:
         """Drain, then close everything, whatever happens to the first."""
+        self._agent.retrier.stop()
         if not graceful:
             await self._withdraw_record()
             await self._close("lost", "it shut down without waiting", 0.0)

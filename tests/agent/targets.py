@@ -7,6 +7,8 @@ import threading
 import time
 from typing import Any, cast
 
+import numpy as np
+
 import asyncrpc as rpc
 
 log: list[object] = []
@@ -154,3 +156,27 @@ def fail_nested_sync(hops: list[str]) -> None:
         rpc.rpc_sync(hops[0], fail_nested, args=(hops[1:],))
     except KeyError as error:
         raise KeyError(f"sync {len(hops)}") from error
+
+
+async def note_and_fail(times: int) -> int:
+    """Fail so many runs; return the number of the run."""
+    log.append(len(log) + 1)
+    if len(log) <= times:
+        raise ValueError(f"run {len(log)}")
+    return len(log)
+
+
+async def retry_nested(to: str, value: object) -> object:
+    """Give back what another worker echoes at the third attempt at the latest."""
+    return await rpc.rpc_async(to, echo, args=(value,), timeout=None, retry=rpc.RetryPolicy())
+
+
+array = np.zeros(200_000)
+"""What `shared_array` returns, and others change."""
+
+
+async def shared_array(given: Any) -> Any:
+    """Return an array that is still in use here."""
+    log.append("array")
+    array[:] = given + 1
+    return array

@@ -38,6 +38,12 @@ async def calls(worker: rpc.WorkerInfo) -> None:
     """Every way to call, and every way to name the destination."""
     call = rpc.rpc_async("worker1", greet, args=("you",), kwargs={}, timeout=None, idempotent=True)
     assert_type(call, rpc.RpcFuture[Any])
+    policy = rpc.RetryPolicy(
+        3, initial=0.1, max_delay=5, jitter="full", retry_on=(OSError,), seed=1
+    )
+    assert_type(policy.delay(0), float)
+    assert_type(rpc.rpc_async("worker1", greet, ("you",), retry=policy), rpc.RpcFuture[Any])
+    assert_type(rpc.RpcOptions(retry=policy, retry_budget=10), rpc.RpcOptions)
     future: asyncio.Future[Any] = call
     assert_type(await future, Any)
     assert_type(rpc.rpc_async(1, "module:name"), rpc.RpcFuture[Any])
