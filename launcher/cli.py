@@ -135,7 +135,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             _print(f"hint: {error.hint}")
         return _USAGE_STATUS
     except (LauncherError, OSError) as error:
-        _print(f"launcher: {one_line(error)}")
+        _print(f"launcher: {_in_users_words(one_line(error), names)}")
         return _FAILURE_STATUS
 
 

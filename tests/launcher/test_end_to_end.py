@@ -471,9 +471,10 @@ def test_an_address_in_use_is_named(script: Callable[[str], str], start: Start) 
         address = f"127.0.0.1:{server.getsockname()[1]}"
         status, _, stderr = finish(start("--rdzv-endpoint", address, script("")))
 
-    assert (status, stderr.count("\n")) == (1, 1), stderr
-    assert f"rdzv_endpoint {address}" in stderr
-    assert "in use" in stderr
+    assert (status, stderr) == (
+        1,
+        f"launcher: --rdzv-endpoint={address}: cannot listen there: Address already in use\n",
+    )
 
 
 def test_torch_is_never_imported(script: Callable[[str], str], start: Start) -> None:

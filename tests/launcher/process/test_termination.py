@@ -109,6 +109,19 @@ async def test_a_hurry_is_a_kill_that_is_told(caplog: pytest.LogCaptureFixture) 
     assert caplog.messages == ["killed with SIGKILL 0.0 s after SIGTERM: worker 0 (pid 100)"]
 
 
+async def test_the_time_of_a_kill_is_counted_from_the_first_signal(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Somebody may lose patience while a failure stops the others."""
+    termination = terminate(FakeGuardian(signal.SIGKILL), workers(1))
+    termination.request(signal.SIGTERM, 300)
+    termination.request(signal.SIGINT, 300)
+    termination.hurry()
+    await termination.run()
+
+    assert caplog.messages == ["killed with SIGKILL 0.0 s after SIGTERM: worker 0 (pid 100)"]
+
+
 @pytest.mark.parametrize(("signum", "grace"), [(signal.SIGTERM, 0), (signal.SIGKILL, 300)])
 async def test_a_kill_that_was_asked_for_is_no_news(
     signum: signal.Signals, grace: float, caplog: pytest.LogCaptureFixture

@@ -112,7 +112,7 @@ async def test_an_address_in_use_is_an_error_that_names_it() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
         async with rendezvous(address) as handler:
-            with pytest.raises(RendezvousConnectionError, match=f"rdzv_endpoint {address}"):
+            with pytest.raises(RendezvousConnectionError, match=f"rdzv_endpoint={address}: "):
                 await handler.next_rendezvous()
 
 
