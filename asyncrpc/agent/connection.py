@@ -4,7 +4,7 @@ Owned by its `Peer`. Sits on an authenticated stream, finds frames, gives replie
 table, requests to its `Server` and control messages to the agent's handlers. It never decides what
 a lost link means: it reports it, once, to its peer.
 
-The hot path is `buffer_updated`: one loop over the frames of a read, replies and calls first.
+The hot path is `buffer_updated`: one loop over the plain calls and replies of a read.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from asyncrpc.errors import RemoteProtocolError, RpcError
 from asyncrpc.transport import Stream
@@ -33,9 +33,10 @@ from asyncrpc.wire import (
 
 if TYPE_CHECKING:
     from asyncrpc.agent.agent import Agent
+    from asyncrpc.agent.fault_hook import FaultHook
     from asyncrpc.agent.peers import Peer
 
-__all__ = ("Connection", "FaultHook")
+__all__ = ("Connection",)
 
 _log = logging.getLogger("asyncrpc.connection")
 
@@ -56,33 +57,11 @@ _REPLY_ACK = int(MessageType.REPLY_ACK)
 _SERVED = (int(MessageType.NOTIFY), int(MessageType.SCRIPT_CALL), _STREAM_CALL)
 _ANSWERS = frozenset(filter(None, REPLIES.values()))
 
+_HEADER_SIZE = HEADER.size
+unpack_header = HEADER.unpack_from
 _MAX_FUNCTIONS = 65_536  # names one peer may intern
 _INTERLEAVED = 8  # transfers that share the link; those behind wait, so that the first get done
 _RECENT = 256  # newest unsent frames looked through when a call is cancelled
-
-
-class FaultHook(Protocol):
-    """The message-level fault injector: innermost, so layers above take its faults for real."""
-
-    def outgoing(self, connection: Connection, message: bytes | Transfer) -> None:
-        """Pass a message on with `Connection.transmit`: now, later, more than once or never."""
-        ...
-
-    def incoming(self, connection: Connection, frames: list[Frame]) -> list[Frame]:
-        """Return the frames to handle in place of those received."""
-        ...
-
-    def holds(self, connection: Connection) -> bool:
-        """Whether a message of this link waits here."""
-        ...
-
-    def withdraw(self, connection: Connection, call_id: int) -> bool:
-        """Take back a request that waits here; true if there was one."""
-        ...
-
-    def take_held(self, connection: Connection) -> list[bytes | Transfer]:
-        """Hand over what waits here for a link that is gone, and forget the link."""
-        ...
 
 
 class Connection:
@@ -106,7 +85,6 @@ class Connection:
         "_next_transfer",
         "_pending",
         "_reader",
-        "_receive",
         "announced",
         "functions",
         "get_buffer",
@@ -149,7 +127,6 @@ class Connection:
         self._reader = FrameReader(
             max_message_size=agent.options.limits.max_message_size, allocate=allocate_buffer
         )
-        self._receive = self._reader.received
         self.get_buffer = self._reader.get_buffer
         """Gives the memory for the next bytes: `StreamHandler.get_buffer`."""
         self.server = agent.make_server(self)
@@ -287,10 +264,13 @@ class Connection:
         was_due = stream.is_flush_due
         stream.is_flush_due = True  # below: what is written until then needs no callback for it
         try:
-            frames = self._receive(count)
-            if self.hook is not None:
-                frames = self.hook.incoming(self, frames)
-            self.handle(frames)
+            is_plain = self._reader.is_between and self.hook is None
+            handled = self._handle_plain(count) if is_plain else 0
+            if handled < count:
+                frames = self._reader.received(count, handled)
+                if self.hook is not None:
+                    frames = self.hook.incoming(self, frames)
+                self.handle(frames)
         except RpcError as error:
             self.fail(error)
         if stream.batch:
@@ -307,34 +287,38 @@ class Connection:
             self.fail(error)
         self.stream.flush_soon()
 
+    def _handle_plain(self, count: int) -> int:
+        """Handle the calls and replies at the front of a read; return where others begin.
+
+        The way of nearly all frames: those that are whole and have neither flags nor map.
+        """
+        view = self._reader.view
+        at = 0
+        while count - at >= _HEADER_SIZE:
+            length, kind, flags, depth, call_id, function, meta, remaining = unpack_header(view, at)
+            body = at + _HEADER_SIZE
+            stop = body + length
+            if stop > count or flags or meta or not remaining >= 0.0:
+                break
+            if kind == _PYTHON_RET:
+                self._settle(call_id, 0, view[body:stop], ())
+            elif kind == _PYTHON_CALL:
+                self.server.request(
+                    (kind, 0, depth, call_id, function, remaining, None, view[body:stop], ())
+                )
+            else:
+                break
+            at = stop
+        if self.peer.queue:
+            self.peer.admit()
+        return at
+
     def handle(self, frames: list[Frame]) -> None:
-        """Dispatch frames by type; plain replies and calls come first since they are most."""
-        pending = self._pending
-        peer = self.peer
-        decode = self._decode
+        """Dispatch frames by type."""
         for frame in frames:
             kind = frame[0]
             if kind == _PYTHON_RET:
-                _, flags, _, call_id, _, _, _, body, buffers = frame
-                future = pending.pop(call_id, None)
-                if future is None:
-                    peer.stopped(self, call_id)  # cancelled or timed out meanwhile
-                    continue
-                if future.owner is not peer:
-                    pending[call_id] = future
-                    future.is_timed = False  # it is the newest entry now: see Deadlines
-                    raise RemoteProtocolError("reply to a call of another worker")
-                if future.counts:
-                    peer.inflight -= 1
-                if flags or buffers:
-                    self._agent.caller.settle_slowly(future, flags & ERROR, body, buffers)
-                    continue
-                try:
-                    value = decode(body)
-                except RpcError as error:
-                    self._agent.caller.undecodable(future, error)
-                else:
-                    future.set_result(value)
+                self._settle(frame[3], frame[1], frame[7], frame[8])
             elif kind == _PYTHON_CALL:
                 self.server.request(frame)
             else:
@@ -345,8 +329,34 @@ class Connection:
                     handler(frame)
                 if self.server.is_closed:  # it said goodbye: what follows is nobody's
                     return
-        if peer.queue:
-            peer.admit()
+        if self.peer.queue:
+            self.peer.admit()
+
+    def _settle(
+        self, call_id: int, flags: int, body: memoryview, buffers: Sequence[memoryview]
+    ) -> None:
+        """Give a reply to the call that waits for it."""
+        pending = self._pending
+        future = pending.pop(call_id, None)
+        if future is None:
+            self.peer.stopped(self, call_id)  # cancelled or timed out meanwhile
+            return
+        peer = self.peer
+        if future.owner is not peer:
+            pending[call_id] = future
+            future.is_timed = False  # it is the newest entry now: see Deadlines
+            raise RemoteProtocolError("reply to a call of another worker")
+        if future.counts:
+            peer.inflight -= 1
+        if flags or buffers:
+            self._agent.caller.settle_slowly(future, flags & ERROR, body, buffers)
+            return
+        try:
+            value = self._decode(body)
+        except RpcError as error:
+            self._agent.caller.undecodable(future, error)
+        else:
+            future.set_result(value)
 
     def write_ready(self) -> None:
         """Go on with bulk."""

@@ -42,7 +42,7 @@ Message = bytes | Transfer
 
 
 class FaultInjector:
-    """The fault hook of one agent: see `connection.FaultHook`.
+    """The fault hook of one agent: see `fault_hook.FaultHook`.
 
     Args:
         agent: whose messages.

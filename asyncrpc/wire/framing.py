@@ -55,13 +55,17 @@ class FrameReader:
         "_start",
         "_target",
         "_transfers",
-        "_view",
+        "is_between",
+        "view",
     )
 
     def __init__(self, *, max_message_size: int, allocate: Allocate = allocate_buffer) -> None:
         self._transfers = IncomingTransfers(max_message_size, allocate)
         self._scratch = bytearray(_SCRATCH)
-        self._view = memoryview(self._scratch)
+        self.view = memoryview(self._scratch)
+        """The scratch memory."""
+        self.is_between = True
+        """Whether the next bytes begin a frame, and come to the front of `view`."""
         self._start = 0  # unread bytes are scratch[start:end]
         self._end = 0
         self._header_only = False
@@ -71,24 +75,37 @@ class FrameReader:
 
     def get_buffer(self, size_hint: int = -1) -> memoryview:  # noqa: ARG002 -- BufferedProtocol's
         """Return the memory for the next bytes; never empty."""
+        if self.is_between:
+            return self.view
         if self._target is not None:
             return self._target[self._filled :]
         if self._start:
             self._compact()
         if self._header_only:
-            return self._view[self._end : _HEADER_SIZE]
-        return self._view[self._end :]
+            return self.view[self._end : _HEADER_SIZE]
+        return self.view[self._end :]
 
-    def received(self, count: int) -> list[Frame]:
+    def received(self, count: int, handled: int = 0) -> list[Frame]:
         """Take in ``count`` bytes written to `get_buffer`'s memory; return the frames they end.
 
         The body and map of a returned frame are views that are valid until the next call of
         either method.
 
+        Args:
+            count: how many bytes were written, from 1.
+            handled: bytes at their front that the caller has handled itself: whole frames, found
+                in `view` while `is_between`.
+
         Raises:
             RemoteProtocolError: the bytes are no frames; the connection must be closed.
             MessageTooLargeError: a message is announced above the limit; likewise.
         """
+        self._start += handled
+        frames = self._find(count)
+        self.is_between = self._target is None and not (self._end or self._header_only)
+        return frames
+
+    def _find(self, count: int) -> list[Frame]:
         frames: list[Frame] = []
         if self._target is not None:
             self._filled += count
@@ -97,7 +114,7 @@ class FrameReader:
             return frames
         end = self._end = self._end + count
         start = self._start
-        view = self._view
+        view = self.view
         scratch = self._scratch
         unpack_from = HEADER.unpack_from
         append = frames.append
@@ -133,7 +150,7 @@ class FrameReader:
     def _compact(self) -> None:
         """Move the unread rest to the front of the scratch, where a small frame has room."""
         size = self._end - self._start
-        self._view[:size] = self._view[self._start : self._end]
+        self.view[:size] = self.view[self._start : self._end]
         self._start, self._end = 0, size
 
     def _await_rest(self, header: tuple[int, ...], length: int) -> None:
@@ -147,7 +164,7 @@ class FrameReader:
     def _receive_into(self, memory: memoryview, finish: Callable[[], Frame | None]) -> None:
         """Fill ``memory`` with what the scratch holds, then from the stream."""
         have = min(self._end - self._start, memory.nbytes)
-        memory[:have] = self._view[self._start : self._start + have]
+        memory[:have] = self.view[self._start : self._start + have]
         self._start += have
         if self._start == self._end:
             self._start = self._end = 0

@@ -204,6 +204,38 @@ def test_frames_in_random_cuts(data: st.DataObject) -> None:
     assert read(b"".join(map(encode, gots)), sizes) == gots
 
 
+@pytest.mark.parametrize("size", [1, 7, 31, 32, 33, 100, 5000, 70_000])
+def test_frames_handled_by_the_caller(size: int) -> None:
+    """A caller may take whole frames from the front itself while no frame has begun."""
+    plain = [Got(CALL, index, pattern(index)) for index in range(60)]
+    expected = [*plain[:30], *FRAMES, *plain[30:]]
+    data = b"".join(map(encode, expected))
+    reader = FrameReader(max_message_size=LIMIT)
+    found: list[Got] = []
+    taken = 0
+    while data:
+        room = reader.get_buffer()
+        count = min(size, len(data), len(room))
+        room[:count] = data[:count]
+        data = data[count:]
+        handled = 0
+        while reader.is_between and count - handled >= HEADER.size:
+            header = HEADER.unpack_from(reader.view, handled)
+            length, kind, flags, depth, call, function, meta, remaining = header
+            body = handled + HEADER.size
+            if body + length > count or flags or meta:
+                break
+            handled = body + length
+            content = reader.view[body:handled]
+            found.append(keep((kind, 0, depth, call, function, remaining, None, content, ())))
+            taken += 1
+        if handled < count:
+            found += map(keep, reader.received(count, handled))
+
+    assert expected == found
+    assert (taken > 0) == (size >= HEADER.size)
+
+
 def test_views_survive_the_rest_of_their_read() -> None:
     """A partial frame behind a whole one does not overwrite it before the next call."""
     first, second = Got(CALL, 1, pattern(40)), Got(CALL, 2, pattern(4000, 3))
