@@ -137,9 +137,8 @@ class TcpRendezvous(RendezvousHandler):
                 (self._host, self._port), family=family, backlog=_BACKLOG
             )
         except OSError as error:
-            # Without the address, which the socket module adds to its own errors.
-            number = error.errno or 0  # negative for a host that is not found
-            why = os.strerror(number) if number > 0 else error.strerror or error
+            # Without the address, which the socket module repeats in the system's words.
+            why = (error.strerror or str(error)).partition(" (while")[0]
             raise RendezvousConnectionError(
                 f"rdzv_endpoint={self._host}:{self._port}: cannot listen there: {why}"
             ) from error

@@ -116,6 +116,17 @@ async def test_an_address_in_use_is_an_error_that_names_it() -> None:
                 await handler.next_rendezvous()
 
 
+async def test_an_address_of_another_host_is_an_error_that_names_it() -> None:
+    """With the reason alone: the address is told once."""
+    async with rendezvous("192.0.2.1:4000") as handler:
+        with pytest.raises(RendezvousConnectionError) as caught:
+            await handler.next_rendezvous()
+
+    assert str(caught.value) == (
+        "rdzv_endpoint=192.0.2.1:4000: cannot listen there: Cannot assign requested address"
+    )
+
+
 async def test_a_closed_run_forms_no_round() -> None:
     """Nor does one that was shut down; shutting down twice is harmless."""
     async with rendezvous() as handler:
