@@ -25,14 +25,14 @@ from asyncrpc.agent.retrying import Retrier
 from asyncrpc.agent.serving import Server
 from asyncrpc.agent.streaming import Streams
 from asyncrpc.discovery import Record
-from asyncrpc.errors import NotInitializedError, RemoteProtocolError, RpcError
+from asyncrpc.errors import NotInitializedError, RemoteProtocolError, RpcError, StatusCode
 from asyncrpc.execution import Executor, FunctionTable, TargetKind
 from asyncrpc.faults import FaultPlan
 from asyncrpc.identity import WorkerInfo
 from asyncrpc.observe import Clock
 from asyncrpc.options import RpcOptions
 from asyncrpc.transport import Address, Greeter, Network, Stream, memory_pair
-from asyncrpc.wire import Codec, Frame, Handshake, Hello, MessageType, Purpose
+from asyncrpc.wire import REPLIES, Codec, Frame, Handshake, Hello, MessageType, Purpose
 
 __all__ = ("Agent", "ControlHandler")
 
@@ -252,9 +252,13 @@ class Agent:
     def handle_control(self, connection: Connection, frame: Frame) -> None:
         """Give a control message to its handler; answer with what that returns."""
         handler = self.handlers.get(frame[0])
-        if handler is None:
-            raise RemoteProtocolError(f"unexpected message type {frame[0]:#x}")
         kind, call_id = frame[0], frame[3]
+        if handler is None and REPLIES.get(kind):
+            text = f"{self.info.name} takes no {MessageType(kind).name} messages"
+            connection.server.refuse(kind, call_id, RpcError(text, code=StatusCode.NOT_FOUND))
+            return
+        if handler is None:
+            raise RemoteProtocolError(f"unexpected message type {kind:#x}")
         payload = self.codec.decode(frame[7], frame[8])
         try:
             result = handler(connection.peer, payload)

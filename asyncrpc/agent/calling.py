@@ -105,7 +105,7 @@ class Caller:
         """
         peer = self._routes.get(to) if to.__class__ in DESTINATIONS else None
         if peer is None or get_ident() != self._thread:
-            peer = self._destination(to)
+            peer = self.destination(to)
         if args.__class__ is not tuple:
             args = _as_tuple(args)
         named: Mapping[str, object] | None = _as_dict(kwargs) if kwargs else None
@@ -258,7 +258,7 @@ class Caller:
         kwargs: Mapping[str, object] | None,
     ) -> tuple[Peer, int, bytes, Sequence[Any]]:
         """Return the destination, the function's id, and the encoded arguments with buffers."""
-        peer = self._destination(to)
+        peer = self.destination(to)
         function, args, kwargs = self._functions.identify(
             func, _as_tuple(args), _as_dict(kwargs) if kwargs else None
         )
@@ -370,7 +370,8 @@ class Caller:
 
     # -- parts of a call
 
-    def _destination(self, to: object) -> Peer:
+    def destination(self, to: object) -> Peer:
+        """Return the worker that ``to`` names, if it may be called now and from this thread."""
         if get_ident() != self._thread:
             raise RuntimeError(
                 "this must be called on the thread of the loop that ran init_rpc; "

@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from asyncrpc.runtime.agent import RpcAgent
+from asyncrpc.runtime.messages import Message
 
-__all__ = ("RpcAgent",)
+__all__ = ("Message", "RpcAgent")

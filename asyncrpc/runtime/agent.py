@@ -29,8 +29,10 @@ from asyncrpc.options import UNSET, RpcOptions, Unset, check_timeout
 from asyncrpc.retry import RetryPolicy, check_policy
 from asyncrpc.runtime.debug import counters
 from asyncrpc.runtime.ending import Ending, warn_if_forgotten
+from asyncrpc.runtime.messages import Message, make_message, send
 from asyncrpc.store import Store
 from asyncrpc.transport import Network
+from asyncrpc.wire import MessageType
 
 __all__ = ("RpcAgent",)
 
@@ -205,6 +207,42 @@ class RpcAgent:
         seconds = self.get_rpc_timeout() if timeout is UNSET else check_timeout("timeout", timeout)
         site = sys._getframe(1)
         return self.open_stream(to, func, args, kwargs, seconds, window, site)
+
+    def make_message(self, type: MessageType | str, payload: object) -> Message:  # noqa: A002 -- a word of the public interface
+        """Return a message for `send_with_retries`.
+
+        Args:
+            type: a request's type, or its name: ``PYTHON_CALL`` or ``SCRIPT_CALL``, or a control
+                message of the reference protocol.
+            payload: of a call ``(func, args, kwargs)``, where the last two may be left out, or a
+                dict of these; of a control message what its handler takes.
+
+        Raises:
+            ValueError: there is no such type, it has no reply, or the payload is none of a call.
+        """
+        return make_message(type, payload)
+
+    def send_with_retries(
+        self, to: str | int | WorkerInfo, message: Message, policy: RetryPolicy
+    ) -> RpcFuture[Any]:
+        """Send a message again until it is answered, as the agents' own control messages are.
+
+        A call runs once, as with ``retry=`` of `rpc_async`; the handler of a control message may
+        run more than once, and no ``retry_budget`` limits it. All attempts together have the
+        default timeout, `get_rpc_timeout`.
+
+        Args:
+            to: name, id or `WorkerInfo` of the destination.
+            message: what `make_message` gave.
+            policy: how often and when.
+
+        Returns:
+            A future of the reply's payload; of a call that is the function's result.
+
+        Raises:
+            ValueError: an argument is not of its kind; further errors are those of `rpc_async`.
+        """
+        return send(self._agent, to, message, policy, sys._getframe(1))
 
     def wait_all(self) -> WaitAll:
         """Return a scope that waits for the calls started inside; see `asyncrpc.wait_all`."""

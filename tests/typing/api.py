@@ -44,6 +44,9 @@ async def calls(worker: rpc.WorkerInfo) -> None:
     assert_type(policy.delay(0), float)
     assert_type(rpc.rpc_async("worker1", greet, ("you",), retry=policy), rpc.RpcFuture[Any])
     assert_type(rpc.RpcOptions(retry=policy, retry_budget=10), rpc.RpcOptions)
+    agent = rpc.current_agent()
+    message = agent.make_message("PYTHON_CALL", (greet, ("you",)))
+    assert_type(agent.send_with_retries(worker, message, policy), rpc.RpcFuture[Any])
     future: asyncio.Future[Any] = call
     assert_type(await future, Any)
     assert_type(rpc.rpc_async(1, "module:name"), rpc.RpcFuture[Any])
