@@ -9,11 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from asyncrpc import functions as functions
+    from asyncrpc.agent import CallContext as CallContext
     from asyncrpc.agent import RpcFuture as RpcFuture
     from asyncrpc.agent import RpcStream as RpcStream
     from asyncrpc.api import all_gather as all_gather
     from asyncrpc.api import barrier as barrier
+    from asyncrpc.api import context as context
     from asyncrpc.api import current_agent as current_agent
+    from asyncrpc.api import current_context as current_context
     from asyncrpc.api import debug_info as debug_info
     from asyncrpc.api import get_rpc_timeout as get_rpc_timeout
     from asyncrpc.api import get_worker_info as get_worker_info
@@ -71,10 +74,10 @@ if TYPE_CHECKING:
     from asyncrpc.wire import register_type as register_type
 
 _HOMES = {
-    "agent": "RpcFuture RpcStream",
+    "agent": "CallContext RpcFuture RpcStream",
     "api": (
-        "all_gather barrier current_agent debug_info get_rpc_timeout get_worker_info "
-        "get_worker_infos init_rpc rpc_async rpc_notify rpc_stream rpc_sync run "
+        "all_gather barrier context current_agent current_context debug_info get_rpc_timeout "
+        "get_worker_info get_worker_infos init_rpc rpc_async rpc_notify rpc_stream rpc_sync run "
         "set_rpc_timeout shutdown wait_all"
     ),
     "errors": (

@@ -6,6 +6,7 @@ from asyncrpc.agent.agent import Agent, ControlHandler
 from asyncrpc.agent.blocking import Blocked
 from asyncrpc.agent.calling import NOT_INITIALIZED
 from asyncrpc.agent.collectives import Collectives
+from asyncrpc.agent.contexts import CallContext, ContextScope
 from asyncrpc.agent.drain import Drain
 from asyncrpc.agent.peers import Peer, PeerState
 from asyncrpc.agent.pending import RpcFuture
@@ -17,7 +18,9 @@ __all__ = (
     "NOT_INITIALIZED",
     "Agent",
     "Blocked",
+    "CallContext",
     "Collectives",
+    "ContextScope",
     "ControlHandler",
     "Drain",
     "Peer",

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from asyncrpc.agent.accepting import Acceptor
 from asyncrpc.agent.calling import Caller
 from asyncrpc.agent.connection import Connection
+from asyncrpc.agent.contexts import Contexts
 from asyncrpc.agent.failure_detector import FailureDetector
 from asyncrpc.agent.faulting import FaultInjector
 from asyncrpc.agent.members import Members
@@ -106,6 +107,7 @@ class Agent:
         """The callee's sides of all links."""
         self.handlers: dict[int, ControlHandler] = {}
         """Handlers of control messages, by type."""
+        self.contexts = Contexts(self)
         self.fault_hook = FaultInjector(self, faults) if faults else None
         self.is_closed = False
         self.served = 0

@@ -6,18 +6,19 @@ append the frame to the link's batch. There is no coroutine, task, timer or clos
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Mapping, Sequence
 from threading import get_ident
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from asyncrpc.agent.ambient import Ambient, ambient, carried
 from asyncrpc.agent.function_ids import PLAIN_TYPES, FunctionIds
 from asyncrpc.agent.members import DESTINATIONS
 from asyncrpc.agent.pending import Deadlines, RpcFuture
 from asyncrpc.agent.request import Request
 from asyncrpc.agent.retrying import RetriedFuture
-from asyncrpc.agent.scope import open_scope
 from asyncrpc.errors import (
     Delivery,
     MessageTooLargeError,
@@ -135,18 +136,23 @@ class Caller:
         future.is_user = True
         future.is_timed = False
         connection = peer.connection
+        around = ambient.get()
+        meta = b""
+        if around is not None or (served is not None and served.headers is not None):
+            meta = self.carried(peer, around, served)
         if served is not None and (served.is_cancelled or 0 < served.deadline <= now):
             _refuse(future, served)
         elif (
             buffers
             or again
+            or meta
             or connection is None
             or peer.queue
             or (peer.inflight >= peer.limit and not depth)
             or len(body) >= self._max_plain
             or connection.hook is not None
         ):
-            self._call_slowly(peer, future, kind, function, body, buffers, depth, again)
+            self._call_slowly(peer, future, kind, function, body, buffers, depth, again, meta)
         else:
             # the short path: nothing waits, nothing is kept, one frame goes to the batch
             if function not in connection.announced:
@@ -162,9 +168,8 @@ class Caller:
             self._deadlines.arm(deadline)
         if served is not None and served.task is None:
             _tie(served, future)
-        scope = open_scope.get()
-        if scope is not None:
-            scope.add(future)
+        if around is not None and around.scope is not None:
+            around.scope.add(future)
         return future
 
     def _call_slowly(
@@ -177,11 +182,12 @@ class Caller:
         buffers: Sequence[Any],
         depth: int,
         again: bool | RetryPolicy,
+        meta: bytes,
     ) -> None:
-        """Send a call that is large, may be sent again, or has to wait."""
+        """Send a call that is large, carries more, may be sent again, or has to wait."""
         request = Request(
             kind, future.call_id, body, buffers, function=function, depth=depth,
-            deadline=future.deadline, flags=DEDUP if again else 0,
+            deadline=future.deadline, flags=DEDUP if again else 0, meta=meta,
         )  # fmt: skip
         self._check(peer, request)
         future.is_sent = future.counts = False
@@ -202,7 +208,10 @@ class Caller:
         peer, function, body, buffers = self.prepare(to, func, args, kwargs)
         served = current_call.get()
         depth = min(served.depth, _MAX_DEPTH) if served is not None else 0
-        request = Request(_NOTIFY, self.new_id(), body, buffers, function=function, depth=depth)
+        meta = self.carried(peer, ambient.get(), served)
+        request = Request(
+            _NOTIFY, self.new_id(), body, buffers, function=function, depth=depth, meta=meta
+        )
         self._check(peer, request)
         peer.is_fenced = False
         peer.submit(request, None, counts=False)
@@ -249,6 +258,20 @@ class Caller:
         if 0 < deadline < self._deadlines.armed:
             self._deadlines.arm(deadline)
         return future
+
+    def carried(
+        self,
+        peer: Peer,
+        around: Ambient | None,
+        served: ServedCall | None,
+        window: int = 0,
+    ) -> bytes:
+        """Return the header map of a call to ``peer``, empty for none."""
+        if around is None and (served is None or served.headers is None) and not window:
+            return b""
+        contexts = self._agent.contexts
+        headers = carried(around, served, lambda context: contexts.is_reached(context, peer))
+        return dataclasses.replace(headers, window=window).encode()
 
     def prepare(
         self,

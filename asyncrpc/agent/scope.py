@@ -6,14 +6,12 @@ The caller's side tells the scope that is open of each call it starts.
 from __future__ import annotations
 
 import asyncio
-from contextvars import ContextVar, Token
 from types import TracebackType
 from typing import Any, Self
 
-__all__ = ("WaitAll", "open_scope")
+from asyncrpc.agent.ambient import Surrounding
 
-open_scope: ContextVar[WaitAll | None] = ContextVar("asyncrpc_wait_all", default=None)
-"""The scope that is open here."""
+__all__ = ("WaitAll",)
 
 
 class WaitAll:
@@ -26,7 +24,7 @@ class WaitAll:
     def __init__(self) -> None:
         self._futures: list[asyncio.Future[Any]] = []
         self._task: asyncio.Task[Any] | None = None
-        self._token: Token[WaitAll | None] | None = None
+        self._surrounding = Surrounding()
 
     def add(self, future: asyncio.Future[Any]) -> None:
         """Take a call in, if the task that opened the scope started it."""
@@ -35,7 +33,7 @@ class WaitAll:
 
     async def __aenter__(self) -> Self:
         self._task = asyncio.current_task()
-        self._token = open_scope.set(self)
+        self._surrounding.enter(scope=self)
         return self
 
     async def __aexit__(
@@ -44,8 +42,7 @@ class WaitAll:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self._token is not None:
-            open_scope.reset(self._token)
+        self._surrounding.leave()
         for future in self._futures:
             future.add_done_callback(_look_at)
         if isinstance(error, asyncio.CancelledError):

@@ -11,10 +11,12 @@ from collections.abc import Callable, Mapping, Sequence
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, cast
 
+from asyncrpc.agent.ambient import ambient
 from asyncrpc.agent.inlet import Inlet, StreamFuture
 from asyncrpc.agent.request import Request
 from asyncrpc.errors import RemoteProtocolError, RpcError
-from asyncrpc.wire import ERROR, Frame, HeaderMap, MessageType
+from asyncrpc.execution import current_call
+from asyncrpc.wire import ERROR, Frame, MessageType
 
 if TYPE_CHECKING:
     from asyncrpc.agent.agent import Agent
@@ -121,7 +123,7 @@ class Streams:
             function=function,
             depth=depth,
             deadline=deadline,
-            meta=HeaderMap(window=window).encode(),
+            meta=caller.carried(peer, ambient.get(), current_call.get(), window),
         )
         caller.submit(peer, request, future)
         return RpcStream(inlet, future)

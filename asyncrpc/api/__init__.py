@@ -5,6 +5,8 @@ from __future__ import annotations
 from asyncrpc.api.calls import (
     all_gather,
     barrier,
+    context,
+    current_context,
     rpc_async,
     rpc_notify,
     rpc_stream,
@@ -23,7 +25,9 @@ from asyncrpc.api.process import current_agent, init_rpc, run, shutdown
 __all__ = (
     "all_gather",
     "barrier",
+    "context",
     "current_agent",
+    "current_context",
     "debug_info",
     "get_rpc_timeout",
     "get_worker_info",

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from asyncrpc.agent import NOT_INITIALIZED, RpcFuture, RpcStream, WaitAll
+from asyncrpc.agent import NOT_INITIALIZED, CallContext, ContextScope, RpcFuture, RpcStream, WaitAll
 from asyncrpc.api.process import current_agent, this_process
 from asyncrpc.errors import NotInitializedError
 from asyncrpc.execution import current_call
@@ -14,7 +14,17 @@ from asyncrpc.identity import WorkerInfo
 from asyncrpc.options import UNSET, Unset, check_timeout
 from asyncrpc.retry import RetryPolicy, check_policy
 
-__all__ = ("all_gather", "barrier", "rpc_async", "rpc_notify", "rpc_stream", "rpc_sync", "wait_all")
+__all__ = (
+    "all_gather",
+    "barrier",
+    "context",
+    "current_context",
+    "rpc_async",
+    "rpc_notify",
+    "rpc_stream",
+    "rpc_sync",
+    "wait_all",
+)
 
 
 def rpc_async(
@@ -141,6 +151,34 @@ def rpc_stream(
     agent = current_agent()
     seconds = agent.get_rpc_timeout() if timeout is UNSET else check_timeout("timeout", timeout)
     return agent.open_stream(to, func, args, kwargs, seconds, window, sys._getframe(1))
+
+
+def context() -> ContextScope:
+    """Return an async context manager whose calls share a `CallContext`.
+
+    It rides on every call that is made inside, by this task and by tasks that it starts, nested
+    calls included. Each worker that such a call reaches has a ``state`` dict of its own for it,
+    which `current_context` gives. On exit all of them drop their state; that is told again until
+    it is answered (up to 20 times), and waited for as long as the default timeout of calls.
+
+    Returns:
+        The manager; entering it gives this worker's `CallContext`.
+
+    Raises:
+        NotInitializedError: no agent runs.
+    """
+    return current_agent().context()
+
+
+def current_context() -> CallContext | None:
+    """Return the `CallContext` of what runs here, ``None`` outside of any.
+
+    It is the innermost that was opened here, else that of the call being served.
+
+    Raises:
+        NotInitializedError: no agent runs.
+    """
+    return current_agent().current_context()
 
 
 def wait_all() -> WaitAll:

@@ -141,6 +141,7 @@ def detached() -> Iterator[None]:
         return
     free = ServedCall(call.replier, call.ident, call.target, 0.0, call.depth, reply=0)
     free.task = call.task
+    free.headers = call.headers
     token = current_call.set(free)
     try:
         yield

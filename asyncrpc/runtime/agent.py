@@ -16,7 +16,9 @@ from typing import Any, Self
 
 from asyncrpc.agent import (
     Blocked,
+    CallContext,
     Collectives,
+    ContextScope,
     RpcFuture,
     RpcStream,
     Started,
@@ -243,6 +245,14 @@ class RpcAgent:
             ValueError: an argument is not of its kind; further errors are those of `rpc_async`.
         """
         return send(self._agent, to, message, policy, sys._getframe(1))
+
+    def context(self) -> ContextScope:
+        """Return a scope whose calls share a context; see `asyncrpc.context`."""
+        return ContextScope(self._agent.contexts)
+
+    def current_context(self) -> CallContext | None:
+        """Return the context of what runs here; see `asyncrpc.current_context`."""
+        return self._agent.contexts.current()
 
     def wait_all(self) -> WaitAll:
         """Return a scope that waits for the calls started inside; see `asyncrpc.wait_all`."""

@@ -101,6 +101,19 @@ def options() -> rpc.RpcOptions:
     )
 
 
+async def contexts() -> None:
+    """A context gives its state."""
+    async with rpc.context() as context:
+        assert_type(context, rpc.CallContext)
+    assert_type(rpc.current_context(), rpc.CallContext | None)
+
+
+async def streams() -> None:
+    """A stream is an iterator and a context manager."""
+    async with rpc.rpc_stream("worker1", greet, window=3) as stream:
+        assert_type(stream, rpc.RpcStream[Any])
+
+
 def types() -> None:
     """A class that travels by what its own functions make of it."""
     assert_type(rpc.register_type(Path, "path", str, Path), None)
