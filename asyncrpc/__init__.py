@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from asyncrpc.api import get_worker_info as get_worker_info
     from asyncrpc.api import get_worker_infos as get_worker_infos
     from asyncrpc.api import init_rpc as init_rpc
+    from asyncrpc.api import rpc_any as rpc_any
     from asyncrpc.api import rpc_async as rpc_async
+    from asyncrpc.api import rpc_hedged as rpc_hedged
     from asyncrpc.api import rpc_notify as rpc_notify
     from asyncrpc.api import rpc_stream as rpc_stream
     from asyncrpc.api import rpc_sync as rpc_sync
@@ -77,8 +79,8 @@ _HOMES = {
     "agent": "CallContext RpcFuture RpcStream",
     "api": (
         "all_gather barrier context current_agent current_context debug_info get_rpc_timeout "
-        "get_worker_info get_worker_infos init_rpc rpc_async rpc_notify rpc_stream rpc_sync run "
-        "set_rpc_timeout shutdown wait_all"
+        "get_worker_info get_worker_infos init_rpc rpc_any rpc_async rpc_hedged rpc_notify "
+        "rpc_stream rpc_sync run set_rpc_timeout shutdown wait_all"
     ),
     "errors": (
         "AlreadyInitializedError AuthenticationError Delivery DuplicateNameError EncodingError "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from asyncrpc.agent.agent import Agent, ControlHandler
+from asyncrpc.agent.alternatives import call_any, call_hedged
 from asyncrpc.agent.blocking import Blocked
 from asyncrpc.agent.calling import NOT_INITIALIZED
 from asyncrpc.agent.collectives import Collectives
@@ -30,4 +31,6 @@ __all__ = (
     "Started",
     "Starter",
     "WaitAll",
+    "call_any",
+    "call_hedged",
 )

@@ -280,7 +280,7 @@ class Agent:
     def is_idle(self) -> bool:
         """Whether no user call is out or served here, and nothing large is on its way out."""
         return not (
-            self.caller.user_calls()
+            self.caller.unfinished()
             or any(server.calls for server in self.servers)
             or any(not c.is_idle for c in self.connections())
             or any(peer.queue for peer in self.members.all())
@@ -306,7 +306,7 @@ class Agent:
         """Wait until no call is out or served here, and all that was sent has arrived."""
         while True:
             while not self.is_idle:
-                if calls := self.caller.user_calls():
+                if calls := self.caller.unfinished():
                     await asyncio.wait(calls)
                 else:
                     waiter: asyncio.Future[None] = self.loop.create_future()

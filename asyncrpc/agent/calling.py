@@ -73,6 +73,8 @@ class Caller:
         """Gives ids of calls, in their order."""
         self.pending: dict[int, RpcFuture[Any]] = {}
         """Calls that are out, by id."""
+        self.joint: set[RpcFuture[Any]] = set()
+        """Calls that are out and made of others, which are in `pending` while they are out."""
         self._deadlines = Deadlines(agent.clock, self.pending, self._expire)
         self._functions = FunctionIds()
         self._names = self._functions.names
@@ -337,9 +339,43 @@ class Caller:
         """Return the name that peers are told for one of this agent's function ids."""
         return self._functions.wire_name(function)
 
+    def joint_future(
+        self, owner: Any, function: str, timeout: float, site: FrameType
+    ) -> RpcFuture[Any]:
+        """Return the future of a call that is made of others.
+
+        Args:
+            owner: makes them; its ``withdraw`` ends them.
+            function: name of the function.
+            timeout: seconds that it was given, 0 for no limit.
+            site: the frame in which the user called.
+        """
+        future: RpcFuture[Any] = RpcFuture(loop=self._loop)
+        future.call_id = 0
+        future.owner = owner
+        future.function = function
+        future.timeout = timeout
+        future.deadline = 0.0
+        future.site = (site.f_code, site.f_lasti)
+        future.is_user = True
+        future.is_timed = future.is_sent = future.counts = False
+        self.joint.add(future)
+        future.add_done_callback(self.joint.discard)
+        served = current_call.get()
+        if served is not None and served.task is None:
+            _tie(served, future)
+        around = ambient.get()
+        if around is not None and around.scope is not None:
+            around.scope.add(future)
+        return future
+
     def user_calls(self) -> list[RpcFuture[Any]]:
         """Return the calls of users that are out."""
         return [future for future in self.pending.values() if future.is_user]
+
+    def unfinished(self) -> list[RpcFuture[Any]]:
+        """Return what users wait for: calls that are out, and those made of several."""
+        return [*self.joint, *self.user_calls()]
 
     def close(self, error: RpcError) -> None:
         """Fail every call that is out with a copy of ``error``; time nothing any more."""

@@ -126,9 +126,9 @@ class Members:
             return DUPLICATE
         return None
 
-    def known(self, name: str) -> Peer | None:
-        """Return the worker of that name, present or not."""
-        return self._routes.get(name)
+    def known(self, to: str | int | WorkerInfo) -> Peer | None:
+        """Return the worker of that name, id or identity, present or not."""
+        return self._routes.get(to)
 
     async def find(self, hello: Hello) -> Peer:
         """Return the peer behind an authenticated link, waiting until the group is known.

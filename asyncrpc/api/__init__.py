@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from asyncrpc.api.alternatives import rpc_any, rpc_hedged
 from asyncrpc.api.calls import (
     all_gather,
     barrier,
@@ -33,7 +34,9 @@ __all__ = (
     "get_worker_info",
     "get_worker_infos",
     "init_rpc",
+    "rpc_any",
     "rpc_async",
+    "rpc_hedged",
     "rpc_notify",
     "rpc_stream",
     "rpc_sync",

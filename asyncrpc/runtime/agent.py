@@ -11,6 +11,8 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from random import Random
 from types import FrameType
 from typing import Any, Self
 
@@ -24,6 +26,8 @@ from asyncrpc.agent import (
     Started,
     Starter,
     WaitAll,
+    call_any,
+    call_hedged,
 )
 from asyncrpc.identity import WorkerInfo
 from asyncrpc.observe import Clock, LoopClock
@@ -54,6 +58,10 @@ class RpcAgent:
         """`rpc_async` with all arguments given; for the module-level function."""
         self.open_stream = agent.streams.open
         """`rpc_stream` likewise."""
+        self.call_hedged = partial(call_hedged, agent)
+        """`rpc_hedged` likewise."""
+        self.call_any = partial(call_any, agent)
+        """`rpc_any` likewise."""
 
     # -- life
 
@@ -253,6 +261,35 @@ class RpcAgent:
     def current_context(self) -> CallContext | None:
         """Return the context of what runs here; see `asyncrpc.current_context`."""
         return self._agent.contexts.current()
+
+    def rpc_hedged(
+        self,
+        workers: Iterable[str | int | WorkerInfo],
+        func: Callable[..., Any] | str,
+        args: Sequence[object] | None = None,
+        kwargs: Mapping[str, object] | None = None,
+        timeout: float | None | Unset = UNSET,
+        *,
+        delay: float,
+    ) -> RpcFuture[Any]:
+        """Call several workers one after the other; see `asyncrpc.rpc_hedged`."""
+        site = sys._getframe(1)
+        return self.call_hedged(workers, func, args, kwargs, timeout, delay, site)
+
+    def rpc_any(
+        self,
+        workers: Iterable[str | int | WorkerInfo],
+        func: Callable[..., Any] | str,
+        args: Sequence[object] | None = None,
+        kwargs: Mapping[str, object] | None = None,
+        timeout: float | None | Unset = UNSET,
+        *,
+        idempotent: bool = False,
+        random: Random | None = None,
+    ) -> RpcFuture[Any]:
+        """Call the worker with the least to do; see `asyncrpc.rpc_any`."""
+        site = sys._getframe(1)
+        return self.call_any(workers, func, args, kwargs, timeout, idempotent, random, site)
 
     def wait_all(self) -> WaitAll:
         """Return a scope that waits for the calls started inside; see `asyncrpc.wait_all`."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from random import Random
 from typing import Any, assert_type
 
 import asyncrpc as rpc
@@ -53,6 +54,10 @@ async def calls(worker: rpc.WorkerInfo) -> None:
     assert_type(rpc.rpc_async(worker, print, timeout=0), rpc.RpcFuture[Any])
     assert_type(await asyncio.to_thread(rpc.rpc_sync, worker, greet, ("you",)), Any)
     rpc.rpc_notify(worker, greet, args=["you"])
+    hedged = rpc.rpc_hedged(["worker1", worker, 2], greet, ("you",), timeout=5, delay=0.1)
+    assert_type(hedged, rpc.RpcFuture[Any])
+    any_of = rpc.rpc_any(["worker1", worker], greet, ("you",), idempotent=True, random=Random(7))
+    assert_type(any_of, rpc.RpcFuture[Any])
     async with rpc.wait_all():
         rpc.rpc_async(worker, greet, ("you",))
     assert_type(await rpc.all_gather(1, ["worker0", "worker1"], timeout=5), dict[str, Any])

@@ -1,0 +1,31 @@
+"""What workers that are called for the same thing do, each by its name."""
+
+from __future__ import annotations
+
+import asyncio
+
+import asyncrpc as rpc
+
+log: list[str] = []
+"""What happened, in order; tests clear it."""
+
+
+async def answer(plan: dict[str, str]) -> str:
+    """Answer with this worker's name, but do as ``plan`` says for it: ``wait`` or ``fail``."""
+    me = rpc.current_agent().info.name
+    log.append(f"{me} asked")
+    if plan.get(me) == "fail":
+        raise LookupError(f"{me} has none")
+    if plan.get(me) == "wait":
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            log.append(f"{me} cancelled")
+            raise
+    return me
+
+
+async def ask_others(workers: list[str], plan: dict[str, str]) -> str:
+    """Make a hedged call in a served one."""
+    outcome: str = await rpc.rpc_hedged(workers, answer, (plan,), delay=10)
+    return outcome
