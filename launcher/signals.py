@@ -78,9 +78,15 @@ def _withdraw(
     if handled.receivers:
         return
     del _handled[loop, number]
-    loop.remove_signal_handler(number)
-    if handled.before is not None:
-        signal.signal(number, handled.before)
+    # The loop lets go of a signal to the system's default, which would end us if one came now.
+    # Blocked in this thread alone; the launcher has no other by then.
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {number})
+    try:
+        loop.remove_signal_handler(number)
+        if handled.before is not None:
+            signal.signal(number, handled.before)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
 def _hand_over(receivers: list[Callable[[int], None]], number: int) -> None:

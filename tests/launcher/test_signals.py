@@ -50,6 +50,27 @@ async def test_handlers_are_put_back() -> None:
         assert signal.getsignal(signal.SIGUSR1) is before
 
 
+async def test_a_signal_in_the_middle_of_putting_back_is_not_fatal(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The loop lets go of it to the default, by which the process would die."""
+    received: list[int] = []
+    signal.signal(signal.SIGUSR1, lambda number, _: received.append(number))
+    loop = asyncio.get_running_loop()
+    let_go = loop.remove_signal_handler
+
+    def remove(number: int) -> bool:
+        removed = let_go(number)
+        signal.raise_signal(signal.SIGUSR1)  # to this thread; others do not block it
+        return removed
+
+    monkeypatch.setattr(loop, "remove_signal_handler", remove)
+    with handle_signals([signal.SIGUSR1], lambda number: None):
+        pass
+
+    assert received == [signal.SIGUSR1]
+
+
 @pytest.mark.parametrize("first_to_leave", [0, 1])
 async def test_several_receive_the_same_signal(first_to_leave: int) -> None:
     """Each as long as its context lasts, in whatever order they end; then all is as before."""

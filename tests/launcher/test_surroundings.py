@@ -183,6 +183,23 @@ def test_the_launcher_alone_raises_its_limit_of_open_files(start: Start) -> None
     assert finish(process) == (0, "40\n" * 20, "")
 
 
+def test_a_signal_after_the_end_changes_no_status() -> None:
+    """While Python ends, it would restore the default, by which the process would die."""
+    code = """if True:
+        import os, signal, sys
+        import launcher.__main__
+        sys.argv[1:] = ["--no-python", "sh", "-c", "exit 9"]
+        status = launcher.__main__.main()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            os.kill(os.getpid(), number)
+        sys.exit(status)
+    """
+    env = {**os.environ, "XDG_CONFIG_HOME": "/dev/null"}
+    ended = subprocess.run([sys.executable, "-c", code], check=False, env=env, timeout=20)
+
+    assert ended.returncode == 9
+
+
 def test_a_killed_launcher_leaves_no_file(start: Start, tmp_path: Path) -> None:
     """The secret is removed, and the folders in which there is nothing."""
     process = start("--no-python", "sh", "-c", "echo; exec sleep 600")
