@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
+from asyncrpc.agent.backlog import SLICE, Backlog, is_unread
 from asyncrpc.errors import RemoteProtocolError, RpcError
 from asyncrpc.transport import Stream
 from asyncrpc.wire import (
@@ -61,6 +62,7 @@ _HEADER_SIZE = HEADER.size
 unpack_header = HEADER.unpack_from
 _MAX_FUNCTIONS = 65_536  # names one peer may intern
 _INTERLEAVED = 8  # transfers that share the link; those behind wait, so that the first get done
+_STRETCH = 2048  # bytes of small requests handled between looks at what is unread
 _RECENT = 256  # newest unsent frames looked through when a call is cancelled
 
 
@@ -76,6 +78,7 @@ class Connection:
 
     __slots__ = (
         "_agent",
+        "_backlog",
         "_bulk",
         "_decode",
         "_fences",
@@ -95,6 +98,7 @@ class Connection:
         "peer",
         "received",
         "rtt",
+        "serve",
         "server",
         "stream",
         "write",
@@ -130,9 +134,12 @@ class Connection:
         self.get_buffer = self._reader.get_buffer
         """Gives the memory for the next bytes: `StreamHandler.get_buffer`."""
         self.server = agent.make_server(self)
+        self.serve = self.server.request
+        """Takes requests: serves them, or keeps them while the peer does not read."""
+        self._backlog: Backlog | None = None
         self._handlers: dict[int, Callable[[Frame], None]] = {
             **dict.fromkeys(_ANSWERS, self.take_reply),
-            **dict.fromkeys(_SERVED, self.server.request),
+            **dict.fromkeys(_SERVED, self._on_request),
             _CANCEL: self._on_cancel,
             _CANCELLED: self._on_cancelled,
             _PING: self._on_ping,
@@ -270,14 +277,44 @@ class Connection:
                 frames = self._reader.received(count, handled)
                 if self.hook is not None:
                     frames = self.hook.incoming(self, frames)
-                self.handle(frames)
+                if len(frames) <= SLICE:
+                    self.handle(frames)
+                else:
+                    self._handle_many(frames)
         except RpcError as error:
             self.fail(error)
         if stream.batch:
             stream.flush()  # replies of calls that did not have to wait
+            if len(stream.batch) > SLICE or self._bulk:
+                self._look_at_unread()
         elif not was_due:
             stream.is_flush_due = False
             stream.flush_soon()  # after the tasks that these frames woke, with what they write
+
+    def _handle_many(self, frames: list[Frame]) -> None:
+        for at in range(0, len(frames), SLICE):
+            self.handle(frames[at : at + SLICE])
+            if self.server.is_closed:
+                return
+            self._look_at_unread()
+
+    def _look_at_unread(self) -> None:
+        """Keep the peer's requests from now on if it does not read what waits for it."""
+        limits = self._agent.options.limits
+        if self._backlog is None and is_unread(self.stream, len(self._bulk), limits):
+            self._backlog = Backlog(self.peer.info.name, limits, self._agent.clock.time)
+            self.serve = self._backlog.add
+
+    def _serve_backlog(self, backlog: Backlog) -> None:
+        """Serve what was kept, unless the peer falls behind again meanwhile."""
+        if is_unread(self.stream, len(self._bulk), self._agent.options.limits):
+            return
+        self._backlog, self.serve = None, self.server.request
+        for frames in backlog.slices():
+            if self.server.is_closed:
+                return
+            self.deliver(frames)
+            self._look_at_unread()
 
     def deliver(self, frames: list[Frame]) -> None:
         """Handle frames that the fault hook kept back."""
@@ -294,6 +331,7 @@ class Connection:
         """
         view = self._reader.view
         at = 0
+        look = _STRETCH
         while count - at >= _HEADER_SIZE:
             length, kind, flags, depth, call_id, function, meta, remaining = unpack_header(view, at)
             body = at + _HEADER_SIZE
@@ -303,12 +341,15 @@ class Connection:
             if kind == _PYTHON_RET:
                 self._settle(call_id, 0, view[body:stop], ())
             elif kind == _PYTHON_CALL:
-                self.server.request(
+                self.serve(
                     (kind, 0, depth, call_id, function, remaining, None, view[body:stop], ())
                 )
             else:
                 break
             at = stop
+            if at > look:
+                look = at + _STRETCH
+                self._look_at_unread()
         if self.peer.queue:
             self.peer.admit()
         return at
@@ -320,7 +361,7 @@ class Connection:
             if kind == _PYTHON_RET:
                 self._settle(frame[3], frame[1], frame[7], frame[8])
             elif kind == _PYTHON_CALL:
-                self.server.request(frame)
+                self.serve(frame)
             else:
                 handler = self._handlers.get(kind)
                 if handler is None:
@@ -359,8 +400,10 @@ class Connection:
             future.set_result(value)
 
     def write_ready(self) -> None:
-        """Go on with bulk."""
+        """Go on with bulk, and with what had to wait for room."""
         self._pump()
+        if self._backlog is not None:
+            self._serve_backlog(self._backlog)
 
     def stream_closed(self, error: Exception | None) -> None:
         """Report the end of the link to the peer, once."""
@@ -393,7 +436,13 @@ class Connection:
             self.peer.inflight -= 1
         self._agent.caller.settle_slowly(future, flags & ERROR, body, buffers)
 
+    def _on_request(self, frame: Frame) -> None:
+        self.serve(frame)
+
     def _on_cancel(self, frame: Frame) -> None:
+        if self._backlog is not None:
+            self._backlog.cancel(frame[3])
+            self._backlog.count_answer()
         kept = self.peer.kept
         if kept is None or not kept.withdraw(self, frame[3]):
             self.server.cancel(frame[3])
@@ -406,6 +455,11 @@ class Connection:
         self.peer.stopped(self, frame[3])
 
     def _on_ping(self, frame: Frame) -> None:
+        if self._backlog is not None:
+            if frame[3]:  # a fence: requests before it are not counted as served yet
+                self._backlog.add(frame)
+                return
+            self._backlog.count_answer()
         self.write(encode_frame(_PONG, frame[3], remaining=frame[5]))
 
     def _on_pong(self, frame: Frame) -> None:
