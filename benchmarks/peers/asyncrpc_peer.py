@@ -13,7 +13,7 @@ from pathlib import Path
 import asyncrpc as rpc
 from harness.async_load import AsyncClient, run_load
 
-__all__ = ("echo", "finish", "measure", "serve", "take")
+__all__ = ("connection_options", "echo", "finish", "measure", "serve", "take")
 
 _NEVER_SHARED = 1 << 40
 """A threshold in bytes that no message reaches."""
@@ -42,7 +42,9 @@ def serve(spec: dict[str, object], ready: Callable[[str], None]) -> None:
 
     async def main() -> None:
         ready(f"tcp://127.0.0.1:{spec['port']}")
-        async with rpc.init_rpc("server", rank=0, world_size=2, options=_options(spec, "server")):
+        async with rpc.init_rpc(
+            "server", rank=0, world_size=2, options=connection_options(spec, "server")
+        ):
             await _finished.wait()
 
     rpc.run(main())
@@ -53,7 +55,9 @@ def measure(spec: dict[str, object]) -> dict[str, float]:
     client = AsyncClient(call=_call, send_array=_send_array, echo_array=_call)
 
     async def main() -> dict[str, float]:
-        async with rpc.init_rpc("client", rank=1, world_size=2, options=_options(spec, "client")):
+        async with rpc.init_rpc(
+            "client", rank=1, world_size=2, options=connection_options(spec, "client")
+        ):
             figures = await run_load(client, spec)
             await rpc.rpc_async("server", finish)
         return figures
@@ -70,7 +74,8 @@ def _send_array(array: object) -> Awaitable[object]:
     return rpc.rpc_async("server", take, args=(array,))
 
 
-def _options(spec: dict[str, object], name: str) -> rpc.RpcOptions:
+def connection_options(spec: dict[str, object], name: str) -> rpc.RpcOptions:
+    """Return the options of one side of a pair: how the spec's variant connects."""
     folder, variant = Path(str(spec["folder"])), spec["variant"]
     changes: dict[str, object] = {}
     if variant == "spin":
