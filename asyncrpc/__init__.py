@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from asyncrpc.agent import CallContext as CallContext
     from asyncrpc.agent import RpcFuture as RpcFuture
     from asyncrpc.agent import RpcStream as RpcStream
+    from asyncrpc.agent import current_traceparent as current_traceparent
+    from asyncrpc.agent import traceparent as traceparent
     from asyncrpc.api import all_gather as all_gather
     from asyncrpc.api import barrier as barrier
     from asyncrpc.api import context as context
@@ -76,7 +78,7 @@ if TYPE_CHECKING:
     from asyncrpc.wire import register_type as register_type
 
 _HOMES = {
-    "agent": "CallContext RpcFuture RpcStream",
+    "agent": "CallContext RpcFuture RpcStream current_traceparent traceparent",
     "api": (
         "all_gather barrier context current_agent current_context debug_info get_rpc_timeout "
         "get_worker_info get_worker_infos init_rpc rpc_any rpc_async rpc_hedged rpc_notify "

@@ -14,6 +14,7 @@ from asyncrpc.agent.pending import RpcFuture
 from asyncrpc.agent.scope import WaitAll
 from asyncrpc.agent.starting import Started, Starter
 from asyncrpc.agent.streaming import RpcStream
+from asyncrpc.agent.traces import current_traceparent, traceparent
 
 __all__ = (
     "NOT_INITIALIZED",
@@ -33,4 +34,6 @@ __all__ = (
     "WaitAll",
     "call_any",
     "call_hedged",
+    "current_traceparent",
+    "traceparent",
 )

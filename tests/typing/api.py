@@ -68,7 +68,8 @@ def around_a_call() -> None:
     """What a served function can ask."""
     assert_type(rpc.remaining(), float | None)
     assert_type(rpc.caller(), rpc.WorkerInfo)
-    with rpc.detached():
+    assert_type(rpc.current_traceparent(), str | None)
+    with rpc.detached(), rpc.traceparent("00-" + "a" * 32 + "-" + "b" * 16 + "-01"):
         assert_type(rpc.get_rpc_timeout(), float)
     assert_type(rpc.get_worker_info("worker1"), rpc.WorkerInfo)
     assert_type(rpc.get_worker_infos(), list[rpc.WorkerInfo])
