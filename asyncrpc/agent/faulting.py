@@ -171,13 +171,14 @@ class FaultInjector:
         match event and event.kind:
             case None:
                 passed.append(frame)
-                held = self._overtaken.get((connection, "in"))
-                if held is not None and kind not in _LINK:
-                    self._forget(held)
-                    passed.append(held.frame(self._agent.clock.time()))
+                if kind not in _LINK:
+                    self._pass_overtaken(connection, passed)
             case "duplicate":
                 passed += (frame, frame)
-            case "delay" | "reorder":
+            case "delay":
+                self._hold(connection, cast("FaultEvent", event), _kept(frame))
+            case "reorder":
+                self._pass_overtaken(connection, passed)  # two that wait would be in order again
                 self._hold(connection, cast("FaultEvent", event), _kept(frame))
             case "fail":
                 self._fail_in(connection, kind, flags, call_id)
@@ -187,6 +188,13 @@ class FaultInjector:
                 raise RemoteProtocolError(f"a fault was injected: {event and event.kind}")
             case _:
                 pass  # lost
+
+    def _pass_overtaken(self, connection: Connection, passed: list[Frame]) -> None:
+        """Let what waits to be overtaken follow on what was read before."""
+        held = self._overtaken.get((connection, "in"))
+        if held is not None:
+            self._forget(held)
+            passed.append(held.frame(self._agent.clock.time()))
 
     def _fail_in(self, connection: Connection, kind: int, flags: int, call_id: int) -> None:
         error = _injected(kind, connection.peer, call_id, flags)
@@ -224,7 +232,7 @@ class FaultInjector:
         now = clock.time()
         held = _Held(connection, event, message, now)
         if event.kind == "reorder":
-            self._overtake(connection, event.direction)  # two that wait would be in order again
+            self._overtake(connection, event.direction)  # as above
             self._overtaken[connection, event.direction] = held
             seconds = event.delay or _REORDER
         else:

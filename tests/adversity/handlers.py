@@ -15,11 +15,22 @@ RUNS: collections.Counter[int] = collections.Counter()
 _lock = threading.Lock()
 
 
+def expected(number: int) -> tuple[int, int]:
+    """Return the right result of a call."""
+    return number, number % 10
+
+
 def answer(number: int) -> tuple[int, int]:
     """Count a run, and return what is expected of that call."""
     with _lock:
         RUNS[number] += 1
-    return number, number % 10
+    return expected(number)
+
+
+async def failing(number: int) -> object:
+    """Count a run, then fail."""
+    answer(number)
+    raise KeyError(number)
 
 
 async def small(number: int) -> object:

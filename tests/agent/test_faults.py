@@ -179,6 +179,17 @@ async def test_reorder(direction: Any, worker: int) -> None:
     assert [1, 0, 2] == targets.log
 
 
+async def test_reorder_within_one_read() -> None:
+    """What waits comes behind all that was read before, the names of functions included."""
+    fault = rpc.Fault("reorder", message="PYTHON_CALL", direction="in", times=2, delay=9)
+    async with cluster(2, faults=plans(fault, worker=1), clock=VirtualClock()) as (a, _):
+        func = f"{targets.__name__}:note_and_wait"
+        calls = [a.rpc_async("worker1", func, args=(n, 0)) for n in range(3)]
+        await asyncio.gather(*calls)
+
+    assert [0, 2, 1] == targets.log
+
+
 async def test_reorder_without_a_next_message() -> None:
     """What nothing overtakes goes on after its longest wait."""
     fault = rpc.Fault("reorder", message="PYTHON_CALL", delay=2)
