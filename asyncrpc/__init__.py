@@ -14,8 +14,10 @@ if TYPE_CHECKING:
     from asyncrpc.agent import RpcStream as RpcStream
     from asyncrpc.agent import current_traceparent as current_traceparent
     from asyncrpc.agent import traceparent as traceparent
+    from asyncrpc.api import BlockingAgent as BlockingAgent
     from asyncrpc.api import all_gather as all_gather
     from asyncrpc.api import barrier as barrier
+    from asyncrpc.api import blocking_portal as blocking_portal
     from asyncrpc.api import context as context
     from asyncrpc.api import current_agent as current_agent
     from asyncrpc.api import current_context as current_context
@@ -80,9 +82,9 @@ if TYPE_CHECKING:
 _HOMES = {
     "agent": "CallContext RpcFuture RpcStream current_traceparent traceparent",
     "api": (
-        "all_gather barrier context current_agent current_context debug_info get_rpc_timeout "
-        "get_worker_info get_worker_infos init_rpc rpc_any rpc_async rpc_hedged rpc_notify "
-        "rpc_stream rpc_sync run set_rpc_timeout shutdown wait_all"
+        "BlockingAgent all_gather barrier blocking_portal context current_agent current_context "
+        "debug_info get_rpc_timeout get_worker_info get_worker_infos init_rpc rpc_any rpc_async "
+        "rpc_hedged rpc_notify rpc_stream rpc_sync run set_rpc_timeout shutdown wait_all"
     ),
     "errors": (
         "AlreadyInitializedError AuthenticationError Delivery DuplicateNameError EncodingError "

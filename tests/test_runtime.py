@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 
+import anyio
 import pytest
 
 from asyncrpc.options import RpcOptions
@@ -51,3 +52,55 @@ async def test_a_worker_that_ends_at_once_is_found_by_one_that_reads_late() -> N
 
     assert [] == await store.list_keys()
     await store.close()
+
+
+async def test_start_in_a_scope_of_anyio() -> None:
+    """A start that anyio's scope cancels, anew in each turn of the loop, closes all it opened."""
+    options = RpcOptions(secret=b"0123456789abcdef")
+    with anyio.move_on_after(0.05) as scope:
+        await RpcAgent.start(rank=0, world_size=2, options=options, store=MemoryStore(), environ={})
+
+    assert scope.cancelled_caught
+
+
+async def test_start_that_is_cancelled_as_it_ends() -> None:
+    """A worker that came up in the very moment of the cancel is ended again."""
+    options = RpcOptions(secret=b"0123456789abcdef")
+    for turns in range(40):
+        start = asyncio.create_task(
+            RpcAgent.start(
+                rank=0,
+                world_size=1,
+                options=options,
+                store=MemoryStore(),
+                network=MemoryNetwork(),
+                environ={},
+            )
+        )
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        start.cancel()
+        await asyncio.wait([start])
+        if not start.cancelled():
+            await start.result().shutdown()
+
+
+async def test_shutdown_in_a_scope_of_anyio() -> None:
+    """A shutdown that anyio's scope cancels while it waits for others closes everything first."""
+    network, store = MemoryNetwork(), MemoryStore()
+    options = RpcOptions(secret=b"0123456789abcdef")
+    agents = await asyncio.gather(
+        *[
+            RpcAgent.start(
+                rank=rank, world_size=2, options=options, store=store, network=network, environ={}
+            )
+            for rank in range(2)
+        ]
+    )
+    with anyio.move_on_after(0.05) as scope:
+        await agents[0].shutdown()
+    is_closed = agents[0].is_closed
+    await agents[1].shutdown(graceful=False)
+
+    assert scope.cancelled_caught
+    assert is_closed

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import contextvars
 from collections.abc import Callable
 from typing import Any
@@ -16,6 +17,9 @@ from asyncrpc.agent.pending import RpcFuture
 from asyncrpc.errors import NotInitializedError, RpcError, StatusCode
 
 __all__ = ("Blocked",)
+
+_LOOK = 1.0  # seconds; a loop that is closed without a shutdown tells nobody
+_LOOP_IS_CLOSED = "the loop that ran init_rpc is closed"
 
 
 class Blocked:
@@ -40,17 +44,29 @@ class Blocked:
         """
         context = contextvars.copy_context()
         try:
-            self._loop.call_soon_threadsafe(self._start, start, context=context)
-        except RuntimeError as error:
-            raise NotInitializedError("the loop that ran init_rpc is closed") from error
-        try:
-            return self._done.result()
+            try:
+                self._loop.call_soon_threadsafe(self._start, start, context=context)
+            except RuntimeError as error:
+                raise NotInitializedError(_LOOP_IS_CLOSED) from error
+            return self._outcome()
         except BaseException:
             if not self._done.done():  # this thread was interrupted, not the call
-                self._loop.call_soon_threadsafe(self._stop)
+                with contextlib.suppress(RuntimeError):  # the loop is closed
+                    self._loop.call_soon_threadsafe(self._stop)
             raise
         finally:
             del self  # a raised error refers to this frame, and this to the error
+
+    def _outcome(self) -> Any:
+        """Wait, and look from time to time whether there still is a loop to wait for."""
+        while True:
+            try:
+                self._done.exception(_LOOK)
+            except TimeoutError:  # of this wait: the call's own is returned
+                if self._loop.is_closed():
+                    raise NotInitializedError(_LOOP_IS_CLOSED) from None
+            else:
+                return self._done.result()
 
     def _start(self, start: Callable[[], RpcFuture[Any]]) -> None:
         try:

@@ -21,11 +21,14 @@ from asyncrpc.api.inspection import (
     get_worker_infos,
     set_rpc_timeout,
 )
+from asyncrpc.api.portal import BlockingAgent, blocking_portal
 from asyncrpc.api.process import current_agent, init_rpc, run, shutdown
 
 __all__ = (
+    "BlockingAgent",
     "all_gather",
     "barrier",
+    "blocking_portal",
     "context",
     "current_agent",
     "current_context",

@@ -36,6 +36,7 @@ from asyncrpc.retry import RetryPolicy, check_policy
 from asyncrpc.runtime.debug import counters
 from asyncrpc.runtime.ending import Ending, warn_if_forgotten
 from asyncrpc.runtime.messages import Message, make_message, send
+from asyncrpc.runtime.persisting import finished
 from asyncrpc.store import Store
 from asyncrpc.transport import Network
 from asyncrpc.wire import MessageType
@@ -116,7 +117,16 @@ class RpcAgent:
             made.append(cls(started))
             return made[-1]
 
-        await starter.start(make, name, rank, world_size, store)
+        start = asyncio.ensure_future(starter.start(make, name, rank, world_size, store))
+        try:
+            await asyncio.wait([start])
+        except asyncio.CancelledError:
+            start.cancel()
+            await finished(start)
+            if not start.cancelled() and start.exception() is None:
+                await finished(asyncio.ensure_future(made[-1].shutdown(graceful=False)))
+            raise
+        start.result()
         agent = made[-1]
         if not agent.is_closed:  # by a call that it served already
             agent._was_shut_down = warn_if_forgotten(agent, agent._started)

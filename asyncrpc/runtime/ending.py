@@ -16,6 +16,7 @@ from asyncrpc.agent import Drain, Started
 from asyncrpc.discovery import record_key
 from asyncrpc.errors import RpcError, ShutdownTimeoutError, StatusCode
 from asyncrpc.execution import current_call
+from asyncrpc.runtime.persisting import finished
 from asyncrpc.store import StoreError
 
 __all__ = ("Ending", "warn_if_forgotten")
@@ -67,9 +68,7 @@ class Ending:
             await asyncio.wait([self._ending])
         except asyncio.CancelledError:
             self._stop_draining()
-            await asyncio.wait([self._ending])
-            if not self._ending.cancelled():
-                self._ending.exception()  # seen
+            await finished(self._ending)
             raise
         if is_first:
             self._ending.result()

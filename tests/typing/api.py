@@ -6,6 +6,7 @@ A change here is a change that users' type checkers see.
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 from pathlib import Path
 from random import Random
 from typing import Any, assert_type
@@ -62,6 +63,20 @@ async def calls(worker: rpc.WorkerInfo) -> None:
         rpc.rpc_async(worker, greet, ("you",))
     assert_type(await rpc.all_gather(1, ["worker0", "worker1"], timeout=5), dict[str, Any])
     await rpc.barrier()
+
+
+def without_a_loop() -> None:
+    """The agent of a plain program."""
+    with rpc.blocking_portal("worker0", rank=0, world_size=2, options=rpc.RpcOptions()) as agent:
+        assert_type(agent, rpc.BlockingAgent)
+        assert_type(agent.info, rpc.WorkerInfo)
+        assert_type(agent.agent, rpc.RpcAgent)
+        assert_type(agent.rpc_sync("worker1", greet, args=("you",), timeout=5), Any)
+        assert_type(agent.rpc_async(1, greet, ("you",)), concurrent.futures.Future[Any])
+        assert_type(agent.call(greet, "you"), str)
+        assert_type(agent.call(rpc.barrier), None)
+        assert_type(agent.call(rpc.get_worker_infos), list[rpc.WorkerInfo])
+        assert_type(agent.shutdown(graceful=False, timeout=1.0), None)
 
 
 def around_a_call() -> None:
