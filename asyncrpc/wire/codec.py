@@ -40,9 +40,8 @@ _MARKED = 0xC1
 _BIN = 0xC4  # msgpack's header of up to 255 bytes
 _SHORT = 255
 _are_names = frozenset((str,)).issuperset
-_NO_KWARGS: dict[str, object] = {}
 _MARKED_PREFIX = bytes((_MARKED,))
-_CALL_LEVELS = 2  # the list [args, kwargs] and the list args, around every argument
+_CALL_LEVELS = 1  # the list around all arguments
 _PLAIN_LEVELS = 8  # values nested deeper are walked even if msgpack could pack them as they are
 _KEPT_PACKER = 1 << 20  # a Packer never gives back memory: one that packed more is dropped
 
@@ -200,7 +199,7 @@ class Codec:
         if not kwargs:
             try:  # as in encode()
                 pack = self._strict.pop()
-                body = pack([list(args), _NO_KWARGS])
+                body = pack([*args, None])
                 self._strict.append(pack)
                 if len(body) <= self._short and _BIN not in body:
                     return body, []
@@ -214,8 +213,8 @@ class Codec:
         if kwargs:
             if not (_are_names(map(type, kwargs)) and is_plain(kwargs, self._plain_levels)):
                 return self._encode_call_by_walk(args, kwargs, to)
-            return self.pack((args, kwargs)), []
-        return self.pack((args, _NO_KWARGS)), []
+            return self.pack((*args, *kwargs.values(), list(kwargs))), []
+        return self.pack((*args, None)), []
 
     def _encode_call_by_walk(
         self, args: tuple[object, ...], kwargs: Mapping[str, object], to: object
@@ -229,12 +228,15 @@ class Codec:
         new_args = list(args)
         walk.add_items(new_args.copy(), new_args, "args")
         walk.run()
-        return self._finish(walk, [new_args, new_kwargs])
+        return self._finish(walk, [*new_args, *new_kwargs.values(), list(new_kwargs) or None])
 
     def decode_call(
         self, body: BytesLike, buffers: Sequence[BytesLike] = ()
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Decode what `encode_call` made, into positional and keyword arguments.
+
+        They are one list, the cheapest there is: positional arguments, keyword arguments, and the
+        list of the names of the latter, or nil if there are none.
 
         Raises:
             RemoteProtocolError, MessageTooLargeError, EncodingError: as for `decode`.
@@ -253,15 +255,16 @@ class Codec:
                 pass
         if call is None:
             call = self._decode(body, buffers, _CALL_LEVELS)
-        if type(call) is list and len(call) == 2:
-            args, kwargs = call
-            if (
-                type(args) is list
-                and type(kwargs) is dict
-                and (not kwargs or _are_names(map(type, kwargs)))
-            ):
-                return tuple(args), kwargs
-        raise RemoteProtocolError("the body of a call must be [args, kwargs]")
+        if type(call) is list and call:
+            names = call.pop()
+            if names is None:
+                return tuple(call), {}
+            first = len(call) - len(names) if type(names) is list else -1
+            if first >= 0 and _are_names(map(type, names)):
+                kwargs = dict(zip(names, call[first:], strict=True))
+                if len(kwargs) == len(names):
+                    return tuple(call[:first]), kwargs
+        raise RemoteProtocolError("the body of a call must be [*args, *kwargs, names of kwargs]")
 
     def _start_walk(self, to: object) -> Walk:
         version = self._policy.registry.version

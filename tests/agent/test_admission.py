@@ -192,7 +192,7 @@ async def test_what_holds_no_place() -> None:
         encode_frame(int(MessageType.INTERN), 0, name, function=number)
         for number, name in enumerate(names, 1)
     )
-    slow, quick = msgpack.packb([[1000], {}]), msgpack.packb([[1], {}])
+    slow, quick = msgpack.packb([1000, None]), msgpack.packb([1, None])
     async with two_workers(limits) as (a, _, c), bad_peer(a, c) as guest:
         guest.writer.write(intern + encode_frame(CALL, 1, slow, function=1, depth=1))
         guest.writer.write(encode_frame(NOTIFY, 2, slow, function=1))
@@ -214,7 +214,7 @@ async def test_flood_above_the_limit_is_cheap(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr("asyncrpc.agent.serving.encode_failure", encode)
     limits = rpc.Limits(max_inflight=1, handshake_timeout=1)
     intern = encode_frame(int(MessageType.INTERN), 0, b"tests.agent.targets:sleep", function=1)
-    body = msgpack.packb([[1000], {}])
+    body = msgpack.packb([1000, None])
     async with two_workers(limits) as (a, _, c), bad_peer(a, c) as guest:
         calls = [encode_frame(CALL, call, body, function=1) for call in range(1, 1001)]
         guest.writer.write(intern + b"".join(calls))

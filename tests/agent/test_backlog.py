@@ -22,7 +22,7 @@ pytestmark = pytest.mark.asyncio
 PING = int(MessageType.PING)
 SIZE = 200_000
 INTERN = encode_frame(int(MessageType.INTERN), 0, b"tests.agent.test_backlog:blob", function=1)
-BODY = msgpack.packb([[SIZE], {}])
+BODY = msgpack.packb([SIZE, None])
 
 
 async def blob(size: int) -> bytes:

@@ -433,7 +433,7 @@ async def test_script_calls_are_answered_as_such() -> None:
     """The type of a call's reply follows from the call's, in the path of results too."""
     intern = encode_frame(int(rpc.MessageType.INTERN), 0, b"tests.agent.targets:note", function=1)
     call = encode_frame(
-        int(rpc.MessageType.SCRIPT_CALL), 1 << 40, b"\x92\x91\x05\x80", function=1, remaining=5.0
+        int(rpc.MessageType.SCRIPT_CALL), 1 << 40, b"\x92\x05\xc0", function=1, remaining=5.0
     )
     faults = plans(rpc.Fault("drop", message="SCRIPT_RET"), worker=1)
     async with cluster(2, faults=faults) as (a, _):

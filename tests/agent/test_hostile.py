@@ -177,7 +177,7 @@ HEADER_SIZE = HEADER.size
         (HEADER.pack(0, CALL, 0, 0, 1, 1, 0, -1.0), "-1.0 seconds"),
         (INTERN + frame(CALL, BOMB, function=1), "closing the connection to worker2"),
         (INTERN + frame(CALL, b"\xc1", function=1), "closing the connection to worker2"),
-        (frame(CALL, msgpack.packb([[1], {}]), function=99), "function id 99 was never interned"),
+        (frame(CALL, msgpack.packb([1, None]), function=99), "function id 99 was never interned"),
         (frame(0x7777, b""), "unexpected message type 0x7777"),
         (frame(int(MessageType.GATHER), msgpack.packb("x")), "GATHER message makes no sense"),
         (frame(int(MessageType.DRAIN), msgpack.packb("x")), "DRAIN message makes no sense"),
@@ -209,7 +209,7 @@ async def test_bad_frames(data: bytes, text: str, caplog: pytest.LogCaptureFixtu
 async def test_object_bomb() -> None:
     """A megabyte that would become very many objects is refused, unrun."""
     limits = rpc.Limits(max_object_bytes=8 << 20, handshake_timeout=1)
-    body = b"\x92\x91\xdd\x00\x10\x00\x00" + b"\x90" * (1 << 20) + b"\x80"
+    body = b"\x92\xdd\x00\x10\x00\x00" + b"\x90" * (1 << 20) + b"\xc0"
     chunk = int(MessageType.CHUNK)
     async with two_workers(limits) as (a, _, c), bad_peer(a, c) as guest:
         served = a._agent.served
@@ -253,7 +253,7 @@ async def test_same_call_twice() -> None:
     targets.log.clear()
     name = b"tests.agent.targets:note_and_wait"
     intern = encode_frame(int(MessageType.INTERN), 0, name, function=1)
-    body = msgpack.packb([["once", 0.05], {}])
+    body = msgpack.packb(["once", 0.05, None])
     async with two_workers() as (a, _, c), bad_peer(a, c) as guest:
         guest.writer.write(intern + frame(CALL, body, function=1) * 3)
         await until(lambda: targets.log or link(a, "worker2") is None)
@@ -281,7 +281,7 @@ async def test_calls_above_the_limit_of_a_bad_peer() -> None:
     """A peer that ignores the limit is refused unrun, and still read."""
     limits = rpc.Limits(max_inflight=4, handshake_timeout=1)
     intern = encode_frame(int(MessageType.INTERN), 0, b"tests.agent.targets:sleep", function=1)
-    body = msgpack.packb([[1000], {}])
+    body = msgpack.packb([1000, None])
     async with two_workers(limits) as (a, _, c), bad_peer(a, c) as guest:
         calls = b"".join(frame(CALL, body, call, function=1) for call in range(1, 11))
         guest.writer.write(intern + calls)

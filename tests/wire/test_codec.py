@@ -472,7 +472,7 @@ def test_small_scalars_are_plain_msgpack() -> None:
     """The fast path adds nothing to what msgpack makes of the arguments."""
     body, buffers = Codec().encode_call((1, "a", b"x"), {"k": None})
 
-    assert (b"\x92\x93\x01\xa1a\xc4\x01x\x81\xa1k\xc0", []) == (body, buffers)
+    assert (b"\x95\x01\xa1a\xc4\x01x\xc0\x91\xa1k", []) == (body, buffers)
 
 
 def test_names_of_classes_travel_once() -> None:

@@ -212,7 +212,7 @@ def test_codec_works_after_an_error() -> None:
         with pytest.raises(EncodingError):
             codec.encode_call((bad,), {})
 
-    assert (b"\x92\x91\x01\x80", []) == codec.encode_call((1,), {})
+    assert (b"\x92\x01\xc0", []) == codec.encode_call((1,), {})
 
 
 def test_extension_is_encoded_in_order_and_not_after_a_failure() -> None:

@@ -218,11 +218,12 @@ def test_pickle_is_not_loaded_where_it_is_off() -> None:
 
 
 @pytest.mark.parametrize(
-    "value", [1, [1], [[1]], [1, 2], [[1], [2]], [{}, {}], [[], {1: 2}], [[], {}, 0], {}]
+    "value",
+    [1, [], [1], [["a"]], [1, 2], [1, [2]], [1, {}], [1, 2, ["a", "a"]], [1, ["a", "b"]], {}, "a"],
 )
 def test_body_of_a_call_has_one_shape(value: object) -> None:
-    """A list of a list and a map with str keys."""
-    with pytest.raises(RemoteProtocolError, match=r"\[args, kwargs\]"):
+    """A list of arguments, the last of which have the names in the list at its end."""
+    with pytest.raises(RemoteProtocolError, match=r"\[\*args, \*kwargs, names"):
         Codec().decode_call(msgpack.packb(value))
 
 
