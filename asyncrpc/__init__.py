@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from asyncrpc import backend_registry as backend_registry
     from asyncrpc import functions as functions
     from asyncrpc.agent import CallContext as CallContext
     from asyncrpc.agent import RpcFuture as RpcFuture
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from asyncrpc.api import set_rpc_timeout as set_rpc_timeout
     from asyncrpc.api import shutdown as shutdown
     from asyncrpc.api import wait_all as wait_all
+    from asyncrpc.backend_registry import BackendType as BackendType
     from asyncrpc.errors import AlreadyInitializedError as AlreadyInitializedError
     from asyncrpc.errors import AuthenticationError as AuthenticationError
     from asyncrpc.errors import Delivery as Delivery
@@ -86,6 +88,7 @@ _HOMES = {
         "debug_info get_rpc_timeout get_worker_info get_worker_infos init_rpc rpc_any rpc_async "
         "rpc_hedged rpc_notify rpc_stream rpc_sync run set_rpc_timeout shutdown wait_all"
     ),
+    "backend_registry": "BackendType",
     "errors": (
         "AlreadyInitializedError AuthenticationError Delivery DuplicateNameError EncodingError "
         "FunctionNotFoundError InjectedFaultError MessageTooLargeError NotInitializedError "
@@ -103,7 +106,7 @@ _HOMES = {
     "runtime": "RpcAgent",
     "wire": "MessageType register_type",
 }
-_MODULES = ("functions", "store", "testing")
+_MODULES = ("backend_registry", "functions", "store", "testing")
 _MODULE_OF = {name: module for module, names in _HOMES.items() for name in names.split()}
 
 __all__ = (*sorted(_MODULE_OF), *_MODULES)  # noqa: PLE0604 -- strings, taken from the table above

@@ -28,8 +28,8 @@ ROWS: dict[str, Sequence[str]] = {
         "execution discovery",
         "agent",
         "rref waiting",
-        "runtime",
         "backend_registry",
+        "runtime",
         "api",
         "testing",
         "pytest_plugin",
@@ -91,6 +91,7 @@ HEAVY = frozenset(["aiohttp", "etcd", "matplotlib", "numpy", "rich", "torch"])
 """Never imported before they are used."""
 
 STATEFUL = {
+    "asyncrpc.backend_registry": {"_registered"},
     "asyncrpc.execution.naming": {"_known"},  # a memo
     "asyncrpc.functions.scripting": {"scripts"},  # the registry of `script`
     "asyncrpc.agent.starting": {"_ends"},  # which start of this process it is

@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from asyncrpc.agent import NOT_INITIALIZED
+from asyncrpc.backend_registry import BackendType
 from asyncrpc.errors import AlreadyInitializedError, NotInitializedError
 from asyncrpc.execution import current_call
 from asyncrpc.options import RpcOptions
@@ -72,7 +73,7 @@ async def _begin(start: Callable[[], Coroutine[Any, Any, RpcAgent]]) -> RpcAgent
 
 def init_rpc(
     name: str | None = None,
-    backend: None = None,
+    backend: BackendType | None = None,
     rank: int | None = None,
     world_size: int | None = None,
     options: RpcOptions | None = None,
@@ -86,10 +87,10 @@ def init_rpc(
     Args:
         name: 1 to 127 characters of ``[A-Za-z0-9-_:]``, unique in the group; ``None`` takes
             ``$ASYNCRPC_NAME``, else ``worker{rank}``.
-        backend: ``None``.
+        backend: the kind of agent; ``None`` takes the one whose options these are.
         rank: the worker's id, 0 to ``world_size - 1``; ``None`` takes ``$RANK``.
         world_size: number of workers; ``None`` takes ``$WORLD_SIZE``.
-        options: settings; ``None`` takes the defaults.
+        options: settings; ``None`` takes the defaults of ``backend``.
         store: where workers find each other; ``None`` takes ``options.init_method``.
 
     Returns:
@@ -99,6 +100,7 @@ def init_rpc(
     Raises:
         AlreadyInitializedError: an agent runs in this process.
         ValueError: an argument or variable breaks its rule; the message names it.
+        TypeError: ``backend`` is none, or has other options.
         DuplicateNameError: two workers have one name or rank.
         RpcTimeoutError: not all workers came within ``options.init_timeout`` seconds.
         StoreConnectionError: the store was not reached within ``options.init_timeout`` seconds.

@@ -29,6 +29,7 @@ from asyncrpc.agent import (
     call_any,
     call_hedged,
 )
+from asyncrpc.backend_registry import BackendType, resolve
 from asyncrpc.identity import WorkerInfo
 from asyncrpc.observe import Clock, LoopClock
 from asyncrpc.options import UNSET, RpcOptions, Unset, check_timeout
@@ -70,7 +71,7 @@ class RpcAgent:
     async def start(
         cls,
         name: str | None = None,
-        backend: None = None,
+        backend: BackendType | None = None,
         rank: int | None = None,
         world_size: int | None = None,
         options: RpcOptions | None = None,
@@ -84,10 +85,10 @@ class RpcAgent:
 
         Args:
             name: the worker's name; ``None`` takes ``$ASYNCRPC_NAME``, else ``worker{rank}``.
-            backend: for compatibility; ``None``.
+            backend: the kind of agent; ``None`` takes the one whose options these are.
             rank: the worker's id, 0 to ``world_size - 1``; ``None`` takes ``$RANK``.
             world_size: number of workers; ``None`` takes ``$WORLD_SIZE``.
-            options: settings; ``None`` takes the defaults.
+            options: settings; ``None`` takes the defaults of ``backend``.
             store: where workers find each other; ``None`` takes ``options.init_method``.
             network: opens links; ``None`` takes sockets.
             clock: the time; ``None`` takes the loop's.
@@ -98,15 +99,20 @@ class RpcAgent:
 
         Raises:
             ValueError: an argument or variable breaks its rule; the message names it.
+            TypeError: ``backend`` is none, or has other options.
             DuplicateNameError: two workers have one name or rank.
             RpcTimeoutError: not all workers came within ``options.init_timeout``.
             StoreConnectionError: the store was not reached within ``options.init_timeout``.
             AuthenticationError: the store has another secret or run id.
         """
-        if backend is not None:
-            raise TypeError(f"Argument backend must be a member of BackendType, got {backend!r}")
+        chosen, settings = resolve(backend, options)
+        if chosen.init is not None:
+            started: Self = await chosen.init(
+                name=name, rank=rank, world_size=world_size, options=settings, store=store
+            )
+            return started
         starter = Starter(
-            options if options is not None else RpcOptions(),
+            settings,
             os.environ if environ is None else environ,
             network,
             clock if clock is not None else LoopClock(),

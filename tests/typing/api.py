@@ -28,6 +28,8 @@ async def life_cycle() -> None:
         assert_type(agent, rpc.RpcAgent)
     agent = await rpc.init_rpc("worker0", rank=0, world_size=2, options=rpc.RpcOptions())
     assert_type(agent, rpc.RpcAgent)
+    assert_type(rpc.BackendType.ASYNCIO, rpc.BackendType)
+    rpc.init_rpc("worker0", rpc.BackendType.FAULTY_ASYNCIO)
     assert_type(agent.info, rpc.WorkerInfo)
     assert_type(agent.info.name, str)
     assert_type(agent.info.id, int)
