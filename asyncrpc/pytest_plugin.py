@@ -51,6 +51,9 @@ _MARKS = (
     "rpc_timeout(seconds): stop an async test after so many seconds, with the stacks of its tasks",
     "rpc_leak_check(enabled=True): fail a test that leaves descriptors, threads or tasks behind",
 )
+_LEAKS = "_rpc_leaks"
+"""The fixture that looks around before and after a test."""
+
 _LASTING_RUNNER = re.compile(r"_(class|module|package|session)_scoped_runner$")
 """pytest-asyncio's fixtures of loops that outlive a test; set up late, by the first that runs."""
 
@@ -78,10 +81,11 @@ class KvStore(Protocol):
         ...
 
 
-# --- fixtures
+# --- fixtures; those without a state last for the session, so that any fixture or property test may
+# use them
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def rpc_cluster() -> RpcCluster:
     """Give groups of workers in this process.
 
@@ -101,7 +105,7 @@ def rpc_cluster() -> RpcCluster:
     return testing.cluster
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def fault_plan() -> type[FaultPlan]:
     """Make plans of what goes wrong: ``fault_plan(rules, seed=0)``, see `asyncrpc.FaultPlan`.
 
@@ -123,7 +127,7 @@ def fault_plan() -> type[FaultPlan]:
     return FaultPlan
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def kv_store() -> KvStore:
     """Give key-value stores in memory, see `asyncrpc.testing.kv_store`.
 
@@ -161,7 +165,7 @@ def virtual_clock() -> VirtualClock:
     return VirtualClock()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def chaos_proxy() -> type[ChaosProxy]:
     """Give bad networks to a host and port, see `asyncrpc.testing.ChaosProxy`.
 
@@ -180,7 +184,7 @@ def chaos_proxy() -> type[ChaosProxy]:
     return ChaosProxy
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def rpc_leak_check() -> type[leak_check]:
     """Check what a part of a test leaves behind, see `asyncrpc.testing.leak_check`.
 
@@ -210,15 +214,26 @@ def pytest_configure(config: pytest.Config) -> None:
     """Register the marks; refuse a bad ini option at once."""
     for line in _MARKS:
         config.addinivalue_line("markers", line)
+    if config.getini("rpc_leak_check"):
+        config.addinivalue_line("usefixtures", _LEAKS)  # pytest's own option: for every test
     try:
         _ini_timeout(config)
     except ValueError as error:
         raise pytest.UsageError(f"ini option {error}") from None
 
 
-@pytest.fixture(autouse=True)
+def pytest_pycollect_makeitem(collector: pytest.Collector, name: str, obj: object) -> None:
+    """Let a marked test look around before and after it; an autouse fixture would cost them all."""
+    if isinstance(collector, pytest.Class | pytest.Module) and collector.istestfunction(obj, name):
+        own = getattr(obj, "pytestmark", ())
+        is_marked = any(mark.name == "rpc_leak_check" for mark in own)
+        if is_marked or collector.get_closest_marker("rpc_leak_check"):
+            pytest.mark.usefixtures(_LEAKS)(obj)
+
+
+@pytest.fixture
 def _rpc_leaks(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Look around before and after a test with all its fixtures; outermost, since autouse."""
+    """Look around before and after a test with its fixtures."""
     if not _checks_leaks(request.node):
         yield
         return
@@ -240,9 +255,11 @@ def _rpc_leaks(request: pytest.FixtureRequest) -> Iterator[None]:
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
     """Put limit and check around the body of an async test."""
-    seconds, checks_leaks = _timeout(item), _checks_leaks(item)
-    place = _place_of_body(item) if seconds is not None or checks_leaks else None
+    place = _place_of_body(item)
     if place is None:
+        return (yield)
+    seconds, checks_leaks = _timeout(item), _checks_leaks(item)
+    if seconds is None and not checks_leaks:
         return (yield)
     owner, name = place
     body = getattr(owner, name)

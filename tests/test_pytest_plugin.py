@@ -309,10 +309,19 @@ def test_marks(pytester: pytest.Pytester) -> None:
 
         def test_unchecked():
             os.dup(0)
+
+        @pytest.mark.rpc_leak_check
+        class TestClass:
+            def test_in_a_class(self):
+                os.dup(0)
+
+            @pytest.mark.rpc_leak_check(enabled=False)
+            def test_left_out(self):
+                os.dup(0)
         """,
     )
 
-    result.assert_outcomes(passed=2, failed=8, errors=2)
+    result.assert_outcomes(passed=4, failed=8, errors=3)
     for line in (
         "file descriptor: *",
         "rpc_leak_check(enabled) must be True or False, got 3",
@@ -375,6 +384,33 @@ def test_hypothesis(pytester: pytest.Pytester, mode: str) -> None:
 
     result.assert_outcomes(failed=2)
     result.stdout.fnmatch_lines(["*still running after 0.1 s"])
+
+
+def test_in_property_tests_and_wider_fixtures(pytester: pytest.Pytester, mode: str) -> None:
+    """The factories have no state, so they may be used wherever pytest allows it."""
+    result = run(
+        pytester,
+        mode,
+        """
+        from hypothesis import given, settings, strategies as st
+
+        @pytest.fixture(scope="module")
+        def group(rpc_cluster, fault_plan):
+            return lambda n: rpc_cluster(n, faults=fault_plan([]))
+
+        @settings(max_examples=3, deadline=None, database=None)
+        @given(n=st.integers(1, 3))
+        async def test_property(rpc_cluster, n):
+            async with rpc_cluster(n) as workers:
+                assert n == len(workers)
+
+        async def test_wider(group):
+            async with group(2) as workers:
+                assert 2 == len(workers)
+        """,
+    )
+
+    result.assert_outcomes(passed=4)
 
 
 @pytest.mark.parametrize("value", ["soon", "0", "-1", "nan", "inf"])

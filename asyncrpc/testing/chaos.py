@@ -102,11 +102,19 @@ class ChaosProxy:
         return len(self._links)
 
     def forwarded(self, direction: Direction) -> int:
-        """Return how many bytes have been passed on in that direction."""
+        """Return how many bytes have been passed on in that direction.
+
+        Args:
+            direction: ``"up"`` from client to target, ``"down"`` back.
+        """
         return self._lanes[direction].forwarded
 
     def corrupted(self, direction: Direction) -> int:
-        """Return how many of them were changed."""
+        """Return how many of them were changed.
+
+        Args:
+            direction: ``"up"`` from client to target, ``"down"`` back.
+        """
         return self._lanes[direction].corrupted
 
     async def __aenter__(self) -> Self:
@@ -156,12 +164,20 @@ class ChaosProxy:
         self.resume()
 
     def pause(self, direction: Lanes = "both") -> None:
-        """Hold bytes back until `resume`; senders soon feel it, nothing is lost."""
+        """Hold bytes back until `resume`; senders soon feel it, nothing is lost.
+
+        Args:
+            direction: ``"up"``, ``"down"`` or ``"both"``.
+        """
         for name in _lanes_of(direction):
             self._lanes[name].gate.clear()
 
     def resume(self, direction: Lanes = "both") -> None:
-        """Pass on what was held back, and all that follows."""
+        """Pass on what was held back, and all that follows.
+
+        Args:
+            direction: ``"up"``, ``"down"`` or ``"both"``.
+        """
         for name in _lanes_of(direction):
             self._lanes[name].gate.set()
 
@@ -169,6 +185,9 @@ class ChaosProxy:
         """End that direction of the open connections; the other one goes on.
 
         The receiver sees the end of the stream; what the sender still sends is swallowed.
+
+        Args:
+            direction: ``"up"``, ``"down"`` or ``"both"``.
         """
         for link in self._links:
             for name in _lanes_of(direction):

@@ -28,6 +28,7 @@ _IDLE_TURNS_UNSEEN = 16
 _UNKNOWN: Any = object()  # a task of another kind does not show what it waits for
 _MAX_TURNS = 100_000  # a loop that is still busy then polls, or two tasks wake each other for ever
 _PATIENCE = 2.0  # seconds of real time for work in threads: more, and it waits for time to move
+_ROUNDING = 1e-9  # seconds: ten steps of 0.1 reach a timer at 1.0, though their sum is less
 _POLL = 0.0005  # seconds of real time between two looks at it
 
 
@@ -91,7 +92,11 @@ class VirtualClock:
         return timer
 
     async def sleep(self, seconds: float) -> None:
-        """Return once time has been advanced by that much; after one turn for 0 or less."""
+        """Return once time has been advanced by that much; after one turn for 0 or less.
+
+        Args:
+            seconds: of virtual time.
+        """
         if seconds <= 0:
             await asyncio.sleep(0)
             return
@@ -146,12 +151,12 @@ class VirtualClock:
     async def _advance_to(self, target: float) -> None:
         loop = asyncio.get_running_loop()
         await self._come_to_rest(loop)
-        while self.next_timer is not None and self.next_timer <= target:
+        while self.next_timer is not None and self.next_timer <= target + _ROUNDING:
             when, _, timer = heapq.heappop(self._timers)
             self._now = max(self._now, when)
             timer.fire(loop)
             await self._come_to_rest(loop)
-        self._now = target
+        self._now = max(self._now, target)
 
     async def _come_to_rest(self, loop: asyncio.AbstractEventLoop) -> None:
         await _settle(loop)

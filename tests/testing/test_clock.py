@@ -63,6 +63,17 @@ async def test_timer_at_the_target_runs() -> None:
     assert calls == [1]
 
 
+async def test_many_small_steps() -> None:
+    """Steps that add up to the time of a timer, but for rounding, reach it."""
+    clock = VirtualClock()
+    calls: list[int] = []
+    clock.call_at(1.0, calls.append, 1)
+    for _ in range(10):
+        await clock.advance(0.1)
+
+    assert ([1], 1.0) == (calls, clock.now())
+
+
 async def test_timers_made_by_timers_run_in_the_same_advance() -> None:
     """A chain of timers is followed as far as the target, and no further."""
     clock = VirtualClock()

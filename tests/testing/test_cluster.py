@@ -194,13 +194,13 @@ def wait_for_the_test() -> None:
 
 
 @pytest.mark.slow
-async def test_an_hour_in_no_time() -> None:
+async def test_minutes_in_no_time() -> None:
     """Heartbeats, deadlines and delays take no real time, and come out the same each time."""
     began = time.monotonic()
     first = await delayed_calls()
     again = await delayed_calls()
 
-    assert [("late", 1000.0, True), ("in time", 1800.0, False), ("also", 1800.0, False)] == first[0]
+    assert [("late", 200.0, True), ("in time", 300.0, False), ("also", 300.0, False)] == first[0]
     assert first == again
     assert time.monotonic() - began < 15
 
@@ -208,7 +208,7 @@ async def test_an_hour_in_no_time() -> None:
 async def delayed_calls() -> tuple[list[tuple[str, float, bool]], list[str]]:
     """Make three calls that are delayed; return when they failed or not, and the plan's log."""
     clock = VirtualClock()
-    plan = rpc.FaultPlan([rpc.Fault("delay", "PYTHON_CALL", delay=1800.0)])
+    plan = rpc.FaultPlan([rpc.Fault("delay", "PYTHON_CALL", delay=300.0)])
     log: list[tuple[str, float, bool]] = []
 
     async def call(worker: rpc.RpcAgent, name: str, timeout: float) -> None:
@@ -217,9 +217,9 @@ async def delayed_calls() -> tuple[list[tuple[str, float, bool]], list[str]]:
         log.append((name, clock.now(), answer.exception() is not None))
 
     async with cluster(2, clock=clock, faults=plan) as (a, _), asyncio.TaskGroup() as group:
-        for name, timeout in (("late", 1000), ("in time", 3000), ("also", 2000)):
+        for name, timeout in (("late", 200), ("in time", 500), ("also", 400)):
             group.create_task(call(a, name, timeout))
-        await clock.advance(3600)
+        await clock.advance(600)
     return log, [str(event) for event in plan.events]
 
 

@@ -35,16 +35,39 @@ def example_of(name: str) -> Any:
     return namespace["main"]
 
 
+def documented(thing: Any) -> set[str]:
+    """Return the parameters that a docstring names."""
+    doc = inspect.getdoc(thing) or ""
+    arguments = re.search(r"^Args:\n((?:    .*\n?|\n)*)", doc, re.MULTILINE)
+    names = re.findall(r"^    (\w+): ", arguments.group(1) if arguments else "", re.MULTILINE)
+    return set(names)
+
+
 @pytest.mark.parametrize("name", testing.__all__)
 def test_sections(name: str) -> None:
     """A docstring names each parameter, and the errors where there are any to expect."""
     thing = getattr(testing, name)
-    doc = inspect.getdoc(thing) or ""
-    arguments = re.search(r"^Args:\n((?:    .*\n?|\n)*)", doc, re.MULTILINE)
-    documented = re.findall(r"^    (\w+): ", arguments.group(1) if arguments else "", re.MULTILINE)
 
-    assert set(inspect.signature(thing).parameters) == set(documented)
-    assert "\nRaises:\n" in doc or issubclass(thing, BaseException)
+    assert set(inspect.signature(thing).parameters) == documented(thing)
+    assert "\nRaises:\n" in (inspect.getdoc(thing) or "") or issubclass(thing, BaseException)
+
+
+@pytest.mark.parametrize(
+    ("owner", "name"),
+    [
+        (owner, name)
+        for owner in testing.__all__
+        if inspect.isclass(getattr(testing, owner))
+        for name, method in inspect.getmembers(getattr(testing, owner), inspect.isfunction)
+        if not name.startswith("_") and method.__module__.startswith("asyncrpc.")
+    ],
+)
+def test_methods(owner: str, name: str) -> None:
+    """So does the docstring of each public method."""
+    method = getattr(getattr(testing, owner), name)
+
+    assert inspect.getdoc(method)
+    assert set(inspect.signature(method).parameters) - {"self"} == documented(method)
 
 
 @pytest.mark.asyncio
