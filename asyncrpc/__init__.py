@@ -71,6 +71,9 @@ if TYPE_CHECKING:
     from asyncrpc.functions import inline as inline
     from asyncrpc.functions import script as script
     from asyncrpc.identity import WorkerInfo as WorkerInfo
+    from asyncrpc.interception import IncomingCall as IncomingCall
+    from asyncrpc.interception import Interceptor as Interceptor
+    from asyncrpc.interception import OutgoingCall as OutgoingCall
     from asyncrpc.options import UNSET as UNSET
     from asyncrpc.options import FaultyRpcOptions as FaultyRpcOptions
     from asyncrpc.options import Limits as Limits
@@ -101,6 +104,7 @@ _HOMES = {
     "faults": "Fault FaultPlan",
     "functions": "inline script",
     "identity": "WorkerInfo",
+    "interception": "IncomingCall Interceptor OutgoingCall",
     "options": "UNSET FaultyRpcOptions Limits RpcOptions TlsOptions",
     "retry": "RetryPolicy",
     "runtime": "RpcAgent",

@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import Final, Literal
 
 from asyncrpc.faults import FaultPlan
+from asyncrpc.interception import Interceptor
 from asyncrpc.retry import RetryPolicy, check_policy
 from asyncrpc.transport import Address, TlsOptions
 
@@ -130,6 +131,7 @@ class RpcOptions:
         init_timeout: seconds for `init_rpc` to find the whole group.
         faults: what is to go wrong, for tests and drills; ``None`` for nothing.
         allow_faults: whether ``$ASYNCRPC_FAULTS`` may hold a plan too, as text.
+        interceptors: what surrounds the calls that are made and served, the first one outermost.
         retry: the policy of calls that give none; ``None`` for no retries.
         retry_budget: retries per second that all calls of the agent may make together, in bursts of
             as many (at least one); beyond that calls fail with their last error, so that retries
@@ -154,6 +156,7 @@ class RpcOptions:
     init_timeout: float = 300.0
     faults: FaultPlan | None = None
     allow_faults: bool = False
+    interceptors: Sequence[Interceptor] = ()
     retry: RetryPolicy | None = None
     retry_budget: float | None = None
 
@@ -177,6 +180,7 @@ class RpcOptions:
             _check_rate("retry_budget", self.retry_budget)
         if self.tls is not None and not isinstance(self.tls, TlsOptions):
             raise ValueError(f"tls must be TlsOptions or None, got {self.tls!r}")
+        self._check_interceptors()
         self._check_secret()
         self._check_expose()
         self._check_listen()
@@ -184,6 +188,15 @@ class RpcOptions:
     def fault_plans(self) -> tuple[FaultPlan, ...]:
         """Return the plans that these options hold."""
         return () if self.faults is None else (self.faults,)
+
+    def _check_interceptors(self) -> None:
+        given: object = self.interceptors
+        if not isinstance(given, (list, tuple)):
+            raise ValueError(f"interceptors must be a list of Interceptor objects, got {given!r}")
+        for item in given:
+            if not isinstance(item, Interceptor):
+                raise ValueError(f"interceptors must be Interceptor objects, got {item!r}")
+        object.__setattr__(self, "interceptors", tuple(given))
 
     def _check_secret(self) -> None:
         if self.secret is not None and not isinstance(self.secret, (bytes, Path)):

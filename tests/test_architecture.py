@@ -19,7 +19,7 @@ ROWS: dict[str, Sequence[str]] = {
     "asyncrpc": (
         "errors",
         "identity retry secret functions",
-        "observe",
+        "observe interception",
         "wire",
         "faults",
         "transport",

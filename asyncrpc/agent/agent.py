@@ -20,6 +20,7 @@ from asyncrpc.agent.connection import Connection
 from asyncrpc.agent.contexts import Contexts
 from asyncrpc.agent.failure_detector import FailureDetector
 from asyncrpc.agent.faulting import FaultInjector
+from asyncrpc.agent.intercepting import intercept_outgoing
 from asyncrpc.agent.members import Members
 from asyncrpc.agent.peers import Peer
 from asyncrpc.agent.retrying import Retrier
@@ -27,7 +28,7 @@ from asyncrpc.agent.serving import Server
 from asyncrpc.agent.streaming import Streams
 from asyncrpc.discovery import Record
 from asyncrpc.errors import NotInitializedError, RemoteProtocolError, RpcError, StatusCode
-from asyncrpc.execution import Executor, FunctionTable, TargetKind
+from asyncrpc.execution import Executor, FunctionTable, TargetKind, intercept_incoming
 from asyncrpc.faults import FaultPlan
 from asyncrpc.identity import WorkerInfo
 from asyncrpc.observe import Clock
@@ -116,6 +117,11 @@ class Agent:
         self._run_id = run_id
         self._tasks: set[asyncio.Task[Any]] = set()
         self._acceptor = Acceptor(self)
+        self.chains: set[asyncio.Task[Any]] = set()
+        """Tasks of interceptors around calls that are out."""
+        if options.interceptors:
+            intercept_outgoing(self, options.interceptors)
+            intercept_incoming(executor, options.interceptors)
         self.idle_waiters: list[asyncio.Future[None]] = []
 
     # -- life
@@ -193,6 +199,7 @@ class Agent:
         """Give the functions that were cancelled a moment to clean up."""
         calls = [call for server in self.servers for call in server.calls.values()]
         tasks = [call.task for call in calls if call.task is not None and not call.task.done()]
+        tasks += [task for task in self.chains if not task.done()]
         if tasks:
             await asyncio.wait(tasks, timeout=_CLOSING)
 

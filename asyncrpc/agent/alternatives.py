@@ -26,7 +26,6 @@ from asyncrpc.errors import (
     UnknownWorkerError,
 )
 from asyncrpc.identity import WorkerInfo
-from asyncrpc.options import UNSET, check_timeout
 
 if TYPE_CHECKING:
     from asyncrpc.agent.agent import Agent
@@ -136,10 +135,8 @@ class _Race:
         self._choose = choose
         self._goes_on = goes_on
         self._delay = delay
-        self._timeout = (
-            agent.caller.timeout if timeout is UNSET else check_timeout("timeout", timeout)
-        )
-        self._deadline = agent.clock.time() + self._timeout if self._timeout else math.inf
+        self._timeout, deadline = agent.caller.limits(timeout)
+        self._deadline = deadline or math.inf
         self._context = contextvars.copy_context()
         # a scope waits for the outcome, not for the parts
         self._context.run(Surrounding().enter, scope=None)
@@ -158,6 +155,7 @@ class _Race:
             raise self._last_failure()
         first = self._out[0]
         self._future = self._caller.joint_future(self, first.function, self._timeout, site)
+        self._caller.surround(self._future)
         return self._future
 
     def withdraw(self, future: RpcFuture[Any]) -> None:  # noqa: ARG002 -- an owner of calls
@@ -174,7 +172,7 @@ class _Race:
         now = self._clock.time()
         while now < self._deadline and (to := self._choose()) is not None:
             self._asked.append(str(to.name if isinstance(to, WorkerInfo) else to))
-            seconds = self._deadline - now if self._timeout else 0.0
+            seconds = self._deadline - now if self._deadline < math.inf else 0.0
             try:
                 call = self._context.run(self._start, to, seconds)
             except RpcError as error:

@@ -340,7 +340,7 @@ class Caller:
         return self._functions.wire_name(function)
 
     def joint_future(
-        self, owner: Any, function: str, timeout: float, site: FrameType
+        self, owner: Any, function: str, timeout: float, site: FrameType | None
     ) -> RpcFuture[Any]:
         """Return the future of a call that is made of others.
 
@@ -348,7 +348,7 @@ class Caller:
             owner: makes them; its ``withdraw`` ends them.
             function: name of the function.
             timeout: seconds that it was given, 0 for no limit.
-            site: the frame in which the user called.
+            site: the frame in which the user called, ``None`` for unknown.
         """
         future: RpcFuture[Any] = RpcFuture(loop=self._loop)
         future.call_id = 0
@@ -356,18 +356,35 @@ class Caller:
         future.function = function
         future.timeout = timeout
         future.deadline = 0.0
-        future.site = (site.f_code, site.f_lasti)
+        future.site = None if site is None else (site.f_code, site.f_lasti)
         future.is_user = True
         future.is_timed = future.is_sent = future.counts = False
         self.joint.add(future)
         future.add_done_callback(self.joint.discard)
+        return future
+
+    def surround(self, future: RpcFuture[Any]) -> None:
+        """Do to a joint future what surrounds it here: the call that is served, and a scope."""
         served = current_call.get()
         if served is not None and served.task is None:
             _tie(served, future)
         around = ambient.get()
         if around is not None and around.scope is not None:
             around.scope.add(future)
-        return future
+
+    def limits(self, timeout: object) -> tuple[float, float]:
+        """Return the seconds that a call made here has, 0 for no limit, and its deadline."""
+        seconds = self.timeout if timeout is UNSET else check_timeout("timeout", timeout)
+        now = self._now()
+        deadline = now + seconds if seconds else 0.0
+        served = current_call.get()
+        return seconds, deadline if served is None else _capped(deadline, served, now)
+
+    def report_name(
+        self, func: object, args: Sequence[object] | None, kwargs: Mapping[str, object] | None
+    ) -> str:
+        """Return the name by which reports know a function, if it can be called like this."""
+        return self._names[self._functions.identify(func, _as_tuple(args), kwargs)[0]]
 
     def user_calls(self) -> list[RpcFuture[Any]]:
         """Return the calls of users that are out."""
@@ -385,6 +402,10 @@ class Caller:
         for future in futures:
             if not future.done():
                 future.set_exception(type(error)(str(error), delivery=_delivery(future)))
+        for future in tuple(self.joint):
+            if not future.done():
+                future.set_exception(type(error)(str(error), delivery=Delivery.UNKNOWN))
+                future.owner.withdraw(future)
 
     # -- replies and deadlines
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, cast
 
 from asyncrpc.agent.ambient import ambient
 from asyncrpc.agent.inlet import Inlet, StreamFuture
+from asyncrpc.agent.pending import RpcFuture
 from asyncrpc.agent.request import Request
 from asyncrpc.errors import RemoteProtocolError, RpcError
 from asyncrpc.execution import current_call
@@ -41,7 +42,8 @@ class RpcStream(Generic[T]):
 
     def __init__(self, inlet: Inlet, future: StreamFuture) -> None:
         self._inlet = inlet
-        self._future = future
+        self.ended: RpcFuture[int] = future
+        """The call behind it: done with the number of items when all came, or with an error."""
 
     def __aiter__(self) -> Self:
         return self
@@ -63,7 +65,7 @@ class RpcStream(Generic[T]):
     async def aclose(self) -> None:
         """Close the stream: the producer is told, items that were not read are dropped."""
         self._inlet.items.clear()
-        self._future.cancel()
+        self.ended.cancel()
 
     async def __aenter__(self) -> Self:
         return self
@@ -77,13 +79,13 @@ class RpcStream(Generic[T]):
         await self.aclose()
 
     def __del__(self) -> None:
-        if not self._future.done():
+        if not self.ended.done():
             # from whichever thread collects it; on a loop that is closed nothing is left to do
             with contextlib.suppress(RuntimeError):
-                self._future.get_loop().call_soon_threadsafe(self._future.cancel)
+                self.ended.get_loop().call_soon_threadsafe(self.ended.cancel)
 
     def __repr__(self) -> str:
-        return f"<RpcStream {self._future.function} on {self._future.owner}>"
+        return f"<RpcStream {self.ended.function} on {self.ended.owner}>"
 
 
 class Streams:

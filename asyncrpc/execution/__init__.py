@@ -13,6 +13,7 @@ from asyncrpc.execution.context import (
 from asyncrpc.execution.dedup import Memory, ReplyWindow
 from asyncrpc.execution.executor import Executor
 from asyncrpc.execution.functions import FunctionTable, Target, TargetKind
+from asyncrpc.execution.intercepting import intercept_incoming
 from asyncrpc.execution.naming import SCRIPT, FunctionRef, describe
 from asyncrpc.execution.outcome import decode_failure, encode_failure
 from asyncrpc.execution.streams import Outlet
@@ -37,5 +38,6 @@ __all__ = (
     "describe",
     "detached",
     "encode_failure",
+    "intercept_incoming",
     "remaining",
 )

@@ -32,7 +32,7 @@ from asyncrpc.execution.context import ServedCall, current_call
 from asyncrpc.execution.functions import Target, TargetKind
 from asyncrpc.execution.threads import ThreadPool
 
-__all__ = ("Executor",)
+__all__ = ("Executor", "await_returned", "no_stream", "unawaited")
 
 _ASYNC = TargetKind.ASYNC
 
@@ -72,12 +72,11 @@ class Executor:
         elif kind is TargetKind.INLINE:
             contextvars.Context().run(_run_inline, call, target.function, args, kwargs)
         elif kind is TargetKind.ASYNC_EXECUTION:
-            self._start_async(call, _await_returned, (target.function, args, kwargs), {})
+            self._start_async(call, await_returned, (target.function, args, kwargs), {})
         elif call.outlet is not None:
             self._start_async(call, call.outlet.run, (target.function, args, kwargs), {})
         else:
-            error = TypeError(f"{target.name} is an async generator: call it with rpc_stream")
-            _finish(call, None, error)
+            _finish(call, None, no_stream(target))
 
     def close(self) -> None:
         """End the runner that waits for work; those that serve calls end with them."""
@@ -198,7 +197,7 @@ class Executor:
     ) -> None:
         def finish(value: object, error: BaseException | None) -> None:
             if error is None and inspect.isawaitable(value):
-                error = _unawaited(target.name, value)
+                error = unawaited(target.name, value)
             _finish(call, value, error)
 
         context = contextvars.Context()
@@ -259,9 +258,14 @@ def _rest(
             return (yield from coroutine)
 
 
-async def _await_returned(
+async def await_returned(
     function: Callable[..., Any], args: tuple[object, ...], kwargs: dict[str, object]
 ) -> object:
+    """Call a function and await what it returns.
+
+    Raises:
+        TypeError: that is no awaitable.
+    """
     awaitable = function(*args, **kwargs)
     if not inspect.isawaitable(awaitable):
         kind = type(awaitable)
@@ -295,7 +299,13 @@ def _finish(call: ServedCall, value: object, error: BaseException | None) -> Non
         call.replier.fail(call, error)
 
 
-def _unawaited(name: str, value: object) -> TypeError:
+def no_stream(target: Target) -> TypeError:
+    """Return the error of an async generator function that is called as a function."""
+    return TypeError(f"{target.name} is an async generator: call it with rpc_stream")
+
+
+def unawaited(name: str, value: object) -> TypeError:
+    """Return the error of a ``def`` that returned an awaitable, which is closed."""
     close = getattr(value, "close", None)
     if callable(close):
         close()  # a coroutine that never ran would warn

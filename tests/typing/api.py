@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from random import Random
 from typing import Any, assert_type
@@ -111,6 +112,27 @@ def errors(error: rpc.RpcError, timeout: rpc.RpcTimeoutError, remote: rpc.Remote
     assert builtin
 
 
+class Watcher(rpc.Interceptor):
+    """What an interceptor overrides, and what it sees."""
+
+    async def outgoing(
+        self, call: rpc.OutgoingCall, proceed: Callable[[rpc.OutgoingCall], Awaitable[Any]]
+    ) -> Any:
+        """Go on."""
+        assert_type(call.to, rpc.WorkerInfo)
+        assert_type(call.metadata, dict[str, str])
+        assert_type(call.timeout, float)
+        return await proceed(call)
+
+    async def incoming(
+        self, call: rpc.IncomingCall, proceed: Callable[[rpc.IncomingCall], Awaitable[Any]]
+    ) -> Any:
+        """Go on."""
+        assert_type(call.caller, rpc.WorkerInfo)
+        assert_type(call.remaining, float | None)
+        return await proceed(call)
+
+
 def options() -> rpc.RpcOptions:
     """The options of this version."""
     return rpc.RpcOptions(
@@ -121,6 +143,7 @@ def options() -> rpc.RpcOptions:
         secret=Path("/secret"),
         expose=[greet],
         limits=rpc.Limits(max_inflight=8, on_full="error"),
+        interceptors=[Watcher()],
     )
 
 

@@ -1,0 +1,337 @@
+"""The caller's interceptors: a chain around each call that is made.
+
+Stands in the place of `Caller.call`, `Caller.notify` and `Streams.open` where there are
+interceptors. A chain is a task; what the user holds is a future of its outcome, there at once, with
+the call's deadline and the wish to cancel it. Errors about destination, function and timeout are
+raised by the call as ever; those about arguments come through the future, since interceptors may
+change them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextvars import ContextVar
+from functools import partial
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from asyncrpc.agent.ambient import Surrounding, ambient
+from asyncrpc.agent.pending import RpcFuture
+from asyncrpc.agent.streaming import RpcStream
+from asyncrpc.agent.traces import check_traceparent, current_traceparent
+from asyncrpc.errors import Delivery, RpcTimeoutError
+from asyncrpc.interception import Interceptor, Kind, OutgoingCall, chained
+from asyncrpc.options import check_timeout
+from asyncrpc.retry import RetryPolicy
+
+if TYPE_CHECKING:
+    from asyncrpc.agent.agent import Agent
+    from asyncrpc.agent.peers import Peer
+    from asyncrpc.observe import Timer
+
+__all__ = ("intercept_outgoing",)
+
+_log = logging.getLogger("asyncrpc.caller")
+
+_GRACE = 1.0  # seconds for interceptors to have done with a call whose time is over
+_NOTHING = 0.001  # seconds that a call may be late, so that its error tells the time it was given
+
+_is_inside: ContextVar[bool] = ContextVar("asyncrpc_is_inside_interceptor", default=False)
+"""Whether this is the code of an interceptor, whose own calls go past the chain."""
+
+
+def intercept_outgoing(agent: Agent, interceptors: Sequence[Interceptor]) -> None:
+    """Put interceptors around all calls that an agent makes from now on."""
+    calls = _Calls(agent, interceptors)
+    # costs nothing where there are none
+    agent.caller.call = calls.call  # type: ignore[method-assign]
+    agent.caller.notify = calls.notify  # type: ignore[method-assign]
+    agent.streams.open = calls.open  # type: ignore[method-assign]
+
+
+class _Calls:
+    """What stands in for an agent's ways to call.
+
+    Args:
+        agent: whose calls.
+        interceptors: the first one is the outermost.
+    """
+
+    def __init__(self, agent: Agent, interceptors: Sequence[Interceptor]) -> None:
+        self._agent = agent
+        self._caller = agent.caller
+        self._steps = [interceptor.outgoing for interceptor in interceptors]
+        self._call = agent.caller.call
+        self._notify = agent.caller.notify
+        self._open = agent.streams.open
+
+    def call(
+        self,
+        to: object,
+        func: object,
+        args: Sequence[object] | None,
+        kwargs: Mapping[str, object] | None,
+        timeout: object,
+        again: bool | RetryPolicy,
+        site: FrameType,
+    ) -> RpcFuture[Any]:
+        """Start a call: `Caller.call`."""
+        if _is_inside.get():
+            return self._call(to, func, args, kwargs, timeout, again, site)
+        seconds, deadline = self._caller.limits(timeout)
+        call = self._outgoing("call", to, func, args, kwargs, seconds)
+        chain = _Chain(self._agent, call, deadline, site)
+
+        def start(changed: OutgoingCall, limit: float) -> Awaitable[Any]:
+            args, kwargs = changed.args, changed.kwargs
+            return self._call(changed.to, func, args, kwargs, limit, again, site)
+
+        future = chain.begin(self._steps, start)
+        self._caller.surround(future)
+        return future
+
+    def notify(
+        self,
+        to: object,
+        func: object,
+        args: Sequence[object] | None,
+        kwargs: Mapping[str, object] | None,
+    ) -> None:
+        """Send a one-way call: `Caller.notify`."""
+        if _is_inside.get():
+            self._notify(to, func, args, kwargs)
+            return
+        call = self._outgoing("notify", to, func, args, kwargs, 0.0)
+
+        async def start(changed: OutgoingCall, limit: float) -> None:  # noqa: ARG001 -- has none
+            self._notify(changed.to, func, changed.args, changed.kwargs)
+
+        chain = _Chain(self._agent, call, 0.0, None)
+        chain.begin(self._steps, start).add_done_callback(_report)
+
+    def open(
+        self,
+        to: object,
+        func: Callable[..., Any] | str,
+        args: Sequence[object] | None,
+        kwargs: Mapping[str, object] | None,
+        timeout: float,
+        window: object,
+        site: FrameType,
+    ) -> RpcStream[Any]:
+        """Open a stream: `Streams.open`."""
+        if _is_inside.get():
+            return self._open(to, func, args, kwargs, timeout, window, site)
+        opened: asyncio.Future[RpcStream[Any] | None] = self._agent.loop.create_future()
+
+        def start(changed: OutgoingCall, limit: float) -> Awaitable[Any]:  # noqa: ARG001 -- items have
+            if opened.done():
+                raise RuntimeError("an interceptor can proceed with a stream once only")
+            seconds = check_timeout("timeout", changed.timeout)
+            stream = self._open(
+                changed.to, func, changed.args, changed.kwargs, seconds, window, site
+            )
+            opened.set_result(stream)
+            return stream.ended
+
+        call = self._outgoing("stream", to, func, args, kwargs, timeout)
+        chain = _Chain(self._agent, call, 0.0, site)
+        return _InterceptedStream(chain.begin(self._steps, start), opened)
+
+    def _outgoing(
+        self,
+        kind: Kind,
+        to: object,
+        func: object,
+        args: Sequence[object] | None,
+        kwargs: Mapping[str, object] | None,
+        seconds: float,
+    ) -> OutgoingCall:
+        peer: Peer = self._caller.destination(to)
+        around = ambient.get()
+        return OutgoingCall(
+            kind=kind,
+            to=peer.info,
+            function=self._caller.report_name(func, args, kwargs),
+            args=tuple(args or ()),
+            kwargs=dict(kwargs or {}),
+            timeout=seconds,
+            metadata={} if around is None else dict(around.metadata),
+            traceparent=current_traceparent() or "",
+        )
+
+
+class _Chain:
+    """The chain around one call; the owner of its future.
+
+    Args:
+        agent: who calls.
+        call: what interceptors see.
+        deadline: when it is over on the agent's clock, 0 for never.
+        site: the frame in which the user called.
+    """
+
+    def __init__(
+        self, agent: Agent, call: OutgoingCall, deadline: float, site: FrameType | None
+    ) -> None:
+        self._agent = agent
+        self._call = call
+        self._deadline = deadline
+        self._future = agent.caller.joint_future(self, call.function, call.timeout, site)
+        self._task: asyncio.Task[Any]
+        self._timer: Timer | None = None
+        self._out = 0  # calls that the chain waits for
+        self._is_late = False
+        self._has_proceeded = False
+
+    def __repr__(self) -> str:
+        return self._call.to.name
+
+    def begin(
+        self,
+        steps: Sequence[Callable[..., Awaitable[Any]]],
+        start: Callable[[OutgoingCall, float], Awaitable[Any]],
+    ) -> RpcFuture[Any]:
+        """Start the chain around ``start``, which takes the seconds that are left, 0 for no limit.
+
+        Returns:
+            The future of its outcome.
+        """
+        proceed = chained(steps, lambda call: self._proceed(start, call))
+        name = f"asyncrpc {self._agent.info.name}: interceptors of {self._call.function}"
+        self._task = self._agent.loop.create_task(self._run(proceed), name=name)
+        self._agent.chains.add(self._task)
+        self._task.add_done_callback(self._ended)
+        if self._deadline:
+            self._timer = self._agent.clock.call_at(self._deadline, self._expire)
+        return self._future
+
+    def withdraw(self, future: RpcFuture[Any]) -> None:  # noqa: ARG002 -- an owner of calls
+        """Cancel the chain, and with it the call that it waits for."""
+        self._task.cancel()
+
+    async def _run(self, proceed: Callable[[OutgoingCall], Awaitable[Any]]) -> Any:
+        _is_inside.set(True)
+        return await proceed(self._call)
+
+    async def _proceed(
+        self, start: Callable[[OutgoingCall, float], Awaitable[Any]], call: OutgoingCall
+    ) -> Any:
+        """Make the call: the innermost step."""
+        limit = check_timeout("timeout", call.timeout)
+        if self._deadline:
+            left = self._deadline - self._agent.clock.time()
+            if left <= 0:
+                raise self._timeout_error(Delivery.NOT_SENT)
+            limit = limit if 0 < limit <= left + _NOTHING else left
+        surrounding = Surrounding()
+        trace = check_traceparent(call.traceparent) if call.traceparent else ""
+        surrounding.enter(scope=None, trace=trace, metadata=dict(call.metadata))
+        try:
+            outcome = start(call, limit)
+        finally:
+            surrounding.leave()
+        self._has_proceeded = True
+        self._out += 1
+        try:
+            return await outcome
+        finally:
+            self._out -= 1
+
+    def _expire(self) -> None:
+        """End a chain whose time is over; a call of it that is out ends by itself, before it."""
+        if self._out and not self._is_late:
+            self._is_late = True
+            when = self._agent.clock.time() + _GRACE
+            self._timer = self._agent.clock.call_at(when, self._expire)
+        elif not self._future.done():
+            delivery = Delivery.UNKNOWN if self._has_proceeded else Delivery.NOT_SENT
+            self._future.set_exception(self._timeout_error(delivery))
+            self._task.cancel()
+
+    def _timeout_error(self, delivery: Delivery) -> RpcTimeoutError:
+        given = f"{self._call.timeout:g} s" if self._future.timeout else "of the call it serves"
+        return RpcTimeoutError(
+            f"RPC ran for more than set timeout ({given}) and will now be marked with an error: "
+            f"{self._call.function} on {self}, in its interceptors",
+            delivery=delivery,
+            phase="send",
+        )
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._agent.chains.discard(task)
+        if self._timer is not None:
+            self._timer.cancel()
+        error = None if task.cancelled() else task.exception()  # seen, whatever becomes of it
+        if self._future.done():
+            return
+        if task.cancelled():
+            self._future.cancel()
+        elif error is None:
+            self._future.set_result(task.result())
+        else:
+            self._future.set_exception(error)
+
+
+class _InterceptedStream(RpcStream[Any]):
+    """A stream within a chain: its items are those of the stream that the chain opens.
+
+    Args:
+        outcome: of the chain.
+        opened: gets the stream.
+    """
+
+    def __init__(
+        self, outcome: RpcFuture[Any], opened: asyncio.Future[RpcStream[Any] | None]
+    ) -> None:
+        self.ended = outcome
+        self._opened = opened
+        self._is_over = False
+        outcome.add_done_callback(partial(_open_none, opened))
+
+    async def __anext__(self) -> Any:
+        if self._is_over:
+            raise StopAsyncIteration
+        error: Exception = StopAsyncIteration()
+        try:
+            stream = await asyncio.shield(self._opened)
+            if stream is not None:
+                return await anext(stream)
+        except asyncio.CancelledError:
+            self.ended.cancel()
+            raise
+        except Exception as problem:
+            if stream is not None and not stream.ended.done():
+                raise  # only to whom did it wrong
+            error = problem
+        self._is_over = True
+        await self._verdict()
+        raise error
+
+    async def _verdict(self) -> None:
+        """Raise what the interceptors made of the end, if it is an error."""
+        try:
+            await asyncio.wait([self.ended])
+        except asyncio.CancelledError:
+            self.ended.cancel()
+            raise
+        if not self.ended.cancelled():
+            self.ended.result()
+
+    async def aclose(self) -> None:
+        self._is_over = True
+        self.ended.cancel()
+
+
+def _open_none(opened: asyncio.Future[RpcStream[Any] | None], _: object) -> None:
+    """Have nobody wait for a stream that will not be opened."""
+    if not opened.done():
+        opened.set_result(None)
+
+
+def _report(future: asyncio.Future[Any]) -> None:
+    """Tell of a one-way call that its interceptors refused, or failed to send."""
+    if not future.cancelled() and (error := future.exception()) is not None:
+        _log.error("%r was not sent", future, exc_info=error)
