@@ -49,8 +49,9 @@ def rpc_async(
         timeout: seconds from now to the reply, above 0; 0 or ``None`` for no limit; left out: the
             default, `get_rpc_timeout`. Never longer than the deadline of the call being served.
         retry: when to send the call again after a failure; the callee recognises it and runs the
-            function once. Arguments must stay unchanged until the call is done. ``None`` takes
-            ``options.retry``.
+            function once. It keeps the reply until that has arrived, of each caller at most 4096
+            replies and 64 MiB, each for 300 s; an attempt that comes later fails, UNKNOWN. The
+            arguments must stay unchanged until the call is done. ``None`` takes ``options.retry``.
         idempotent: the function may run twice: if the link breaks, the call is sent again at once.
 
     Returns:

@@ -181,6 +181,24 @@ async def test_executed_but_error() -> None:
     assert (rpc.Delivery.EXECUTED, [1]) == (error.delivery, targets.log)
 
 
+@pytest.mark.parametrize("policy", [rpc.RetryPolicy(1), rpc.RetryPolicy(5)])
+async def test_what_may_have_run_stays_in_doubt(policy: rpc.RetryPolicy) -> None:
+    """An attempt that was surely not sent says nothing of the one before it."""
+    clock = VirtualClock()
+    lost = rpc.Fault("disconnect", "PYTHON_RET", direction="in", times=1)
+    async with cluster(2, faults=plans(lost), clock=clock) as (a, _):
+        call = note(a, 1, policy, timeout=20)
+        await clock.advance(0)
+        hook: Any = a._agent.fault_hook
+        hook._plans = (rpc.FaultPlan([rpc.Fault("fail", "PYTHON_CALL")]),)
+        await clock.advance(20)
+        error = await failure_of(call)
+
+    assert (rpc.RetriesExhaustedError, [1]) == (type(error), targets.log)
+    assert rpc.Delivery.UNKNOWN is error.delivery
+    assert rpc.Delivery.NOT_SENT is error.__cause__.delivery
+
+
 async def test_executed_but_error_on_request() -> None:
     """Where such an error is listed, the reply of the one run is asked for again."""
     clock = VirtualClock()
@@ -513,6 +531,24 @@ async def test_a_full_callee_is_tried_again() -> None:
         value = await second
 
     assert (True, 2) == (refused, value)
+
+
+async def test_runs_without_a_link_hold_no_place() -> None:
+    """Calls are not refused because of others that outlive their link at the callee."""
+    options = rpc.RpcOptions(limits=rpc.Limits(max_inflight=2))
+    async with cluster(2, options=options) as (a, b):
+        policy = rpc.RetryPolicy(initial=100)
+        runs = [a.rpc_async("worker1", targets.sleep, args=(1000,), retry=policy) for _ in "ab"]
+        await until(lambda: b.debug_info()["agent.server_active_async_calls"] == "2")
+        link(a, "worker1").stream.abort()
+        await until(lambda: link(a, "worker1") is None)
+        value = await a.rpc_async("worker1", targets.echo, args=(1,), idempotent=True)
+        for run in runs:
+            run.cancel()
+        await until(lambda: len(targets.log) == 2)
+        left = await at_rest((a, b))
+
+    assert (1, {}) == (value, left)
 
 
 @pytest.mark.parametrize("func", ["os:no_such_function", targets.note])
