@@ -27,12 +27,14 @@ if TYPE_CHECKING:
     from asyncrpc.api import get_worker_info as get_worker_info
     from asyncrpc.api import get_worker_infos as get_worker_infos
     from asyncrpc.api import init_rpc as init_rpc
+    from asyncrpc.api import remote as remote
     from asyncrpc.api import rpc_any as rpc_any
     from asyncrpc.api import rpc_async as rpc_async
     from asyncrpc.api import rpc_hedged as rpc_hedged
     from asyncrpc.api import rpc_notify as rpc_notify
     from asyncrpc.api import rpc_stream as rpc_stream
     from asyncrpc.api import rpc_sync as rpc_sync
+    from asyncrpc.api import rref_debug as rref_debug
     from asyncrpc.api import run as run
     from asyncrpc.api import set_rpc_timeout as set_rpc_timeout
     from asyncrpc.api import shutdown as shutdown
@@ -80,6 +82,8 @@ if TYPE_CHECKING:
     from asyncrpc.options import RpcOptions as RpcOptions
     from asyncrpc.options import TlsOptions as TlsOptions
     from asyncrpc.retry import RetryPolicy as RetryPolicy
+    from asyncrpc.rref import RRef as RRef
+    from asyncrpc.rref import RRefRow as RRefRow
     from asyncrpc.runtime import RpcAgent as RpcAgent
     from asyncrpc.wire import MessageType as MessageType
     from asyncrpc.wire import register_type as register_type
@@ -88,8 +92,9 @@ _HOMES = {
     "agent": "CallContext RpcFuture RpcStream current_traceparent traceparent",
     "api": (
         "BlockingAgent all_gather barrier blocking_portal context current_agent current_context "
-        "debug_info get_rpc_timeout get_worker_info get_worker_infos init_rpc rpc_any rpc_async "
-        "rpc_hedged rpc_notify rpc_stream rpc_sync run set_rpc_timeout shutdown wait_all"
+        "debug_info get_rpc_timeout get_worker_info get_worker_infos init_rpc remote rpc_any "
+        "rpc_async rpc_hedged rpc_notify rpc_stream rpc_sync rref_debug run set_rpc_timeout "
+        "shutdown wait_all"
     ),
     "backend_registry": "BackendType",
     "errors": (
@@ -107,6 +112,7 @@ _HOMES = {
     "interception": "IncomingCall Interceptor OutgoingCall",
     "options": "UNSET FaultyRpcOptions Limits RpcOptions TlsOptions",
     "retry": "RetryPolicy",
+    "rref": "RRef RRefRow",
     "runtime": "RpcAgent",
     "wire": "MessageType register_type",
 }

@@ -130,6 +130,8 @@ class RpcOptions:
         heartbeat_misses: checks without an answer after which a peer is lost, at least 1.
         init_timeout: seconds for `init_rpc` to find the whole group.
         faults: what is to go wrong, for tests and drills; ``None`` for nothing.
+        check_leaks: whether a shutdown of either kind fails with `RRefLeakError` if references are
+            still held when all calls have ended.
         allow_faults: whether ``$ASYNCRPC_FAULTS`` may hold a plan too, as text.
         interceptors: what surrounds the calls that are made and served, the first one outermost.
         retry: the policy of calls that give none; ``None`` for no retries.
@@ -159,6 +161,7 @@ class RpcOptions:
     interceptors: Sequence[Interceptor] = ()
     retry: RetryPolicy | None = None
     retry_budget: float | None = None
+    check_leaks: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "rpc_timeout", check_timeout("rpc_timeout", self.rpc_timeout))
@@ -172,8 +175,9 @@ class RpcOptions:
         _check_run_id(self.run_id)
         if self.faults is not None and not isinstance(self.faults, FaultPlan):
             raise ValueError(f"faults must be a FaultPlan or None, got {self.faults!r}")
-        if not isinstance(self.allow_faults, bool):  # 1 and 0 are equal to these
-            raise ValueError(f"allow_faults must be True or False, got {self.allow_faults!r}")
+        for field in ("allow_faults", "check_leaks"):
+            if not isinstance(getattr(self, field), bool):  # 1 and 0 are equal to these
+                raise ValueError(f"{field} must be True or False, got {getattr(self, field)!r}")
         if self.retry is not None:
             check_policy("retry", self.retry)
         if self.retry_budget is not None:

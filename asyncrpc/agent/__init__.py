@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from asyncrpc.agent.agent import Agent, ControlHandler
 from asyncrpc.agent.alternatives import call_any, call_hedged
-from asyncrpc.agent.blocking import Blocked
+from asyncrpc.agent.blocking import Blocked, run_there
 from asyncrpc.agent.calling import NOT_INITIALIZED
 from asyncrpc.agent.collectives import Collectives
 from asyncrpc.agent.contexts import CallContext, ContextScope
 from asyncrpc.agent.drain import Drain
 from asyncrpc.agent.peers import Peer, PeerState
 from asyncrpc.agent.pending import RpcFuture
+from asyncrpc.agent.references import HeldCall, References, Waiting
+from asyncrpc.agent.request import Request
 from asyncrpc.agent.scope import WaitAll
+from asyncrpc.agent.serving import Server
 from asyncrpc.agent.starting import Started, Starter
 from asyncrpc.agent.streaming import RpcStream
 from asyncrpc.agent.traces import current_traceparent, traceparent
@@ -25,15 +28,21 @@ __all__ = (
     "ContextScope",
     "ControlHandler",
     "Drain",
+    "HeldCall",
     "Peer",
     "PeerState",
+    "References",
+    "Request",
     "RpcFuture",
     "RpcStream",
+    "Server",
     "Started",
     "Starter",
     "WaitAll",
+    "Waiting",
     "call_any",
     "call_hedged",
     "current_traceparent",
+    "run_there",
     "traceparent",
 )

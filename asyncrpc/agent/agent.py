@@ -23,6 +23,7 @@ from asyncrpc.agent.faulting import FaultInjector
 from asyncrpc.agent.intercepting import intercept_outgoing
 from asyncrpc.agent.members import Members
 from asyncrpc.agent.peers import Peer
+from asyncrpc.agent.references import References
 from asyncrpc.agent.retrying import Retrier
 from asyncrpc.agent.serving import Server
 from asyncrpc.agent.streaming import Streams
@@ -66,6 +67,7 @@ class Agent:
         codec: values to and from the wire.
         executor: runs what peers call.
         facade: what `current_agent` gives inside a served call.
+        references: the remote references in its messages.
         faults: plans of what is to go wrong.
     """
 
@@ -83,6 +85,7 @@ class Agent:
         codec: Codec,
         executor: Executor,
         facade: object,
+        references: References,
         faults: Sequence[FaultPlan] = (),
     ) -> None:
         self.info = info
@@ -96,6 +99,7 @@ class Agent:
         """For the arguments and results of script functions."""
         self.executor = executor
         self.facade = facade
+        self.references = references
         self.loop = asyncio.get_running_loop()
         self.functions = FunctionTable(options.expose, worker=info.name)
         self.members = Members(self)
@@ -123,6 +127,7 @@ class Agent:
             intercept_outgoing(self, options.interceptors)
             intercept_incoming(executor, options.interceptors)
         self.idle_waiters: list[asyncio.Future[None]] = []
+        references.attach(self)
 
     # -- life
 
@@ -173,6 +178,7 @@ class Agent:
         if self.is_closed:
             return
         self.is_closed = True
+        self.references.close()
         self.members.routes.clear()  # so that calls hear of it
         self.detector.stop()
         await self._acceptor.close()
@@ -269,6 +275,7 @@ class Agent:
         if handler is None:
             raise RemoteProtocolError(f"unexpected message type {kind:#x}")
         payload = self.codec.decode(frame[7], frame[8])
+        self.references.arrived.clear()  # none of the agents' own messages encloses references
         try:
             result = handler(connection.peer, payload)
         except RpcError:
@@ -291,6 +298,7 @@ class Agent:
             or any(server.calls for server in self.servers)
             or any(not c.is_idle for c in self.connections())
             or any(peer.queue for peer in self.members.all())
+            or not self.references.is_quiet
         )
 
     @property

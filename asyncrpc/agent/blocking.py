@@ -11,12 +11,37 @@ import concurrent.futures
 import contextlib
 import contextvars
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from asyncrpc.agent.pending import RpcFuture
 from asyncrpc.errors import NotInitializedError, RpcError, StatusCode
 
-__all__ = ("Blocked",)
+__all__ = ("Blocked", "run_there")
+
+T = TypeVar("T")
+
+
+def run_there(loop: asyncio.AbstractEventLoop, function: Callable[[], T]) -> T:
+    """Return what ``function`` does on another thread's loop, in this thread's context.
+
+    Raises:
+        NotInitializedError: the loop is closed.
+        BaseException: what the function raised.
+    """
+    done: concurrent.futures.Future[T] = concurrent.futures.Future()
+
+    def run() -> None:
+        try:
+            done.set_result(function())
+        except BaseException as error:  # noqa: BLE001 -- raised in the waiting thread
+            done.set_exception(error)
+
+    try:
+        loop.call_soon_threadsafe(run, context=contextvars.copy_context())
+    except RuntimeError as error:
+        raise NotInitializedError("the loop that ran init_rpc is closed") from error
+    return done.result()
+
 
 _LOOK = 1.0  # seconds; a loop that is closed without a shutdown tells nobody
 _LOOP_IS_CLOSED = "the loop that ran init_rpc is closed"

@@ -17,6 +17,7 @@ from asyncrpc.agent.ambient import Ambient, ambient, carried
 from asyncrpc.agent.function_ids import PLAIN_TYPES, FunctionIds
 from asyncrpc.agent.members import DESTINATIONS
 from asyncrpc.agent.pending import Deadlines, RpcFuture
+from asyncrpc.agent.references import HeldReply, entrust
 from asyncrpc.agent.request import Request
 from asyncrpc.agent.retrying import RetriedFuture
 from asyncrpc.errors import (
@@ -32,7 +33,7 @@ from asyncrpc.errors import (
 from asyncrpc.execution import ServedCall, current_call, decode_failure
 from asyncrpc.options import UNSET, check_timeout
 from asyncrpc.retry import RetryPolicy
-from asyncrpc.wire import CALLS, CHUNK_SIZE, DEDUP, HEADER, MessageType
+from asyncrpc.wire import CALLS, CHUNK_SIZE, DEDUP, HEADER, Enclosure, MessageType
 
 if TYPE_CHECKING:
     from asyncrpc.agent.agent import Agent
@@ -76,10 +77,11 @@ class Caller:
         self.joint: set[RpcFuture[Any]] = set()
         """Calls that are out and made of others, which are in `pending` while they are out."""
         self._deadlines = Deadlines(agent.clock, self.pending, self._expire)
-        self._functions = FunctionIds()
-        self._names = self._functions.names
-        self._plain = self._functions.plain
-        self._scripts = self._functions.scripts
+        self.functions = FunctionIds()
+        """Ids of the functions that were called."""
+        self._names = self.functions.names
+        self._plain = self.functions.plain
+        self._scripts = self.functions.scripts
 
     def call(
         self,
@@ -115,12 +117,12 @@ class Caller:
         kind, encode_call = _PYTHON_CALL, self._encode_call
         function = self._plain.get(func) if func.__class__ in PLAIN_TYPES else None
         if function is None:
-            function, args, named = self._functions.identify(func, args, named)
+            function, args, named = self.functions.identify(func, args, named)
             if function in self._scripts:
                 kind, encode_call = _SCRIPT_CALL, self._encode_script
-        body, buffers = encode_call(args, named)
-        now = self._now()
         seconds = self.timeout if timeout is UNSET else check_timeout("timeout", timeout)
+        body, buffers = encode_call(args, named, peer)
+        now = self._now()
         deadline = now + seconds if seconds else 0.0
         depth = 0
         served = current_call.get()
@@ -144,6 +146,8 @@ class Caller:
             meta = self.carried(peer, around, served)
         if served is not None and (served.is_cancelled or 0 < served.deadline <= now):
             _refuse(future, served)
+            if isinstance(buffers, Enclosure):
+                self._agent.references.take_back(buffers.enclosed, peer)
         elif (
             buffers
             or again
@@ -192,6 +196,8 @@ class Caller:
             deadline=future.deadline, flags=DEDUP if again else 0, meta=meta,
         )  # fmt: skip
         self._check(peer, request)
+        if request.enclosed:
+            entrust(self._agent.references, request.enclosed, peer, future)
         future.is_sent = future.counts = False
         self.pending[future.call_id] = future
         if isinstance(future, RetriedFuture):
@@ -216,6 +222,8 @@ class Caller:
         )
         self._check(peer, request)
         peer.is_fenced = False
+        if request.enclosed:
+            self._agent.references.notified(request.call_id, request.enclosed, peer)
         peer.submit(request, None, counts=False)
 
     def request(
@@ -227,6 +235,7 @@ class Caller:
         *,
         policy: RetryPolicy | None = None,
         is_lasting: bool = False,
+        is_plain: bool = False,
     ) -> RpcFuture[Any]:
         """Send a control message; the future is its reply's payload.
 
@@ -238,8 +247,10 @@ class Caller:
             policy: when to send it again, without budget; the handler may then run more than once.
             is_lasting: send it again over the next link until it is answered; its handler may
                 see it twice.
+            is_plain: the payload is what `Codec.pack` takes.
         """
-        body, buffers = self._agent.codec.encode(payload, kind.name)
+        codec = self._agent.codec
+        body, buffers = (codec.pack(payload), []) if is_plain else codec.encode(payload, kind.name)
         deadline = self._now() + timeout if timeout else 0.0
         future: RpcFuture[Any] = (RetriedFuture if policy or is_lasting else RpcFuture)(
             loop=self._loop
@@ -267,13 +278,25 @@ class Caller:
         around: Ambient | None,
         served: ServedCall | None,
         window: int = 0,
+        reference: bytes = b"",
     ) -> bytes:
         """Return the header map of a call to ``peer``, empty for none."""
-        if around is None and (served is None or served.headers is None) and not window:
+        is_alone = around is None and (served is None or served.headers is None)
+        if is_alone and not (window or reference):
             return b""
         contexts = self._agent.contexts
         headers = carried(around, served, lambda context: contexts.is_reached(context, peer))
-        return dataclasses.replace(headers, window=window).encode()
+        return dataclasses.replace(headers, window=window, reference=reference).encode()
+
+    def carried_about(self, peer: Peer, reference: bytes) -> bytes:
+        """Return the header map of a call to ``peer`` about a reference, made here."""
+        return self.carried(peer, ambient.get(), current_call.get(), reference=reference)
+
+    def collect(self, future: RpcFuture[Any]) -> None:
+        """Have the scope that is open here, if any, wait for a call: see `asyncrpc.wait_all`."""
+        around = ambient.get()
+        if around is not None and around.scope is not None:
+            around.scope.add(future)
 
     def prepare(
         self,
@@ -284,11 +307,11 @@ class Caller:
     ) -> tuple[Peer, int, bytes, Sequence[Any]]:
         """Return the destination, the function's id, and the encoded arguments with buffers."""
         peer = self.destination(to)
-        function, args, kwargs = self._functions.identify(
+        function, args, kwargs = self.functions.identify(
             func, _as_tuple(args), _as_dict(kwargs) if kwargs else None
         )
         encode = self._encode_script if function in self._scripts else self._encode_call
-        body, buffers = encode(args, kwargs)
+        body, buffers = encode(args, kwargs, peer)
         return peer, function, body, buffers
 
     def begin(
@@ -320,9 +343,12 @@ class Caller:
 
     def submit(self, peer: Peer, request: Request, future: RpcFuture[Any]) -> None:
         """Send a call that was begun, unless it has failed already."""
+        if not future.done():
+            self._check(peer, request)
+        if request.enclosed:
+            entrust(self._agent.references, request.enclosed, peer, future)
         if future.done():
             return
-        self._check(peer, request)
         self.pending[future.call_id] = future
         peer.submit(request, future, counts=True)
         if 0 < future.deadline < self._deadlines.armed:
@@ -337,7 +363,7 @@ class Caller:
 
     def name_of(self, function: int) -> str:
         """Return the name that peers are told for one of this agent's function ids."""
-        return self._functions.wire_name(function)
+        return self.functions.wire_name(function)
 
     def joint_future(
         self, owner: Any, function: str, timeout: float, site: FrameType | None
@@ -384,7 +410,7 @@ class Caller:
         self, func: object, args: Sequence[object] | None, kwargs: Mapping[str, object] | None
     ) -> str:
         """Return the name by which reports know a function, if it can be called like this."""
-        return self._names[self._functions.identify(func, _as_tuple(args), kwargs)[0]]
+        return self._names[self.functions.identify(func, _as_tuple(args), kwargs)[0]]
 
     def user_calls(self) -> list[RpcFuture[Any]]:
         """Return the calls of users that are out."""
@@ -411,16 +437,26 @@ class Caller:
 
     def settle_slowly(
         self, future: RpcFuture[Any], is_error: int, body: memoryview, buffers: Sequence[memoryview]
-    ) -> None:
-        """Give a failure, or a reply with buffers, to the call that waits for it."""
+    ) -> bool:
+        """Give a failure, or a reply with buffers or references, to the call that waits for it.
+
+        Returns:
+            Whether it could be read.
+        """
+        references = self._agent.references
         try:
             value = self._agent.codec.decode(body, buffers)
             if is_error:
                 future.set_exception(decode_failure(value, codec=self._agent.codec))
+            elif references.arrived:
+                HeldReply(self, future, value, references).hold()
             else:
                 future.set_result(value)
         except RpcError as error:
+            references.arrived.clear()
             self.undecodable(future, error)
+            return False
+        return True
 
     def undecodable(self, future: RpcFuture[Any], error: RpcError) -> None:
         """Fail a call whose reply cannot be read; raises again what ends the link."""
@@ -463,6 +499,14 @@ class Caller:
 
     def _check(self, peer: Peer, request: Request) -> None:
         """Refuse what is too large, or would wait where nothing may wait."""
+        try:
+            self._check_limits(peer, request)
+        except RpcError:
+            if request.enclosed:
+                self._agent.references.take_back(request.enclosed, peer)
+            raise
+
+    def _check_limits(self, peer: Peer, request: Request) -> None:
         limits = self._agent.options.limits
         if request.size > limits.max_message_size:
             name = self._names[request.function] or MessageType(request.kind).name

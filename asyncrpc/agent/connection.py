@@ -14,14 +14,16 @@ import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from asyncrpc.agent.backlog import SLICE, Backlog, is_unread
 from asyncrpc.errors import RemoteProtocolError, RpcError
 from asyncrpc.transport import Stream
 from asyncrpc.wire import (
+    EARLY,
     ERROR,
     HEADER,
+    REFERENCES,
     REPLIES,
     Frame,
     FrameReader,
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from asyncrpc.agent.agent import Agent
     from asyncrpc.agent.fault_hook import FaultHook
     from asyncrpc.agent.peers import Peer
+    from asyncrpc.agent.pending import RpcFuture
 
 __all__ = ("Connection",)
 
@@ -55,7 +58,14 @@ _STREAM_END = int(MessageType.STREAM_END)
 _STREAM_CREDIT = int(MessageType.STREAM_CREDIT)
 _REPLY_ACK = int(MessageType.REPLY_ACK)
 
-_SERVED = (int(MessageType.NOTIFY), int(MessageType.SCRIPT_CALL), _STREAM_CALL)
+_NOTIFY = int(MessageType.NOTIFY)
+_RREF_TAKEN = int(MessageType.RREF_TAKEN)
+_RREF_CALLS = tuple(
+    int(MessageType[f"{language}_{call}"])
+    for language in ("PYTHON", "SCRIPT")
+    for call in ("REMOTE_CALL", "RREF_FETCH_CALL")
+)
+_SERVED = (_NOTIFY, int(MessageType.SCRIPT_CALL), _STREAM_CALL)
 _ANSWERS = frozenset(filter(None, REPLIES.values()))
 
 _HEADER_SIZE = HEADER.size
@@ -140,6 +150,8 @@ class Connection:
         self._handlers: dict[int, Callable[[Frame], None]] = {
             **dict.fromkeys(_ANSWERS, self.take_reply),
             **dict.fromkeys(_SERVED, self._on_request),
+            **dict.fromkeys(_RREF_CALLS, partial(agent.references.serve, self.server)),
+            _RREF_TAKEN: self._on_taken,
             _CANCEL: self._on_cancel,
             _CANCELLED: self._on_cancelled,
             _PING: self._on_ping,
@@ -390,7 +402,7 @@ class Connection:
         if future.counts:
             peer.inflight -= 1
         if flags or buffers:
-            self._agent.caller.settle_slowly(future, flags & ERROR, body, buffers)
+            self._settle_slowly(future, call_id, flags, body, buffers)
             return
         try:
             value = self._decode(body)
@@ -431,10 +443,45 @@ class Connection:
             return
         if future.owner is not self.peer:
             raise RemoteProtocolError("reply to a call of another worker")
+        if flags & EARLY:
+            future.accepted()
+            return
         del self._pending[call_id]
         if future.counts:
             self.peer.inflight -= 1
-        self._agent.caller.settle_slowly(future, flags & ERROR, body, buffers)
+        self._settle_slowly(future, call_id, flags, body, buffers)
+
+    def _settle_slowly(
+        self,
+        future: RpcFuture[Any],
+        call_id: int,
+        flags: int,
+        body: memoryview,
+        buffers: Sequence[memoryview],
+    ) -> None:
+        is_read = self._agent.caller.settle_slowly(future, flags & ERROR, body, buffers)
+        if flags & REFERENCES:
+            self.taken(0, call_id, is_error=not is_read)
+
+    def taken(self, kind: int, call_id: int, *, is_error: bool = False) -> None:
+        """Say that a message came, with the references that it encloses.
+
+        Args:
+            kind: NOTIFY for that, 0 for a reply.
+            call_id: its call.
+            is_error: they were not taken: the message cannot be read.
+        """
+        flags = ERROR if is_error else 0
+        self.send(encode_frame(_RREF_TAKEN, call_id, flags=flags, function=kind))
+
+    def _on_taken(self, frame: Frame) -> None:
+        _, flags, _, call_id, kind, *_ = frame
+        if kind == _NOTIFY:
+            self._agent.references.taken(call_id, self.peer)
+            return
+        for server in (self.server, self.peer.kept):
+            if server is not None:
+                server.taken(call_id, is_error=bool(flags & ERROR))
 
     def _on_request(self, frame: Frame) -> None:
         self.serve(frame)

@@ -68,6 +68,8 @@ class Drain:
             async with time_limit(self._agent.clock, timeout):
                 while not await self._attempt():
                     pass
+                self._phase, self._waiting_for = "references", ()
+                await self._agent.references.release_all(is_group_over=True)
         except TimeoutError as error:
             await self._ask_who_is_missing()
             names = ", ".join(self._waiting_for) or "nobody"
@@ -166,7 +168,9 @@ class Drain:
 
     async def _answer_probe(self) -> int:
         await self._agent.wait_idle()
-        return self._agent.served
+        references = self._agent.references
+        references.note_leaks()  # now, for nobody releases what users hold before all calls ended
+        return self._agent.served + references.handled
 
     def _on_gone(self, peer: Peer) -> None:
         self._announced.pop(peer, None)

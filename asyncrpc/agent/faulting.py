@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, cast
 
 from asyncrpc.errors import Delivery, InjectedFaultError, RemoteProtocolError
 from asyncrpc.faults import FaultEvent, FaultPlan
-from asyncrpc.wire import ERROR, HEADER, Frame, MessageType, Transfer
+from asyncrpc.wire import ERROR, HEADER, REFERENCES, Frame, MessageType, Transfer
 
 if TYPE_CHECKING:
     from asyncrpc.agent.agent import Agent
@@ -130,6 +130,7 @@ class FaultInjector:
             connection.server.fail_item(call_id, error)
         elif _is_reply(kind):
             connection.transmit(connection.server.failure(kind, call_id, error).frame(0.0))
+            connection.server.taken(call_id, is_error=True)
         else:
             self._fail_call(connection, call_id, error)
 
@@ -200,6 +201,8 @@ class FaultInjector:
         error = _injected(kind, connection.peer, call_id, flags)
         if _is_reply(kind):
             self._fail_call(connection, call_id, error)
+            if flags & REFERENCES:
+                connection.taken(kind, call_id, is_error=True)
         else:
             connection.server.refuse(kind, call_id, error)
 

@@ -56,6 +56,15 @@ class FunctionIds:
             self.plain[func] = ident
         return ident, args, kwargs
 
+    def method(self, name: str) -> int:
+        """Return the id of a method of values that are referred to."""
+        wire_name = f".{name}"
+        ident = self._ids.get(wire_name)
+        if ident is None:
+            ident = self._ids[wire_name] = len(self.names)
+            self.names.append(wire_name)
+        return ident
+
     def wire_name(self, function: int) -> str:
         """Return the name that a peer is told for an id."""
         name = self.names[function]

@@ -13,7 +13,7 @@ from asyncrpc.agent.request import Request
 from asyncrpc.agent.serving import Server, encoding_error
 from asyncrpc.errors import Delivery, RpcError, StatusCode
 from asyncrpc.execution import Memory, ReplyWindow, ServedCall
-from asyncrpc.wire import DEDUP, Frame, HeaderMap, MessageType
+from asyncrpc.wire import DEDUP, Enclosure, Frame, HeaderMap, MessageType
 
 if TYPE_CHECKING:
     from asyncrpc.agent.agent import Agent
@@ -77,6 +77,7 @@ class KeptServer(Server):
             return True
         if not self._window.acknowledge(ident):
             return False
+        self.doubt_passed(ident)
         self._answer_cancel(ident)
         return True
 
@@ -110,9 +111,11 @@ class KeptServer(Server):
             return
         try:
             encode = self._encode if call.reply != _SCRIPT_RET else self._encode_script
-            body, buffers = encode(value, "result")
+            body, buffers = encode(value, "result", self._connection.peer)
             # what is kept must not change when its owner goes on to use it
             copies: list[Any] = [memoryview(bytes(buffer)) for buffer in buffers]
+            if isinstance(buffers, Enclosure):
+                copies = Enclosure(copies, buffers.enclosed)
             self._send_large(Request(call.reply, call.ident, body, copies))
         except Exception as error:  # noqa: BLE001 -- encoding may run code of the user's classes
             self._send_failure(call, encoding_error(error), is_ours=True)

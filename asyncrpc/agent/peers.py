@@ -62,6 +62,7 @@ class Peer:
         "_agent",
         "_dialer",
         "_is_admission_due",
+        "_is_new",
         "_stopping",
         "_withdrawn",
         "arriving",
@@ -99,6 +100,7 @@ class Peer:
         self._withdrawn = 0  # entries of the queue that nobody waits for any more
         self._stopping: set[int] = set()  # cancelled calls that the callee may still count
         self._is_admission_due = False
+        self._is_new = True  # there never was a link
         self._dialer = Dialer(agent, self)
 
     def __repr__(self) -> str:
@@ -294,6 +296,8 @@ class Peer:
         """Take an authenticated link into use and send what waits."""
         old, self.connection = self.connection, connection
         self._dialer.opened()
+        self._agent.references.link_opened(self, is_first=self._is_new)
+        self._is_new = False
         if old is not None:
             old.stream.abort()
             self._break(old, None)
@@ -310,6 +314,7 @@ class Peer:
             return
         self.connection = None
         self._break(connection, error)
+        self._agent.references.link_lost(self)
         if self.state is PeerState.PRESENT and not self._agent.is_closed:
             self._dialer.start()
         self._agent.became_idle()

@@ -85,6 +85,9 @@ class RpcFuture(asyncio.Future[T], Generic[T]):
         self.owner.withdraw(self)
         return True
 
+    def accepted(self) -> None:
+        """Learn that the callee took the request in, and that the outcome follows."""
+
     def send_again(self) -> Request | None:
         """Return what is to be sent at once in place of a request that a broken link may have lost.
 

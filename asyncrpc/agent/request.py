@@ -10,7 +10,16 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any, cast
 
-from asyncrpc.wire import BUFFERS, CHUNK_SIZE, HEADER, HeaderMap, Transfer, encode_frame
+from asyncrpc.wire import (
+    BUFFERS,
+    CHUNK_SIZE,
+    HEADER,
+    REFERENCES,
+    Enclosure,
+    HeaderMap,
+    Transfer,
+    encode_frame,
+)
 
 __all__ = ("Request",)
 
@@ -28,6 +37,7 @@ class Request:
         body: encoded body, `bytes` unless the message is large.
         buffers: out-of-band buffers, unchanged until sent.
         meta: encoded header map, empty for none.
+        enclosed: what remote references became in it.
     """
 
     __slots__ = (
@@ -36,6 +46,7 @@ class Request:
         "call_id",
         "deadline",
         "depth",
+        "enclosed",
         "flags",
         "function",
         "kind",
@@ -62,6 +73,11 @@ class Request:
         self.depth = depth
         self.deadline = deadline
         self.body = body
+        self.enclosed: Sequence[Any] = ()
+        if isinstance(buffers, Enclosure):
+            self.enclosed = buffers.enclosed
+            self.flags |= REFERENCES
+            buffers = tuple(buffers)
         self.buffers = buffers
         self.meta = meta
 

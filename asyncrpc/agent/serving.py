@@ -10,10 +10,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from asyncrpc.agent.items import Items
 from asyncrpc.agent.pending import Deadlines
+from asyncrpc.agent.references import HeldCall
 from asyncrpc.agent.request import Request
 from asyncrpc.errors import (
     Delivery,
@@ -29,6 +32,7 @@ from asyncrpc.execution import Outlet, ServedCall, Target, TargetKind, encode_fa
 from asyncrpc.wire import (
     CHUNK_SIZE,
     DEDUP,
+    EARLY,
     ERROR,
     HEADER,
     LENGTH,
@@ -43,6 +47,7 @@ from asyncrpc.wire import (
 if TYPE_CHECKING:
     from asyncrpc.agent.agent import Agent
     from asyncrpc.agent.connection import Connection
+    from asyncrpc.agent.peers import Peer
 
 __all__ = ("Server", "encoding_error")
 
@@ -50,6 +55,7 @@ _log = logging.getLogger("asyncrpc.server")
 
 pack_header = HEADER.pack
 _NOTIFY = int(MessageType.NOTIFY)
+_REMOTE_RET = int(MessageType.REMOTE_RET)
 _SCRIPT_RET = int(MessageType.SCRIPT_RET)
 _STREAM_CALL = int(MessageType.STREAM_CALL)
 _CANCELLED = int(MessageType.CANCELLED)
@@ -75,6 +81,7 @@ class Server:
 
     __slots__ = (
         "_agent",
+        "_arrived",
         "_connection",
         "_deadlines",
         "_decode_call",
@@ -86,6 +93,7 @@ class Server:
         "_max_queued",
         "_now",
         "_older",
+        "_passed",
         "_placeless",
         "_recent",
         "_refusal",
@@ -126,6 +134,13 @@ class Server:
         self._encode_script = agent.script_codec.encode
         self._decode_call = agent.codec.decode_call
         self._start = agent.executor.start
+        self._arrived = agent.references.arrived
+        self._passed: dict[int, Sequence[Any]] = {}  # references in results that may not have come
+
+    @property
+    def peer(self) -> Peer:
+        """The worker whose calls it serves."""
+        return self._connection.peer
 
     def request(self, frame: Frame) -> None:
         """Serve a call or a notification."""
@@ -149,7 +164,7 @@ class Server:
             return
         try:
             if target is _UNRESOLVED:
-                call.target = target = self._resolve(function)
+                call.target = target = self.resolve(function)
             if meta is not None:
                 self._take_headers(call, kind, meta)
             if len(calls) >= self._max_inflight and not self._admits(kind, depth):
@@ -160,6 +175,7 @@ class Server:
             raise
         except RpcError as error:
             error.delivery = Delivery.NOT_SENT  # whatever went wrong, the function did not run
+            self._arrived.clear()
             self._refuse_call(call, error)
             return
         self._agent.served += 1
@@ -168,7 +184,66 @@ class Server:
             self._placeless[ident] = False
         if 0 < deadline < self._deadlines.armed:
             self._deadlines.arm(deadline)
-        self._start(call, target, args, kwargs)
+        if self._arrived:
+            self._hold(call, target, args, kwargs)
+        else:
+            self._start(call, target, args, kwargs)
+
+    def _hold(
+        self, call: ServedCall, target: Target, args: tuple[object, ...], kwargs: dict[str, object]
+    ) -> None:
+        """Start a call once the references that arrived in it are confirmed."""
+        if not call.reply:
+            self._connection.taken(_NOTIFY, call.ident)
+        start = partial(self._start, call, target, args, kwargs)
+        HeldCall(self, call, start, self._agent.references).hold()
+
+    def take_in(self, frame: Frame) -> ServedCall | None:
+        """Take in a request of another type than plain calls, up to its body.
+
+        Returns:
+            The call, counted among those served; ``None`` if it is a copy, was cancelled already,
+            or is one too many, which its caller was told.
+        """
+        kind, _, depth, ident, _, remaining, meta, _, _ = frame
+        if ident in self._recent or ident in self._older or ident in self.calls:
+            return None
+        self._recent.add(ident)
+        if self._was_cancelled(ident):
+            return None
+        deadline = self._now() + remaining if remaining else 0.0
+        call = ServedCall(self, ident, _NAMELESS, deadline, depth + 1, REPLIES[kind])
+        if meta is not None:
+            call.headers = HeaderMap.decode(meta)
+        if len(self.calls) >= self._max_inflight and not self._admits(kind, depth):
+            self._refuse_full(call)
+            return None
+        self._agent.served += 1
+        self.calls[ident] = call
+        if depth:
+            self._placeless[ident] = False
+        if 0 < deadline < self._deadlines.armed:
+            self._deadlines.arm(deadline)
+        return call
+
+    def confirm(self, ident: int, *, is_early: bool) -> None:
+        """Tell a creator that its request was taken in, or that the function has ended."""
+        flags = EARLY if is_early else 0
+        self._connection.send(encode_frame(_REMOTE_RET, ident, b"\xc0", flags=flags))
+
+    def drop(self, call: ServedCall, error: RpcError) -> None:
+        """End a call that did not come to user code."""
+        self.ended(call)
+        if not call.is_cancelled and not self.is_closed:
+            self._refuse_call(call, error)
+
+    def ended(self, call: ServedCall) -> None:
+        """Serve a call no longer."""
+        is_served = self.calls.pop(call.ident, None) is not None
+        if self._placeless:
+            self._forget(call.ident)
+        if is_served and not self.calls:
+            self._idle()
 
     def _pass_on(self, ident: int, frame: Frame) -> None:
         """Give a call that may be sent again to who serves those."""
@@ -224,6 +299,8 @@ class Server:
                 self._placeless[ident] = True
                 self._stopping += 1
                 self._unanswered.discard(ident)
+        elif ident in self._passed:  # its caller has not seen the result
+            self.doubt_passed(ident)
         elif ident not in self._recent and ident not in self._older:
             self._early[ident] = None
             if len(self._early) > _EARLY_CANCELS:
@@ -254,6 +331,27 @@ class Server:
         for call in tuple(self.calls.values()):
             if call.reply or everything:
                 call.cancel()
+            elif call.deadline:  # it goes on without the link, as long as it may
+                self._agent.clock.call_at(call.deadline, call.cancel)
+        for ident in tuple(self._passed):
+            self.doubt_passed(ident)
+
+    def taken(self, ident: int, *, is_error: bool = False) -> None:
+        """Learn that the references in a result have come, or certainly have not."""
+        enclosed = self._passed.pop(ident, ())
+        if is_error and enclosed:
+            self._agent.references.take_back(enclosed, self.peer)
+
+    def doubt_passed(self, ident: int) -> None:
+        """Find out about the references in a result that may not have come."""
+        enclosed = self._passed.pop(ident, ())
+        if enclosed:
+            self._agent.references.doubt(enclosed, self.peer)
+
+    @property
+    def passed(self) -> tuple[int, ...]:
+        """Calls whose results enclose references that may not have come."""
+        return tuple(self._passed)
 
     # -- Replier
 
@@ -274,7 +372,7 @@ class Server:
             return
         try:
             encode = self._encode if reply != _SCRIPT_RET else self._encode_script
-            body, buffers = encode(value, "result")
+            body, buffers = encode(value, "result", self._connection.peer)
             if buffers or len(body) >= self._max_plain:
                 self._send_large(Request(reply, call.ident, body, buffers))
                 return
@@ -290,11 +388,7 @@ class Server:
 
     def fail(self, call: ServedCall, error: BaseException) -> None:
         """Send the error of a call."""
-        is_served = self.calls.pop(call.ident, None) is not None
-        if self._placeless:
-            self._forget(call.ident)
-        if is_served and not self.calls:
-            self._idle()
+        self.ended(call)
         if not call.reply and not call.is_cancelled:
             _log.error("%s, sent by %s, failed", call.target.name, self.caller, exc_info=error)
             return
@@ -375,7 +469,10 @@ class Server:
 
     def _send_large(self, reply: Request) -> None:
         limit = self._agent.options.limits.max_message_size
+        if reply.enclosed:
+            self._passed[reply.call_id] = reply.enclosed
         if reply.size > limit:
+            self.taken(reply.call_id, is_error=True)
             raise MessageTooLargeError(
                 f"result has {reply.size} bytes, above max_message_size {limit}"
             )
@@ -390,11 +487,20 @@ class Server:
         if self.is_closed:
             self._agent.servers.discard(self)
 
-    def _resolve(self, function: int) -> Target:
+    def resolve(self, function: int) -> Target:
+        """Return what an id of the peer's stands for.
+
+        Raises:
+            RemoteProtocolError: the peer never said.
+            FunctionNotFoundError, PermissionDeniedError: as `FunctionTable.resolve`.
+        """
         name = self._connection.functions.get(function)
         if name is None:
             raise RemoteProtocolError(f"function id {function} was never interned")
-        target = self._agent.functions.resolve(name)
+        if name.startswith("."):
+            target = self._agent.references.method(name[1:])
+        else:
+            target = self._agent.functions.resolve(name)
         self._targets[function] = target
         return target
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from asyncrpc.agent.agent import Agent
 from asyncrpc.agent.liveness import LivenessThread
+from asyncrpc.agent.references import References
 from asyncrpc.discovery import Record, StoreLink, join_static, open_store, route_to, scoped
 from asyncrpc.errors import StoreConnectionError
 from asyncrpc.execution import Executor, ThreadPool
@@ -65,6 +66,7 @@ class Starter:
         environ: environment variables.
         network: opens links; ``None`` takes sockets.
         clock: the time; `LoopClock` is the real one.
+        make_references: gives the remote references of a new agent.
     """
 
     def __init__(
@@ -73,10 +75,12 @@ class Starter:
         environ: Mapping[str, str],
         network: Network | None,
         clock: Clock,
+        make_references: Callable[[], References],
     ) -> None:
         self._options = options
         self._environ = environ
         self._clock = clock
+        self._make_references = make_references
         self._network = SocketNetwork(options.tls, clock=clock) if network is None else network
         self._in_memory = isinstance(network, MemoryNetwork)
         run_id = options.run_id
@@ -179,6 +183,7 @@ class Starter:
 
     def _make_agent(self, info: WorkerInfo, key: bytes) -> Agent:
         options = self._options
+        references = self._make_references()
         allow_pickle = (
             options.expose is None if options.allow_pickle is None else options.allow_pickle
         )
@@ -196,9 +201,11 @@ class Starter:
                 registry=user_types,
                 max_nesting=options.limits.max_nesting,
                 max_object_bytes=options.limits.max_object_bytes,
+                hooks=(references.hook,),
             ),
             executor=Executor(ThreadPool(options.num_worker_threads, f"asyncrpc-{info.name}")),
             facade=None,
+            references=references,
             faults=self._fault_plans(),
         )
 

@@ -13,12 +13,14 @@ from asyncrpc.execution import current_call
 from asyncrpc.identity import WorkerInfo
 from asyncrpc.options import UNSET, Unset, check_timeout
 from asyncrpc.retry import RetryPolicy, check_policy
+from asyncrpc.rref import RRef
 
 __all__ = (
     "all_gather",
     "barrier",
     "context",
     "current_context",
+    "remote",
     "rpc_async",
     "rpc_notify",
     "rpc_stream",
@@ -180,6 +182,38 @@ def current_context() -> CallContext | None:
         NotInitializedError: no agent runs.
     """
     return current_agent().current_context()
+
+
+def remote(
+    to: str | int | WorkerInfo,
+    func: Callable[..., Any] | str,
+    args: Sequence[object] | None = None,
+    kwargs: Mapping[str, object] | None = None,
+    timeout: float | None | Unset = UNSET,
+) -> RRef:
+    """Have a function make a value on another worker, and refer to it; returns at once.
+
+    Args:
+        to: name, id or `WorkerInfo` of the worker that is to own the value.
+        func: what makes it, as for `rpc_async`; a class makes an instance.
+        args: positional arguments.
+        kwargs: keyword arguments.
+        timeout: seconds from now to the function's end, 0 or ``None`` for no limit; left out: the
+            default. A function that takes longer is stopped.
+
+    Returns:
+        The reference. Whatever goes wrong from now on, the function's own errors included, is
+        raised where it is used.
+
+    Raises:
+        What `rpc_async` raises at the call.
+    """
+    served = current_call.get()
+    agent: Any = this_process.agent if served is None else served.replier.agent
+    if agent is None:
+        raise NotInitializedError(NOT_INITIALIZED)
+    rref: RRef = agent.create(to, func, args, kwargs, timeout, sys._getframe(1))
+    return rref
 
 
 def wait_all() -> WaitAll:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from asyncrpc.api.process import current_agent
 from asyncrpc.identity import WorkerInfo
+from asyncrpc.rref import RRefRow
 
 __all__ = (
     "debug_info",
     "get_rpc_timeout",
     "get_worker_info",
     "get_worker_infos",
+    "rref_debug",
     "set_rpc_timeout",
 )
 
@@ -51,3 +53,8 @@ def set_rpc_timeout(timeout: float | None) -> None:
 def debug_info() -> dict[str, str]:
     """Return the agent's counters by name; torch's keys where they make sense."""
     return current_agent().debug_info()
+
+
+def rref_debug() -> list[RRefRow]:
+    """Return a row for each value that this worker keeps for others, or makes right now."""
+    return current_agent().rref_debug()

@@ -15,6 +15,7 @@ from asyncrpc.backend_registry import BackendType
 from asyncrpc.errors import AlreadyInitializedError, NotInitializedError
 from asyncrpc.execution import current_call
 from asyncrpc.options import RpcOptions
+from asyncrpc.rref import RRef
 from asyncrpc.runtime import RpcAgent
 from asyncrpc.store import Store
 
@@ -64,6 +65,7 @@ async def _begin(start: Callable[[], Coroutine[Any, Any, RpcAgent]]) -> RpcAgent
     if this_process.agent is not None or this_process.is_starting:
         raise AlreadyInitializedError("RPC is already initialized")
     this_process.is_starting = True
+    RRef.find_agent = current_agent
     try:
         this_process.agent = await start()
     finally:

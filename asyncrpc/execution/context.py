@@ -42,6 +42,14 @@ class Replier(Protocol):
         ...
 
 
+class Hold(Protocol):
+    """Keeps a call from user code until something is known."""
+
+    def withdraw(self) -> None:
+        """Learn that the call is cancelled: it ends here."""
+        ...
+
+
 class ServedCall:
     """One call being served: who called, until when, how deep.
 
@@ -59,6 +67,7 @@ class ServedCall:
         nested: blocking calls made by the ``def`` that serves it; they end when it is cancelled.
         outlet: where its items go, if it is a stream.
         headers: what its caller sent beside function and arguments, ``None`` for nothing.
+        held: what keeps it from user code, ``None`` for nothing.
     """
 
     # no __slots__: with defaults in the class fewer attributes are set per call
@@ -69,6 +78,7 @@ class ServedCall:
     nested: set[asyncio.Future[object]] | None = None
     headers: HeaderMap | None = None
     outlet: Outlet | None = None
+    held: Hold | None = None
 
     def __init__(
         self,
@@ -103,6 +113,8 @@ class ServedCall:
             self.task.cancel()
         for future in tuple(self.nested or ()):
             future.cancel()
+        if self.held is not None:
+            self.held.withdraw()
 
 
 current_call: ContextVar[ServedCall | None] = ContextVar("asyncrpc_current_call", default=None)

@@ -32,7 +32,7 @@ from asyncrpc.execution.context import ServedCall, current_call
 from asyncrpc.execution.functions import Target, TargetKind
 from asyncrpc.execution.threads import ThreadPool
 
-__all__ = ("Executor", "await_returned", "no_stream", "unawaited")
+__all__ = ("Executor", "await_returned", "is_unawaited", "no_stream", "unawaited")
 
 _ASYNC = TargetKind.ASYNC
 
@@ -75,6 +75,8 @@ class Executor:
             self._start_async(call, await_returned, (target.function, args, kwargs), {})
         elif call.outlet is not None:
             self._start_async(call, call.outlet.run, (target.function, args, kwargs), {})
+        elif kind is TargetKind.DEFERRED:
+            target.function(call, args, kwargs)
         else:
             _finish(call, None, no_stream(target))
 
@@ -196,7 +198,7 @@ class Executor:
         self, call: ServedCall, target: Target, args: tuple[object, ...], kwargs: dict[str, object]
     ) -> None:
         def finish(value: object, error: BaseException | None) -> None:
-            if error is None and inspect.isawaitable(value):
+            if error is None and is_unawaited(value):
                 error = unawaited(target.name, value)
             _finish(call, value, error)
 
@@ -302,6 +304,11 @@ def _finish(call: ServedCall, value: object, error: BaseException | None) -> Non
 def no_stream(target: Target) -> TypeError:
     """Return the error of an async generator function that is called as a function."""
     return TypeError(f"{target.name} is an async generator: call it with rpc_stream")
+
+
+def is_unawaited(value: object) -> bool:
+    """Whether a plain ``def`` forgot to await; other awaitables, as references, are values."""
+    return inspect.iscoroutine(value) or asyncio.isfuture(value)
 
 
 def unawaited(name: str, value: object) -> TypeError:

@@ -122,6 +122,10 @@ class Exposure:
                 return is_exposed and _is_defined_in_class(vars(base)[attribute], base)
         return False
 
+    def allows_method(self, cls: type, name: str) -> bool:
+        """Whether peers may call a method of an instance of ``cls`` that they refer to."""
+        return _is_public(name) and self._is_exposed_class(cls) and self._has_method(cls, name)
+
     def _is_exposed_class(self, cls: type) -> bool:
         if any(cls is listed for listed in self._callables.values()):
             return True

@@ -56,6 +56,8 @@ class TargetKind(enum.Enum):
     """Marked with `async_execution`: returns an awaitable, which is awaited on the loop."""
     STREAM = "stream"
     """Async generator function."""
+    DEFERRED = "deferred"
+    """Takes the call itself and its arguments, and sees to it that something is run for it."""
 
 
 class Target:
@@ -91,6 +93,45 @@ class FunctionTable:
         self._worker = worker
         self._exposure = None if expose is None else Exposure(expose)
         self._targets: dict[str, Target] = {}
+        self._kinds: dict[object, TargetKind] = {}  # of methods, by their functions
+
+    def method(self, value: object, name: str) -> Target:
+        """Find a public method of a value that peers refer to; instances are looked into, too.
+
+        Raises:
+            AttributeError: there is no such attribute, or it is private.
+            TypeError: it cannot be called.
+            PermissionDeniedError: ``expose`` lists neither the value's class nor, where the method
+                is inherited, the class that defines it.
+        """
+        if name.startswith("_") or not name.isidentifier():
+            raise AttributeError(f"{name!r} is private: references lead to public methods only")
+        if self._exposure is None:
+            function = getattr(value, name)
+        else:
+            function = self._exposed_method(self._exposure, value, name)
+        if not callable(function):
+            raise TypeError(f"{type(value).__qualname__}.{name} is no method but {function!r:.100}")
+        full_name = f"{type(value).__qualname__}.{name}"
+        return Target(self._kind_of_method(function), function, full_name)
+
+    def _exposed_method(self, exposure: Exposure, value: object, name: str) -> object:
+        if not exposure.allows_method(type(value), name):
+            raise self._denied(f"{type(value).__module__}:{type(value).__qualname__}.{name}")
+        found = inspect.getattr_static(type(value), name)  # never what the instance has instead
+        bind = getattr(found, "__get__", None)
+        return found if bind is None else bind(value, type(value))
+
+    def _kind_of_method(self, function: object) -> TargetKind:
+        inner = getattr(function, "__func__", None)
+        kind = self._kinds.get(inner)
+        if kind is None:
+            kind = _kind_of(function)
+            if isinstance(inner, FunctionType):
+                if len(self._kinds) >= _MAX_CACHED:
+                    self._kinds.clear()
+                self._kinds[inner] = kind
+        return kind
 
     def resolve(self, name: str) -> Target:
         """Find the callable named ``name``, importing its module unless ``expose`` is given.

@@ -9,12 +9,17 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import inspect
 from collections.abc import Sequence
 from typing import Any
 
 from asyncrpc.execution.context import ServedCall, current_call
-from asyncrpc.execution.executor import Executor, await_returned, no_stream, unawaited
+from asyncrpc.execution.executor import (
+    Executor,
+    await_returned,
+    is_unawaited,
+    no_stream,
+    unawaited,
+)
 from asyncrpc.execution.functions import Target, TargetKind
 from asyncrpc.execution.threads import ThreadPool
 from asyncrpc.interception import IncomingCall, Interceptor, chained
@@ -38,6 +43,9 @@ class _Chain:
         self, call: ServedCall, target: Target, args: tuple[object, ...], kwargs: dict[str, object]
     ) -> None:
         """Run ``target`` within the chain: `Executor.start`."""
+        if target.kind is TargetKind.DEFERRED:  # it starts another one for the call
+            self._start(call, target, args, kwargs)
+            return
         chain = Target(TargetKind.ASYNC, self._run, target.name)
         self._start(call, chain, (call, target, args, kwargs), {})
 
@@ -108,6 +116,6 @@ async def _in_thread(
         raise
     if error is not None:
         raise error
-    if inspect.isawaitable(value):
+    if is_unawaited(value):
         raise unawaited(target.name, value)
     return value

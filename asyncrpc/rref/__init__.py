@@ -1,1 +1,9 @@
-"""Remote references: who holds what on which worker, and when a value may go."""
+"""Remote references: values that live on one worker and are referred to from others."""
+
+from __future__ import annotations
+
+from asyncrpc.rref.context import RRefContext
+from asyncrpc.rref.keeping import RRefRow
+from asyncrpc.rref.reference import RRef
+
+__all__ = ("RRef", "RRefContext", "RRefRow")

@@ -380,6 +380,16 @@ class Lifecycle:
         }
 
     @property
+    def is_quiet(self) -> bool:
+        """Whether no control message is out, and none is about to be sent."""
+        return not self._exchange.waiting and self._notices.is_empty
+
+    @property
+    def holds_nothing(self) -> bool:
+        """Whether no reference to others' values is held, and their owners know."""
+        return self._users.is_empty and self.is_quiet
+
+    @property
     def is_drained(self) -> bool:
         """Whether nothing is kept, held, parked, queued or out."""
         return (

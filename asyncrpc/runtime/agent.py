@@ -34,6 +34,7 @@ from asyncrpc.identity import WorkerInfo
 from asyncrpc.observe import Clock, LoopClock
 from asyncrpc.options import UNSET, RpcOptions, Unset, check_timeout
 from asyncrpc.retry import RetryPolicy, check_policy
+from asyncrpc.rref import RRef, RRefContext, RRefRow
 from asyncrpc.runtime.debug import counters
 from asyncrpc.runtime.ending import Ending, warn_if_forgotten
 from asyncrpc.runtime.messages import Message, make_message, send
@@ -52,6 +53,9 @@ class RpcAgent:
         agent = self._agent = started.agent
         self._started = started
         self._ending = Ending(started)
+        assert isinstance(agent.references, RRefContext)
+        self.references = agent.references
+        """For `RRef`, which finds it here."""
         self._collectives = Collectives(agent)
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
@@ -64,6 +68,8 @@ class RpcAgent:
         """`rpc_hedged` likewise."""
         self.call_any = partial(call_any, agent)
         """`rpc_any` likewise."""
+        self.create = self.references.create
+        """`remote` with all arguments given; likewise."""
 
     # -- life
 
@@ -116,6 +122,7 @@ class RpcAgent:
             os.environ if environ is None else environ,
             network,
             clock if clock is not None else LoopClock(),
+            RRefContext,
         )
         made: list[Self] = []  # one for each store that was tried; the last one is in use
 
@@ -307,6 +314,29 @@ class RpcAgent:
         site = sys._getframe(1)
         return self.call_any(workers, func, args, kwargs, timeout, idempotent, random, site)
 
+    # -- references
+
+    def remote(
+        self,
+        to: str | int | WorkerInfo,
+        func: Callable[..., Any] | str,
+        args: Sequence[object] | None = None,
+        kwargs: Mapping[str, object] | None = None,
+        timeout: float | None | Unset = UNSET,
+    ) -> RRef:
+        """Have a function make a value on another worker; see `asyncrpc.remote`."""
+        return self.create(to, func, args, kwargs, timeout, sys._getframe(1))
+
+    def rref(self, value: object) -> RRef:
+        """Return a reference to a value, which this worker keeps; see `asyncrpc.RRef`."""
+        return self.references.refer_to(value)
+
+    def rref_debug(self) -> list[RRefRow]:
+        """Return what is kept for others; see `asyncrpc.rref_debug`."""
+        return self.references.keeper.rows()
+
+    # -- many calls
+
     def wait_all(self) -> WaitAll:
         """Return a scope that waits for the calls started inside; see `asyncrpc.wait_all`."""
         return WaitAll()
@@ -399,7 +429,7 @@ class RpcAgent:
 
     def debug_info(self) -> dict[str, str]:
         """Return counters by name; see `asyncrpc.debug_info`."""
-        return counters(self._agent)
+        return counters(self._agent, self.references.machine.counts())
 
     def __repr__(self) -> str:
         return f"<RpcAgent {self.info.name} id {self.info.id}>"

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from asyncrpc.agent import Agent, PeerState
 
 __all__ = ("counters",)
 
 
-def counters(agent: Agent) -> dict[str, str]:
-    """Return an agent's counters by name."""
+def counters(agent: Agent, references: Mapping[str, int]) -> dict[str, str]:
+    """Return an agent's counters by name, those of remote references among them."""
     threads = agent.executor.threads
     calls = [call for server in agent.servers for call in server.calls.values()]
     links = [c for c in agent.connections() if c.hello is not None]
     info: dict[str, object] = {
-        "num_pending_futures": len(agent.pending),
-        "num_owner_rrefs": 0,
-        "num_pending_users": 0,
-        "num_forks": 0,
+        **references,
+        "num_pending_futures": references["num_pending_futures"] + len(agent.caller.user_calls()),
         "agent.thread_pool_size": agent.options.num_worker_threads,
         "agent.num_idle_threads": agent.options.num_worker_threads - threads.size + threads.idle,
         "agent.client_active_calls": len(agent.caller.user_calls()),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import warnings
 import weakref
@@ -14,7 +15,7 @@ from collections.abc import Callable, Sequence
 
 from asyncrpc.agent import Drain, Started
 from asyncrpc.discovery import record_key
-from asyncrpc.errors import RpcError, ShutdownTimeoutError, StatusCode
+from asyncrpc.errors import RpcError, RRefLeakError, ShutdownTimeoutError, StatusCode
 from asyncrpc.execution import current_call
 from asyncrpc.runtime.persisting import finished
 from asyncrpc.store import StoreError
@@ -91,9 +92,13 @@ class Ending:
     async def _shut_down(self, graceful: bool, timeout: float) -> None:
         """Drain, then close everything, whatever happens to the first."""
         self._agent.retrier.stop()
+        if self._agent.options.check_leaks:
+            gc.collect()  # what is only waiting to be collected is no leak
         if not graceful:
+            self._agent.references.note_leaks()
             await self._withdraw_record()
             await self._close("lost", "it shut down without waiting", 0.0)
+            self._report_leaks()
             return
         now = self._agent.clock.time
         give_up = now() + timeout if timeout else None
@@ -107,6 +112,15 @@ class Ending:
             raise
         left = _PATIENCE if give_up is None else max(0.0, give_up - now())
         await self._close("left", "it shut down", min(left, _PATIENCE))
+        self._report_leaks()
+
+    def _report_leaks(self) -> None:
+        leaks = self._agent.references.leaks
+        if leaks:
+            raise RRefLeakError(
+                f"{len(leaks)} references were still held at the shutdown:\n" + "\n".join(leaks),
+                leaks=leaks,
+            )
 
     async def _drained(self, timeout: float) -> None:
         """Wait for the end of the group, unless `_stop_draining` ends the wait."""

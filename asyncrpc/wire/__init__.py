@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from asyncrpc.wire.codec import Codec
+from asyncrpc.wire.codec import Codec, Hook
 from asyncrpc.wire.exceptions import rebuild_exception, split_exception
 from asyncrpc.wire.frame import (
     ABORT,
     BUFFERS,
     CHUNK_SIZE,
     DEDUP,
+    EARLY,
     ERROR,
     FIRST,
     HEADER,
     LENGTH,
+    REFERENCES,
     Frame,
     encode_frame,
 )
@@ -31,10 +33,12 @@ __all__ = (
     "CALLS",
     "CHUNK_SIZE",
     "DEDUP",
+    "EARLY",
     "ERROR",
     "FIRST",
     "HEADER",
     "LENGTH",
+    "REFERENCES",
     "REPLIES",
     "Codec",
     "Enclosure",
@@ -44,6 +48,7 @@ __all__ = (
     "HandshakeRefused",
     "HeaderMap",
     "Hello",
+    "Hook",
     "MessageType",
     "Purpose",
     "Transfer",

@@ -33,7 +33,7 @@ from .state import (
     Policy,
 )
 
-__all__ = ("Codec",)
+__all__ = ("Codec", "Hook")
 
 MAX_NESTING = 1000  # what API.md allows; the interpreter's own recursion limit is of that order
 _MARKED = 0xC1

@@ -22,12 +22,14 @@ __all__ = (
     "BUFFERS",
     "CHUNK_SIZE",
     "DEDUP",
+    "EARLY",
     "ERROR",
     "FIRST",
     "HEADER",
     "LENGTH",
     "MAX_BUFFERS",
     "MAX_FRAME",
+    "REFERENCES",
     "Frame",
     "encode_frame",
     "split_payload",
@@ -47,6 +49,11 @@ FIRST = 0x08
 """The chunk describes a new transfer."""
 ABORT = 0x10
 """The chunk ends its transfer early; what came of it is dropped."""
+
+REFERENCES = 0x20
+"""The message encloses remote references; a result or one-way call is answered by RREF_TAKEN."""
+EARLY = 0x40
+"""The reply says only that the request was taken in; the outcome follows in another one."""
 
 CHUNK_SIZE = 256 * 1024
 """Bytes of a message from which it is sent in chunks; a compromise between the cost per chunk

@@ -19,6 +19,7 @@ _CONTEXT = 2
 _TRACE = 3
 _METADATA = 4
 _WINDOW = 5
+_REFERENCE = 6
 _MOST = 16 * 1024  # bytes of an encoded map
 _MOST_ITEMS = 128  # entries of the user's metadata
 
@@ -33,6 +34,7 @@ class HeaderMap:
         trace: W3C ``traceparent`` of the caller's span, empty for none.
         metadata: the user's own entries, added by interceptors.
         window: items that a stream may send before more room is granted, 0 for other calls.
+        reference: ids of the remote references that the call is about, empty for none.
     """
 
     attempt: int = 0
@@ -40,6 +42,7 @@ class HeaderMap:
     trace: str = ""
     metadata: dict[str, str] = field(default_factory=dict)
     window: int = 0
+    reference: bytes = b""
 
     def encode(self) -> bytes:
         """Return the map's bytes, empty if there is nothing in it.
@@ -52,6 +55,7 @@ class HeaderMap:
             _CONTEXT: self.context,
             _TRACE: self.trace,
             _WINDOW: self.window,
+            _REFERENCE: self.reference,
         }
         packed = {key: value for key, value in items.items() if value}
         if self.metadata:
@@ -76,14 +80,18 @@ class HeaderMap:
             found = unpackb(data, strict_map_key=False)
             attempt, window = found.get(_ATTEMPT, 0), found.get(_WINDOW, 0)
             context, trace = found.get(_CONTEXT, ""), found.get(_TRACE, "")
+            reference, metadata = found.get(_REFERENCE, b""), found.get(_METADATA)
             if not (type(attempt) is type(window) is int and type(context) is type(trace) is str):
                 raise ValueError("an entry is of a wrong type")
+            if type(reference) is not bytes:
+                raise ValueError("a reference must be bytes")
             return cls(
                 attempt=attempt,
                 context=context,
                 trace=trace,
-                metadata=_checked(found.get(_METADATA, {})),
+                metadata={} if metadata is None else _checked(metadata),
                 window=window,
+                reference=reference,
             )
         except Exception as error:  # whatever a peer's bytes make of it
             raise RemoteProtocolError(f"header map makes no sense: {error}") from error

@@ -66,6 +66,7 @@ class MessageType(enum.IntEnum):
     GATHER = 0x410
     CHUNK = 0x411
     CANCELLED = 0x412
+    RREF_TAKEN = 0x413
 
     @property
     def is_request(self) -> bool:

@@ -82,6 +82,29 @@ def without_a_loop() -> None:
         assert_type(agent.shutdown(graceful=False, timeout=1.0), None)
 
 
+async def references(worker: rpc.WorkerInfo) -> None:
+    """A reference, what it says, and its three kinds of proxies."""
+    rref = rpc.remote(worker, greet, args=("you",), timeout=None)
+    assert_type(rref, rpc.RRef)
+    assert_type(rpc.RRef([1]), rpc.RRef)
+    assert_type(rpc.current_agent().remote(1, "module:name"), rpc.RRef)
+    assert_type(rpc.current_agent().rref(1), rpc.RRef)
+    assert_type((rref.is_owner(), rref.confirmed_by_owner()), tuple[bool, bool])
+    assert_type((rref.owner(), rref.owner_name()), tuple[rpc.WorkerInfo, str])
+    assert_type(await rref, Any)
+    assert_type(await rref.to_here(timeout=5), Any)
+    assert_type(rref.local_value(), Any)
+    assert_type(await rref.rpc_async(timeout=5).upper(), Any)
+    rref.rpc_sync().upper()
+    rref.remote().upper()
+    async with rref:
+        await rref.release()
+    row = rpc.rref_debug()[0]
+    assert_type(row, rpc.RRefRow)
+    assert_type((row.id, row.type, row.size), tuple[str, str, int])
+    assert_type((row.holders, row.age), tuple[tuple[str, ...], float])
+
+
 def around_a_call() -> None:
     """What a served function can ask."""
     assert_type(rpc.remaining(), float | None)

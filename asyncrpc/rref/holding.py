@@ -1,0 +1,334 @@
+"""The holder's side: values created on other workers, fetched from them, and called there."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from asyncrpc.agent import Peer, Request, RpcFuture
+from asyncrpc.errors import (
+    Delivery,
+    OwnerLostError,
+    PeerLostError,
+    RpcError,
+    RpcTimeoutError,
+    UnknownWorkerError,
+)
+from asyncrpc.options import UNSET, check_timeout
+from asyncrpc.wire import MessageType
+
+from .ids import pack_ids
+from .values import Fork
+
+if TYPE_CHECKING:
+    from .context import RRefContext
+
+__all__ = ("Holder",)
+
+_PYTHON_CALL = int(MessageType.PYTHON_CALL)
+_PYTHON_REMOTE_CALL = int(MessageType.PYTHON_REMOTE_CALL)
+_SCRIPT_REMOTE_CALL = int(MessageType.SCRIPT_REMOTE_CALL)
+_PYTHON_FETCH = int(MessageType.PYTHON_RREF_FETCH_CALL)
+_SCRIPT_FETCH = int(MessageType.SCRIPT_RREF_FETCH_CALL)
+_NO_ARGUMENTS: Sequence[Any] = (b"\xc0", ())
+_FAILED = (
+    "RRef creation via rpc.remote() timed out, and it is possible that the RRef on the owner node "
+    "does not exist"
+)
+
+
+class Holder:
+    """What one agent asks of the owners of values.
+
+    Args:
+        context: of the agent.
+    """
+
+    def __init__(self, context: RRefContext) -> None:
+        self._context = context
+        self._agent = context.agent
+        self._machine = context.machine
+
+    # -- creation
+
+    def create(
+        self,
+        to: object,
+        func: object,
+        args: Sequence[object] | None,
+        kwargs: Mapping[str, object] | None,
+        timeout: object,
+        site: FrameType,
+    ) -> tuple[Fork, bool]:
+        """Have a function make a value; see `asyncrpc.remote`.
+
+        Returns:
+            The handle, and whether the function is a script function.
+        """
+        caller = self._agent.caller
+        seconds = self._seconds(timeout)
+        peer, function, *encoded = caller.prepare(to, func, args, kwargs)
+        is_script = function in caller.functions.scripts
+        kind = _SCRIPT_REMOTE_CALL if is_script else _PYTHON_REMOTE_CALL
+        return self._start_creation(peer, kind, function, encoded, seconds, b"", site), is_script
+
+    def create_by_method(
+        self,
+        handle: Fork,
+        name: str,
+        args: tuple[object, ...],
+        kwargs: Mapping[str, object],
+        timeout: object,
+        site: FrameType,
+    ) -> Fork:
+        """Have a method of a value make another one on the same worker; return its handle."""
+        seconds = self._seconds(timeout)
+        peer = self._use(handle)
+        function = self._agent.caller.functions.method(name)
+        encoded = self._agent.codec.encode_call(args, kwargs, peer)
+        of = pack_ids(handle.rref, handle.fork)
+        return self._start_creation(peer, _PYTHON_REMOTE_CALL, function, encoded, seconds, of, site)
+
+    def _start_creation(
+        self,
+        peer: Peer,
+        kind: int,
+        function: int,
+        encoded: Sequence[Any],
+        seconds: float,
+        of: bytes,
+        site: FrameType,
+    ) -> Fork:
+        handle = self._machine.create(peer.record.incarnation)
+        future = _CreationFuture(self._context, handle)
+        reference = pack_ids(handle.rref, handle.fork) + of
+        try:
+            self._send(future, peer, kind, function, encoded, seconds, reference, site)
+        except RpcError:
+            self._machine.creation_failed(handle, _FAILED, is_unsent=True)
+            self._machine.release([handle])
+            self._context.perform()
+            raise
+        return handle
+
+    # -- fetches and methods
+
+    def fetch(
+        self, handle: Fork, timeout: object, site: FrameType, *, is_script: bool
+    ) -> asyncio.Future[Any]:
+        """Get a copy of a value, or here the value itself; see `RRef.to_here`."""
+        seconds = self._seconds(timeout)
+        if handle.owner == self._machine.me:
+            return self._fetch_here(handle, seconds)
+        peer = self._use(handle)
+        kind = _SCRIPT_FETCH if is_script else _PYTHON_FETCH
+        return self._start(peer, kind, 0, _NO_ARGUMENTS, seconds, handle, site, idempotent=True)
+
+    def call_method(
+        self,
+        handle: Fork,
+        name: str,
+        args: tuple[object, ...],
+        kwargs: Mapping[str, object],
+        timeout: object,
+        site: FrameType,
+    ) -> RpcFuture[Any]:
+        """Call a method of a value where it is; see `Proxy`."""
+        seconds = self._seconds(timeout)
+        peer = self._use(handle)
+        function = self._agent.caller.functions.method(name)
+        encoded = self._agent.codec.encode_call(args, kwargs, peer)
+        return self._start(
+            peer, _PYTHON_CALL, function, encoded, seconds, handle, site, idempotent=False
+        )
+
+    def _start(
+        self,
+        peer: Peer,
+        kind: int,
+        function: int,
+        encoded: Sequence[Any],
+        seconds: float,
+        handle: Fork,
+        site: FrameType,
+        *,
+        idempotent: bool,
+    ) -> RpcFuture[Any]:
+        future = _ReferenceFuture(loop=self._agent.loop)
+        future.is_idempotent = idempotent
+        reference = pack_ids(handle.rref, handle.fork)
+        self._send(future, peer, kind, function, encoded, seconds, reference, site)
+        if kind == _PYTHON_CALL:
+            self._agent.caller.collect(future)
+        return future
+
+    def _send(
+        self,
+        future: _ReferenceFuture,
+        peer: Peer,
+        kind: int,
+        function: int,
+        encoded: Sequence[Any],
+        seconds: float,
+        reference: bytes,
+        site: FrameType,
+    ) -> None:
+        """Send a call about a reference."""
+        caller = self._agent.caller
+        depth, deadline = caller.begin(future, peer, function, site)
+        future.function = future.function or "to_here"
+        future.timeout = seconds
+        if seconds:
+            own = self._agent.clock.time() + seconds
+            future.deadline = min(own, deadline) if deadline else own
+        meta = caller.carried_about(peer, reference)
+        body, buffers = encoded
+        future.message = Request(
+            kind, future.call_id, body, buffers, function=function, depth=depth,
+            deadline=future.deadline, meta=meta,
+        )  # fmt: skip
+        caller.submit(peer, future.message, future)
+
+    def _fetch_here(self, handle: Fork, seconds: float) -> asyncio.Future[Any]:
+        """Wait for a value that is kept here."""
+        self._machine.check(handle)
+        future: asyncio.Future[Any] = self._agent.loop.create_future()
+        waiting = _HereFuture(self._context, handle, future)
+        if self._context.keeper.find(handle.rref) is not None:
+            waiting.run()
+        else:
+            waiting.start(seconds)
+        return future
+
+    # -- parts
+
+    def _use(self, handle: Fork) -> Peer:
+        """Return the owner, or raise why the reference cannot be used."""
+        self._machine.use(handle)
+        peer = self._context.peer(handle.owner)
+        if peer is None:
+            raise UnknownWorkerError(
+                f"{self._agent.info} could not find destination {handle.owner.hex()}: the owner of "
+                "an RRef is not known here"
+            )
+        return peer
+
+    def _seconds(self, timeout: object) -> float:
+        caller = self._agent.caller
+        return caller.timeout if timeout is UNSET else check_timeout("timeout", timeout)
+
+
+class _ReferenceFuture(RpcFuture[Any]):
+    """A call to an owner: when that is gone for good, so is the value.
+
+    Attributes:
+        message: what is sent.
+        is_idempotent: whether it is sent again when its link breaks.
+    """
+
+    __slots__ = ("is_idempotent", "message")
+
+    message: Request
+    is_idempotent: bool
+
+    def send_again(self) -> Request | None:
+        """See `RpcFuture.send_again`."""
+        return self.message if self.is_idempotent else None
+
+    def set_exception(self, error: Any) -> None:
+        if isinstance(error, (PeerLostError, UnknownWorkerError)) and _is_gone(self.owner):
+            error = OwnerLostError(f"the owner was lost: {error}", delivery=error.delivery)
+        super().set_exception(error)
+
+
+class _CreationFuture(_ReferenceFuture):
+    """The request that creates a value: what becomes of it, the machine is told at once.
+
+    The owner knows a request by its id of the value, so it may come again over another link.
+    """
+
+    __slots__ = ("_context", "_handle")
+
+    def __init__(self, context: RRefContext, handle: Fork) -> None:
+        super().__init__(loop=context.agent.loop)
+        self._context = context
+        self._handle = handle
+        self.is_idempotent = True
+
+    def accepted(self) -> None:
+        """See `RpcFuture.accepted`."""
+        self.is_idempotent = False  # it has come: another link need not take it again
+        self._confirm()
+
+    def set_result(self, result: None) -> None:
+        super().set_result(result)
+        self._confirm()
+
+    def set_exception(self, error: Any) -> None:
+        if not self.is_idempotent and isinstance(error, PeerLostError) and not _is_gone(self.owner):
+            self.set_result(None)  # the link broke; the function goes on, and its owner times it
+            return
+        super().set_exception(error)
+        self.exception()  # seen: who uses the reference is told
+        delivery = getattr(error, "delivery", Delivery.UNKNOWN)
+        self._context.machine.creation_failed(
+            self._handle, f"{_FAILED}: {error}", is_unsent=delivery is Delivery.NOT_SENT
+        )
+        self._context.perform()
+
+    def _confirm(self) -> None:
+        self._context.machine.creation_confirmed(self._handle)
+        self._context.perform()
+
+
+class _HereFuture:
+    """A wait for a value that is kept here and not made yet."""
+
+    def __init__(self, context: RRefContext, handle: Fork, future: asyncio.Future[Any]) -> None:
+        self._context = context
+        self._handle = handle
+        self._future = future
+
+    def start(self, seconds: float) -> None:
+        """Wait, that long at most."""
+        context, handle = self._context, self._handle
+        self._future.add_done_callback(lambda _: context.keeper.forget(self))
+        if seconds:
+            clock = context.agent.clock
+            timer = clock.call_at(clock.time() + seconds, self._expire, seconds)
+            self._future.add_done_callback(lambda _: timer.cancel())
+        context.machine.fetch(handle.rref, handle.fork, handle.owner, self)
+        context.perform()
+
+    def run(self) -> None:
+        """Give the value itself, or its error."""
+        kept = self._context.keeper.find(self._handle.rref)
+        assert kept is not None, "a value is kept before the machine is told"
+        if self._future.done():
+            return
+        if kept.error is None:
+            self._future.set_result(kept.value)
+        else:
+            self._future.set_exception(self._context.keeper.local_error(kept))
+
+    def fail(self, error: RpcError) -> None:
+        """See `agent.Waiting.fail`."""
+        if not self._future.done():
+            self._future.set_exception(error)
+
+    def _expire(self, seconds: float) -> None:
+        if not self._future.done():
+            self._future.set_exception(
+                RpcTimeoutError(
+                    f"RPC ran for more than set timeout ({seconds:g} s) and will now be marked "
+                    f"with an error: to_here on {self._context.agent.info.name}",
+                    delivery=Delivery.UNKNOWN,
+                    phase="execute",
+                )
+            )
+
+
+def _is_gone(peer: object) -> bool:
+    return isinstance(peer, Peer) and not peer.is_present

@@ -1,0 +1,359 @@
+"""The owner's side: values by id, and the requests that create them, fetch them, or call them.
+
+A value stays until the machine frees it. A function that creates one reports here instead of to its
+caller, who is told twice: as soon as the request is taken in, and when the function has ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Callable, Hashable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from asyncrpc.agent import HeldCall, Server
+from asyncrpc.errors import RemoteProtocolError, RpcError, RRefCreationError
+from asyncrpc.execution import ServedCall, Target, TargetKind, decode_failure, encode_failure
+from asyncrpc.wire import Frame, MessageType, user_types
+
+from .ids import IDS_SIZE, unpack_ids
+from .values import GlobalId, OwnerState, Row
+
+if TYPE_CHECKING:
+    from .context import RRefContext
+
+__all__ = ("Keeper", "Kept", "RRefRow")
+
+_FETCHES = (int(MessageType.PYTHON_RREF_FETCH_CALL), int(MessageType.SCRIPT_RREF_FETCH_CALL))
+_TIMED_OUT = (
+    "RRef creation via rpc.remote() timed out, and it is possible that the RRef on the owner node "
+    "does not exist: its function was stopped"
+)
+
+
+class Kept(NamedTuple):
+    """A value, or the error in its place."""
+
+    value: object
+    error: BaseException | None
+    is_ours: bool
+    """Whether the error is the agent's, not the function's."""
+    function: str
+    """What made it, empty for a value that was there."""
+    since: float
+    """When it was there, on the agent's clock."""
+
+
+class RRefRow(NamedTuple):
+    """A value that is kept here for others, as `rref_debug` shows it."""
+
+    id: str
+    """Worker that made the id, and the how-manieth it was there."""
+    type: str
+    """Qualified name of the value's class; a state for what is no value yet."""
+    size: int
+    """Bytes of the object itself, with its buffer if it has one."""
+    holders: tuple[str, ...]
+    """Workers that hold references to it, one for each reference."""
+    age: float
+    """Seconds since the value was there, 0 for what is no value yet."""
+
+
+class Keeper:
+    """The values that one agent keeps.
+
+    Args:
+        context: of the agent.
+    """
+
+    def __init__(self, context: RRefContext) -> None:
+        self._context = context
+        self._agent = context.agent
+        self._machine = context.machine
+        self._values: dict[GlobalId, Kept] = {}
+        self._creations: dict[GlobalId, _Creation] = {}
+
+    # -- values
+
+    def keep(
+        self,
+        rref: GlobalId,
+        value: object,
+        error: BaseException | None = None,
+        *,
+        is_ours: bool = False,
+        function: str = "",
+    ) -> None:
+        """Keep a value, or an error in its place, until it is freed."""
+        now = self._agent.clock.time()
+        self._values[rref] = Kept(value, error, is_ours, function, now)
+
+    def free(self, rref: GlobalId) -> None:
+        """Drop a value."""
+        self._values.pop(rref, None)
+
+    def forget(self, waiting: Hashable) -> None:
+        """Forget what waits for a value."""
+        self._machine.fetch_withdrawn(waiting)
+        self._context.perform()
+
+    def find(self, rref: GlobalId) -> Kept | None:
+        """Return what is kept, ``None`` for nothing yet."""
+        return self._values.get(rref)
+
+    def local_error(self, kept: Kept) -> BaseException:
+        """Return a new exception for the error in a value's place, as a peer would get it."""
+        assert kept.error is not None
+        codec = self._agent.codec
+        failure = encode_failure(
+            kept.error,
+            worker=self._agent.info.name,
+            function=kept.function,
+            codec=codec,
+            registry=user_types,
+            is_ours=kept.is_ours,
+        )
+        return decode_failure(failure, codec)
+
+    # -- requests
+
+    def serve(self, server: Server, frame: Frame) -> None:
+        """See `References.serve`."""
+        call = server.take_in(frame)
+        if call is None:
+            return
+        try:
+            if frame[0] in _FETCHES:
+                self._with_value(call, self._ids(call)[0], partial(self._give, call))
+            else:
+                self._create(server, call, frame)
+        except ValueError as error:
+            raise RemoteProtocolError(f"a request about a reference: {error}") from error
+
+    def _ids(self, call: ServedCall, count: int = 1) -> list[tuple[GlobalId, GlobalId]]:
+        return unpack_ids(b"" if call.headers is None else call.headers.reference, count)
+
+    def _with_value(
+        self, call: ServedCall, ids: tuple[GlobalId, GlobalId], use: Callable[[Kept], None]
+    ) -> None:
+        """Do something with a value, now or as soon as it is there."""
+        rref, fork = ids
+        kept = self._values.get(rref)
+        if kept is not None:
+            use(kept)
+            return
+        replier: Any = call.replier
+        waiting = call.held = _ForValue(self, call, rref, use)
+        self._machine.fetch(rref, fork, replier.peer.record.incarnation, waiting)
+        self._context.perform()
+
+    def _give(self, call: ServedCall, kept: Kept) -> None:
+        if kept.error is None:
+            call.replier.succeed(call, kept.value)
+        else:
+            self._give_error(call, kept)
+
+    def _give_error(self, call: ServedCall, kept: Kept) -> None:
+        assert kept.error is not None
+        replier: Any = call.replier
+        call.target = Target(TargetKind.SYNC, callable, kept.function)
+        if kept.is_ours and isinstance(kept.error, RpcError):
+            replier.drop(call, kept.error)
+        else:
+            replier.fail(call, kept.error)
+
+    # -- methods
+
+    def method(self, name: str) -> Target:
+        """See `References.method`."""
+        return Target(TargetKind.DEFERRED, partial(self._call_method, name), f".{name}")
+
+    def _call_method(
+        self, name: str, call: ServedCall, args: tuple[object, ...], kwargs: dict[str, object]
+    ) -> None:
+        try:
+            ids = self._ids(call)[0]
+        except ValueError as error:
+            call.replier.fail(call, error)
+        else:
+            self._with_value(call, ids, partial(self._start_method, call, name, args, kwargs))
+
+    def _start_method(
+        self,
+        call: ServedCall,
+        name: str,
+        args: tuple[object, ...],
+        kwargs: dict[str, object],
+        kept: Kept,
+    ) -> None:
+        if kept.error is not None:
+            self._give_error(call, kept)
+            return
+        try:
+            call.target = target = self._agent.functions.method(kept.value, name)
+        except RpcError as error:
+            replier: Any = call.replier
+            replier.drop(call, error)
+        except Exception as error:  # noqa: BLE001 -- a property of the user's class may raise all
+            call.replier.fail(call, error)
+        else:
+            self._agent.executor.start(call, target, args, kwargs)
+
+    # -- creation
+
+    def _create(self, server: Server, call: ServedCall, frame: Frame) -> None:
+        """Make the place of a value, say so, and run the function that makes it."""
+        size = 0 if call.headers is None else len(call.headers.reference)
+        (rref, fork), *of = self._ids(call, 2 if size > IDS_SIZE else 1)
+        is_new = self._machine.created(rref, fork, server.peer.record.incarnation)
+        self._context.perform()
+        if not is_new:
+            server.ended(call)
+            server.confirm(call.ident, is_early=rref in self._creations)
+            return
+        creation = self._creations[rref] = _Creation(self, server, rref)
+        call.replier = creation
+        call.reply = 0  # the function goes on when the link breaks
+        self._run(creation, call, frame, of)
+        if rref in self._creations:
+            server.confirm(call.ident, is_early=True)
+
+    def _run(
+        self,
+        creation: _Creation,
+        call: ServedCall,
+        frame: Frame,
+        of: Sequence[tuple[GlobalId, GlobalId]],
+    ) -> None:
+        """Run the function of a creation, or the method of the value that it is made ``of``."""
+        try:
+            call.target = target = creation.server.resolve(frame[4])
+            args, kwargs = self._agent.codec.decode_call(frame[7], frame[8])
+        except RemoteProtocolError:
+            raise
+        except RpcError as error:
+            self._context.arrived.clear()
+            creation.drop(call, error)
+            return
+        if of:
+            use = partial(self._start_method, call, target.name[1:], args, kwargs)
+            start = partial(self._with_value, call, of[0], use)
+        else:
+            start = partial(self._agent.executor.start, call, target, args, kwargs)
+        if self._context.arrived:
+            HeldCall(creation, call, start, self._context).hold()
+        else:
+            start()
+
+    def settle(
+        self,
+        rref: GlobalId,
+        call: ServedCall,
+        value: object,
+        error: BaseException | None,
+        *,
+        is_ours: bool,
+    ) -> None:
+        """Keep what the function of a creation gave, and tell its creator that it ended."""
+        creation = self._creations.pop(rref)
+        creation.server.ended(call)
+        self.keep(rref, value, error, is_ours=is_ours, function=call.target.name)
+        self._machine.settled(rref, is_error=error is not None)
+        self._context.perform()
+        link: Any = creation.server
+        if link.is_closed and link.peer.connection is not None:
+            link = link.peer.connection.server
+        if not link.is_closed:
+            link.confirm(call.ident, is_early=False)
+
+    # -- what is shown
+
+    def rows(self) -> list[RRefRow]:
+        """Return what is kept for others, or being made."""
+        return [self._row(row) for row in self._machine.owner_rows()]
+
+    def _row(self, row: Row) -> RRefRow:
+        kept = self._values.get(row.rref)
+        holders = tuple([self._context.name(worker) for worker in row.holders])
+        name = f"{self._context.name(row.rref[0])}/{row.rref[1]}"
+        if kept is None:
+            return RRefRow(name, row.state.value, 0, holders, 0.0)
+        shown = kept.value if kept.error is None else kept.error
+        age = self._agent.clock.time() - kept.since
+        return RRefRow(name, type(shown).__qualname__, _size(shown), holders, age)
+
+    def describe(self, row: Row) -> str:
+        """Return a line about something that is held."""
+        show = self._context.show
+        names = ", ".join([self._context.name(worker) for worker in row.holders])
+        if isinstance(row.state, OwnerState):
+            return f"Leaking RRef {show(row.rref)}: its value is kept here for {names}"
+        return f"Leaking RRef {show(row.rref)} with fork Id {show(row.id)}: held here, of {names}"
+
+
+class _ForValue:
+    """A call that waits for the value it is about, under its own deadline."""
+
+    def __init__(
+        self, keeper: Keeper, call: ServedCall, rref: GlobalId, use: Callable[[Kept], None]
+    ) -> None:
+        self._keeper = keeper
+        self._call = call
+        self._rref = rref
+        self._use = use
+
+    def run(self) -> None:
+        """Go on: the value is there."""
+        self._call.held = None
+        kept = self._keeper.find(self._rref)
+        assert kept is not None, "a value is kept before the machine is told"
+        self._use(kept)
+
+    def fail(self, error: RpcError) -> None:
+        """Fail: there is none, and there will be none."""
+        self._call.held = None
+        replier: Any = self._call.replier
+        replier.drop(self._call, error)
+
+    def withdraw(self) -> None:
+        """Forget the call: cancelled, or its time is over."""
+        self._call.held = None
+        self._keeper.forget(self)
+        self._call.replier.fail(self._call, asyncio.CancelledError())
+
+
+class _Creation:
+    """Takes the outcome of a function that makes a value: the replier of its call."""
+
+    def __init__(self, keeper: Keeper, server: Server, rref: GlobalId) -> None:
+        self._keeper = keeper
+        self._rref = rref
+        self.server = server
+        self.peer = server.peer
+        self.agent = server.agent
+        self.caller = server.caller
+        self.now = server.now
+
+    def succeed(self, call: ServedCall, value: object) -> None:
+        """See `Replier.succeed`."""
+        self._keeper.settle(self._rref, call, value, None, is_ours=False)
+
+    def fail(self, call: ServedCall, error: BaseException) -> None:
+        """See `Replier.fail`."""
+        if call.is_cancelled:  # its creator gave up, or was lost before anybody else asked
+            self.drop(call, RRefCreationError(_TIMED_OUT))
+        else:
+            self._keeper.settle(self._rref, call, None, error, is_ours=False)
+
+    def drop(self, call: ServedCall, error: RpcError) -> None:
+        """Take an error of the agent's own as the outcome."""
+        self._keeper.settle(self._rref, call, None, error, is_ours=True)
+
+
+def _size(value: Any) -> int:
+    try:
+        size = getattr(value, "nbytes", None)
+        return size if isinstance(size, int) else sys.getsizeof(value)
+    except Exception:  # noqa: BLE001 -- the user's class
+        return 0
