@@ -1,6 +1,8 @@
 """asyncio-native RPC between named workers.
 
 The public names, each loaded when first used: importing a part does not import the rest.
+
+PYTEST_DONT_REWRITE: as the package has a plugin, pytest would warn if it is imported already.
 """
 
 from __future__ import annotations

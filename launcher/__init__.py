@@ -1,6 +1,8 @@
 """Starts workers, watches over them, restarts them: torchrun's work without torch.
 
 The names below are loaded when first used, so that the command line starts at once.
+
+PYTEST_DONT_REWRITE: as the package has a plugin, pytest would warn if it is imported already.
 """
 
 from __future__ import annotations

@@ -363,7 +363,7 @@ def test_timeout(pytester: pytest.Pytester, mode: str) -> None:
 
     result.assert_outcomes(failed=4, passed=3)
     result.stdout.fnmatch_lines(["still running after 0.1 s", "*in stuck_here"])
-    result.stdout.fnmatch_lines(["still running after 0.2 s", "*in test_hangs_by_ini"])
+    result.stdout.fnmatch_lines(["still running after 0.2 s", "*in stuck_here"])
 
 
 def test_hypothesis(pytester: pytest.Pytester, mode: str) -> None:
@@ -442,6 +442,31 @@ def test_loops_that_outlive_a_test(pytester: pytest.Pytester, scope: str) -> Non
     )
 
     result.assert_outcomes(passed=4)
+
+
+def test_imported_before_pytest(tmp_path: Path) -> None:
+    """Installed as a wheel, it may be imported before pytest runs, as in a notebook."""
+    installed = tmp_path / "asyncrpc-0.1.0.dist-info"
+    installed.mkdir()
+    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: asyncrpc\nVersion: 0.1.0\n")
+    (installed / "RECORD").write_text("asyncrpc/__init__.py,,\nlauncher/__init__.py,,\n")
+    (installed / "entry_points.txt").write_text("[pytest11]\nasyncrpc = asyncrpc.pytest_plugin\n")
+    (tmp_path / "test_one.py").write_text("def test_one(kv_store): pass\n")
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "import asyncrpc, launcher, pytest\n"
+        "sys.exit(pytest.main(['-q', '-W', 'error', '-p', 'no:asyncio', '-p', 'no:cacheprovider']))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)],
+        check=False,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+
+    assert 0 == done.returncode, done.stdout + done.stderr
 
 
 def test_nothing_is_loaded_before_it_is_used(pytester: pytest.Pytester) -> None:

@@ -9,6 +9,10 @@ from typing import Any
 
 __all__ = ("stacks_of",)
 
+_DRIVER = "_rest"
+"""What drives the coroutine of a served call in `execution.executor`; until the second thing that
+the call waits for, only a local variable of it leads there."""
+
 
 def stacks_of(tasks: Iterable[asyncio.Task[Any]]) -> str:
     """Return name and stack of each task as text, down to what it waits for."""
@@ -30,6 +34,8 @@ def _frames_of(awaitable: object) -> Iterator[FrameType]:
                 yield frame
                 inner = "yieldfrom" if prefix == "gi" else "await"
                 awaitable = getattr(awaitable, f"{prefix}_{inner}")
+                if awaitable is None and frame.f_code.co_name == _DRIVER:
+                    awaitable = frame.f_locals.get("coroutine")
                 break
         else:
             return

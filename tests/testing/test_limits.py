@@ -8,7 +8,8 @@ import math
 
 import pytest
 
-from asyncrpc.testing import TimeLimitError, time_limit
+from asyncrpc.testing import TimeLimitError, cluster, time_limit
+from tests.agent.groups import until
 
 pytestmark = pytest.mark.asyncio
 
@@ -52,6 +53,17 @@ async def test_shows_other_tasks() -> None:
     other.cancel()
 
     assert "in stuck_here" in caught.value.stacks
+
+
+async def test_shows_served_functions() -> None:
+    """A function that a worker serves is shown too, wherever it waits."""
+    async with cluster(2) as (a, b):
+        call = a.rpc_async("worker1", stuck_here)
+        await until(lambda: b.debug_info()["agent.server_active_async_calls"] == "1")
+        with pytest.raises(TimeLimitError, match="in stuck_here"):
+            async with time_limit(0.01):
+                await asyncio.Event().wait()
+        call.cancel()
 
 
 async def test_swallowed_cancel() -> None:
