@@ -18,7 +18,7 @@ from harness.async_load import AsyncClient, run_load
 from limits.framing import FrameProtocol
 from limits.sockets import dial, serve_forever
 
-__all__ = ("measure", "serve")
+__all__ = ("MinClient", "MinServer", "measure", "serve")
 
 
 async def echo(value: object) -> object:
@@ -31,7 +31,7 @@ HANDLERS = {"echo": echo}
 
 def serve(spec: dict[str, object], ready: Callable[[str], None]) -> None:
     """Serve `HANDLERS` until killed."""
-    serve_forever(spec, ready, _MinServer)
+    serve_forever(spec, ready, MinServer)
 
 
 def measure(spec: dict[str, object]) -> dict[str, float]:
@@ -40,10 +40,12 @@ def measure(spec: dict[str, object]) -> dict[str, float]:
 
 
 async def _measure(spec: dict[str, object]) -> dict[str, float]:
-    return await run_load(AsyncClient(call=(await dial(spec, _MinClient)).call), spec)
+    return await run_load(AsyncClient(call=(await dial(spec, MinClient)).call), spec)
 
 
-class _MinServer(FrameProtocol):
+class MinServer(FrameProtocol):
+    """Calls a handler for each frame."""
+
     def frame_received(self, call_id: int, payload: bytes | bytearray) -> None:
         name, args = unpackb(payload)
         try:
@@ -54,7 +56,9 @@ class _MinServer(FrameProtocol):
             raise RuntimeError("the MIN row has no suspending handlers")
 
 
-class _MinClient(FrameProtocol):
+class MinClient(FrameProtocol):
+    """Gives each frame to the call that waits for it."""
+
     def __init__(self) -> None:
         super().__init__()
         self._pending: dict[int, asyncio.Future[object]] = {}
