@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from asyncrpc import backend_registry as backend_registry
     from asyncrpc import functions as functions
+    from asyncrpc import tracing as tracing
     from asyncrpc.agent import CallContext as CallContext
     from asyncrpc.agent import RpcFuture as RpcFuture
     from asyncrpc.agent import RpcStream as RpcStream
@@ -118,7 +119,7 @@ _HOMES = {
     "runtime": "RpcAgent",
     "wire": "MessageType register_type",
 }
-_MODULES = ("backend_registry", "functions", "store", "testing")
+_MODULES = ("backend_registry", "functions", "store", "testing", "tracing")
 _MODULE_OF = {name: module for module, names in _HOMES.items() for name in names.split()}
 
 __all__ = (*sorted(_MODULE_OF), *_MODULES)  # noqa: PLE0604 -- strings, taken from the table above

@@ -28,7 +28,7 @@ ROWS: dict[str, Sequence[str]] = {
         "execution discovery",
         "agent",
         "rref waiting",
-        "backend_registry",
+        "backend_registry tracing",
         "runtime",
         "api",
         "testing",
@@ -87,7 +87,18 @@ IMPURE = frozenset(
     }
 )
 
-HEAVY = frozenset(["aiohttp", "etcd", "matplotlib", "numpy", "rich", "torch"])
+HEAVY = frozenset(
+    [
+        "aiohttp",
+        "etcd",
+        "matplotlib",
+        "numpy",
+        "opentelemetry",
+        "prometheus_client",
+        "rich",
+        "torch",
+    ]
+)
 """Never imported before they are used."""
 
 STATEFUL = {
