@@ -6,14 +6,16 @@ import dataclasses
 import math
 from collections.abc import Callable
 from random import Random
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from asyncrpc.errors import (
     Delivery,
     InjectedFaultError,
     PeerLostError,
+    RemoteError,
     RemoteProtocolError,
     ResourceExhaustedError,
+    RpcError,
     RpcTimeoutError,
 )
 
@@ -40,11 +42,12 @@ class RetryPolicy:
         max_delay: seconds, where the delay stops growing; ``None`` for never.
         jitter: ``"full"`` draws each delay from 0 to what it would be, ``"equal"`` from half of it,
             so that callers that failed together do not come back together; ``None`` draws nothing.
-        retry_on: classes of errors that are retried, and no others; ``None`` stands for failures
-            of the way to the callee that leave it open whether the function ran, or say that it did
-            not: a lost link, a time-out of the attempt, an injected fault, a callee that is full.
-            An exception of the function itself is retried only if it is listed, and runs the
-            function anew; after all other failures the same run is asked for again.
+        retry_on: classes of errors that are retried. ``None``, or exceptions of the function alone,
+            leave it at failures of the way to the callee that do not say that the function ran: a
+            lost link, a time-out of the attempt, an injected fault, a callee that is full. Classes
+            of such failures, `RpcError` and below, stand in their place. An exception of the
+            function itself is retried only if it is listed, and runs the function anew; after all
+            other failures the same run is asked for again.
         per_attempt_timeout: seconds after which an attempt without an answer counts as failed,
             above 0; ``None`` for none. The callee goes on with it, and the next attempt joins it.
         seed: makes the jitter the same in every run; ``None`` draws afresh.
@@ -121,8 +124,11 @@ class RetryPolicy:
 
     def is_for(self, error: BaseException) -> bool:
         """Whether a failure is worth a retry."""
-        if self.retry_on is not None:
-            return isinstance(error, self.retry_on)
+        listed: tuple[type[BaseException], ...] = cast("Any", self.retry_on) or ()
+        if isinstance(error, listed):
+            return True
+        if any(issubclass(cls, RpcError) and cls is not RemoteError for cls in listed):
+            return False
         return isinstance(error, _TRANSIENT) and error.delivery is not Delivery.EXECUTED
 
 

@@ -111,13 +111,25 @@ def test_what_is_retried(error: BaseException, expected: bool) -> None:
     assert expected is RetryPolicy().is_for(error)
 
 
-def test_listed_errors() -> None:
-    """A list replaces the default."""
+def test_listed_exceptions() -> None:
+    """Listed exceptions of the function are retried beside the failures of the way to it."""
     policy = RetryPolicy(retry_on=(KeyError, rpc.RemoteError))
 
     assert policy.is_for(KeyError("x"))
     assert policy.is_for(rpc.RemoteError("x"))
-    assert not policy.is_for(rpc.PeerLostError("x"))
+    assert policy.is_for(rpc.PeerLostError("x"))
+    assert not policy.is_for(ValueError("x"))
+    assert not policy.is_for(rpc.FunctionNotFoundError("x"))
+
+
+def test_listed_failures() -> None:
+    """Listed failures of the way are the only ones of their kind that are retried."""
+    policy = RetryPolicy(retry_on=(KeyError, rpc.PeerLostError))
+
+    assert policy.is_for(KeyError("x"))
+    assert policy.is_for(rpc.PeerLostError("x"))
+    assert not policy.is_for(rpc.RpcTimeoutError("x"))
+    assert not policy.is_for(rpc.InjectedFaultError("x"))
 
 
 @pytest.mark.parametrize("bad", [0, -1, "3", True, math.nan, math.inf])

@@ -326,6 +326,20 @@ async def test_listed_exceptions_are_new_runs() -> None:
     assert (3, ({}, 0)) == (value, left)
 
 
+async def test_lost_replies_of_several_runs() -> None:
+    """Each run is asked for until its outcome comes, which decides whether there is another."""
+    clock = VirtualClock()
+    faults = plans(rpc.Fault("drop", "PYTHON_RET", times=3), worker=1)
+    async with cluster(2, faults=faults, clock=clock, options=PATIENT) as (a, _):
+        policy = rpc.RetryPolicy(retry_on=ValueError, per_attempt_timeout=1)
+        func = f"{targets.__name__}:note_and_fail"
+        call = a.rpc_async("worker1", func, args=(2,), retry=policy, timeout=None)
+        await clock.advance(30)
+        value = await call
+
+    assert (3, [1, 2, 3]) == (value, targets.log)
+
+
 async def test_deadline_over_several_runs() -> None:
     """The time of a call is that of all its runs together."""
     clock = VirtualClock()
