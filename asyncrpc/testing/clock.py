@@ -159,10 +159,19 @@ class VirtualClock:
         self._now = max(self._now, target)
 
     async def _come_to_rest(self, loop: asyncio.AbstractEventLoop) -> None:
-        await _settle(loop)
-        while any(hold.is_on() for hold in self._holds):
-            await asyncio.sleep(_POLL)
-            await _settle(loop)
+        """Let the loop turn until nothing in it is ready to run, and no work elsewhere holds."""
+        idle_turns = 0
+        enough = _IDLE_TURNS_SEEN if hasattr(loop, "_ready") else _IDLE_TURNS_UNSEEN
+        for _ in range(_MAX_TURNS):
+            await asyncio.sleep(0)
+            if any(hold.is_on() for hold in self._holds):
+                idle_turns = 0  # what it ends with has to be seen to as well
+                await asyncio.sleep(_POLL)
+                continue
+            idle_turns = idle_turns + 1 if _is_idle(loop) else 0
+            if idle_turns >= enough:
+                return
+        raise RuntimeError(f"the loop did not come to rest in {_MAX_TURNS} turns")
 
 
 class _Hold:
@@ -211,18 +220,6 @@ class _VirtualTimer:
 def _wake(future: asyncio.Future[None]) -> None:
     if not future.done():
         future.set_result(None)
-
-
-async def _settle(loop: asyncio.AbstractEventLoop) -> None:
-    """Let the loop turn until nothing in it is ready to run."""
-    idle_turns = 0
-    enough = _IDLE_TURNS_SEEN if hasattr(loop, "_ready") else _IDLE_TURNS_UNSEEN
-    for _ in range(_MAX_TURNS):
-        await asyncio.sleep(0)
-        idle_turns = idle_turns + 1 if _is_idle(loop) else 0
-        if idle_turns >= enough:
-            return
-    raise RuntimeError(f"the loop did not come to rest in {_MAX_TURNS} turns")
 
 
 def _is_idle(loop: asyncio.AbstractEventLoop) -> bool:

@@ -41,8 +41,9 @@ async def cluster(
 
     They are isolated from each other and from the process's own agent: `asyncrpc.current_agent` is
     unset in the body. They end gracefully after it, or at once if it raised. Under a `VirtualClock`
-    time moves on by itself in that end where something waits for it, and plain functions that the
-    workers run in threads are awaited by `VirtualClock.advance`.
+    time moves on by itself in that end where something waits for it, and `VirtualClock.advance`
+    waits for plain functions, which the workers run in threads. All happens in the same order then
+    each time, but for the ends of plain functions that run at once: their threads decide that.
 
     Args:
         n: number of workers, at least 1.

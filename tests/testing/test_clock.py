@@ -282,9 +282,39 @@ async def test_held_while_a_thread_works() -> None:
     assert [("worked", 1.0), ("timer", 1.5), ("worked", 2.0), ("timer", 2.5)] == log
 
 
+async def test_what_held_work_ends_with_is_seen_to() -> None:
+    """When the work is done, what it sets off on the loop is done too before time moves."""
+    clock = VirtualClock()
+    loop = asyncio.get_running_loop()
+    log: list[str] = []
+    is_working = True
+
+    def hop(left: int) -> None:
+        if left:
+            loop.call_soon(hop, left - 1)
+        else:
+            log.append("arrived")
+
+    def end() -> None:
+        nonlocal is_working
+        is_working = False
+        hop(10)
+
+    worker = threading.Timer(0.01, loop.call_soon_threadsafe, args=(end,))
+    worker.start()
+    clock.call_at(1.0, log.append, "timer")
+    with clock.hold_while(lambda: is_working):
+        await clock.advance(1.0)
+    worker.join()
+
+    assert ["arrived", "timer"] == log
+
+
 async def test_held_for_some_time_only(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is still busy then is let be until it has ended once."""
     monkeypatch.setattr(clock_module, "_PATIENCE", 0.02)
+    monkeypatch.setattr(clock_module, "_IDLE_TURNS_SEEN", 1)
+    monkeypatch.setattr(clock_module, "_IDLE_TURNS_UNSEEN", 1)
     clock = VirtualClock()
     is_busy = True
     looks = 0
