@@ -20,7 +20,8 @@ _TRACE = 3
 _METADATA = 4
 _WINDOW = 5
 _REFERENCE = 6
-_MOST = 16 * 1024  # bytes of an encoded map
+_MOST = 16 * 1024  # bytes of an encoded map but for its attempt
+_ATTEMPT_SIZE = 10  # most bytes of that: a call that was sent once can be sent again
 _MOST_ITEMS = 128  # entries of the user's metadata
 
 
@@ -63,7 +64,7 @@ class HeaderMap:
         if not packed:
             return b""
         data: bytes = packb(packed)
-        if len(data) > _MOST:
+        if len(data) > _MOST + (_ATTEMPT_SIZE if self.attempt else 0):
             raise ValueError(f"metadata of a call must have at most {_MOST} bytes, got {len(data)}")
         return data
 
@@ -75,7 +76,7 @@ class HeaderMap:
             RemoteProtocolError: these bytes are none.
         """
         try:
-            if data.nbytes > _MOST:
+            if data.nbytes > _MOST + _ATTEMPT_SIZE:
                 raise ValueError(f"it has {data.nbytes} bytes")
             found = unpackb(data, strict_map_key=False)
             attempt, window = found.get(_ATTEMPT, 0), found.get(_WINDOW, 0)

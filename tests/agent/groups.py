@@ -125,6 +125,7 @@ def tables(agents: Iterable[Any]) -> dict[str, int]:
             f"{name} inflight": sum(p.inflight for p in agent.members.all()),
             f"{name} queue": sum(len(p.queue) for p in agent.members.all()),
             f"{name} waiting": sum(p.waiting for p in agent.members.all()),
+            f"{name} retries due": len(agent.retrier._due),
             f"{name} arriving": sum(p.arriving for p in agent.members.all()),
             f"{name} bulk": sum(len(c._bulk) for c in agent.connections()),
             # the far end of the link to itself has a server too

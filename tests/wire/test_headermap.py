@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from typing import Any
 
 import msgpack
@@ -63,3 +64,16 @@ def test_metadata_has_a_size(metadata: Any) -> None:
     """What a caller's interceptor puts in is checked before it is sent."""
     with pytest.raises(ValueError, match="metadata"):
         HeaderMap(metadata=metadata).encode()
+
+
+def test_what_was_sent_once_can_be_sent_again() -> None:
+    """The count of attempts has room in the largest map too."""
+    size = 16 * 1024 - len(HeaderMap(metadata={"a": "b" * 10_000}).encode()) + 10_000
+    full = HeaderMap(metadata={"a": "b" * size})
+    again = dataclasses.replace(full, attempt=2**40)
+    too_large = dataclasses.replace(full, metadata={"a": "b" * (size + 1)})
+
+    assert 16 * 1024 == len(full.encode())
+    assert again == HeaderMap.decode(memoryview(again.encode()))
+    with pytest.raises(ValueError, match="metadata"):
+        too_large.encode()
