@@ -46,8 +46,9 @@ class RetryPolicy:
             leave it at failures of the way to the callee that do not say that the function ran: a
             lost link, a time-out of the attempt, an injected fault, a callee that is full. Classes
             of such failures, `RpcError` and below, stand in their place. An exception of the
-            function itself is retried only if it is listed, and runs the function anew; after all
-            other failures the same run is asked for again.
+            function itself is retried only if it is listed, and runs the function anew, unless
+            there are remote references among the arguments; after all other failures the same run
+            is asked for again.
         per_attempt_timeout: seconds after which an attempt without an answer counts as failed,
             above 0; ``None`` for none. The callee goes on with it, and the next attempt joins it.
         seed: makes the jitter the same in every run; ``None`` draws afresh.

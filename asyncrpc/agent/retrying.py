@@ -234,6 +234,9 @@ class Retrier:
             or (self._is_stopped and _is_own(future))
         ):
             return _with_history(future, error)
+        if not _is_ours(error) and future.message.enclosed:
+            error.add_note("it was not run again: references in its arguments were for one run")
+            return error
         if future.attempts > policy.max_retries:
             exhausted = RetriesExhaustedError(
                 "The RPC has not succeeded after the specified number of max retries "

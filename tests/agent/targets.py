@@ -166,6 +166,12 @@ async def note_and_fail(times: int) -> int:
     return len(log)
 
 
+async def read_and_fail(rref: Any) -> None:
+    """Read what a reference refers to, then fail."""
+    log.append("read")
+    raise ValueError(f"read {await rref}")
+
+
 async def retry_nested(to: str, value: object) -> object:
     """Give back what another worker echoes at the third attempt at the latest."""
     return await rpc.rpc_async(to, echo, args=(value,), timeout=None, retry=rpc.RetryPolicy())

@@ -326,6 +326,22 @@ async def test_listed_exceptions_are_new_runs() -> None:
     assert (3, ({}, 0)) == (value, left)
 
 
+async def test_references_are_for_one_run() -> None:
+    """A call whose arguments hold references is sent again, but not run again."""
+    clock = VirtualClock()
+    faults = plans(rpc.Fault("drop", "PYTHON_RET", times=1), worker=1)
+    async with cluster(2, faults=faults, clock=clock, options=PATIENT) as (a, b):
+        policy = rpc.RetryPolicy(retry_on=ValueError, per_attempt_timeout=1)
+        call = a.rpc_async("worker1", targets.read_and_fail, args=(a.rref(7),), retry=policy)
+        await clock.advance(5)
+        error = await failure_of(call)
+        left = await at_rest((a, b))
+
+    assert (ValueError, "read 7", ["read"]) == (type(error), str(error), targets.log)
+    assert "not run again" in error.__notes__[0]
+    assert {} == left
+
+
 async def test_lost_replies_of_several_runs() -> None:
     """Each run is asked for until its outcome comes, which decides whether there is another."""
     clock = VirtualClock()
