@@ -195,10 +195,11 @@ class Caller:
             kind, future.call_id, body, buffers, function=function, depth=depth,
             deadline=future.deadline, flags=DEDUP if again else 0, meta=meta,
         )  # fmt: skip
-        self._check(peer, request)
+        future.is_sent = future.counts = False
+        if not self._passes(peer, request, future):
+            return
         if request.enclosed:
             entrust(self._agent.references, request.enclosed, peer, future)
-        future.is_sent = future.counts = False
         self.pending[future.call_id] = future
         if isinstance(future, RetriedFuture):
             policy = again if isinstance(again, RetryPolicy) else None
@@ -343,8 +344,8 @@ class Caller:
 
     def submit(self, peer: Peer, request: Request, future: RpcFuture[Any]) -> None:
         """Send a call that was begun, unless it has failed already."""
-        if not future.done():
-            self._check(peer, request)
+        if not future.done() and not self._passes(peer, request, future):
+            return
         if request.enclosed:
             entrust(self._agent.references, request.enclosed, peer, future)
         if future.done():
@@ -496,6 +497,15 @@ class Caller:
         if self._agent.is_closed:
             raise NotInitializedError(NOT_INITIALIZED)
         return self._agent.members.route(to)
+
+    def _passes(self, peer: Peer, request: Request, future: RpcFuture[Any]) -> bool:
+        """Whether a call may be sent; its future has the reason if not."""
+        try:
+            self._check(peer, request)
+        except RpcError as error:
+            future.set_exception(error)
+            return False
+        return True
 
     def _check(self, peer: Peer, request: Request) -> None:
         """Refuse what is too large, or would wait where nothing may wait."""

@@ -66,12 +66,12 @@ def rpc_async(
         UnknownWorkerError: the group has no such worker, or it left.
         PeerLostError: the worker was lost.
         EncodingError: the function or an argument cannot travel; names the argument.
-        MessageTooLargeError: the arguments exceed ``limits.max_message_size``.
-        ResourceExhaustedError: too many calls wait, or are out with ``on_full="error"``.
 
         All of these are NOT_SENT. Other errors come through the future: what the function raised
         (EXECUTED), `RpcTimeoutError`, `PeerLostError`, `RetriesExhaustedError` and others that say
-        whether it may have run.
+        whether it may have run; `MessageTooLargeError` if the arguments exceed
+        ``limits.max_message_size``, and `ResourceExhaustedError` if too many calls wait, or are out
+        with ``on_full="error"``.
     """
     served = current_call.get()
     agent: Any = this_process.agent if served is None else served.replier.agent

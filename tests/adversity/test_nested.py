@@ -199,7 +199,7 @@ async def test_results_that_break_while_encoded() -> None:
         with pytest.raises(rpc.RpcError, match="ValueError"):
             await a.rpc_async("worker1", fail_with, args=(5000,), timeout=1)
         with pytest.raises(rpc.MessageTooLargeError, match="max_message_size 3000"):
-            a.rpc_async("worker1", targets.echo, args=("x" * 3001,))
+            await a.rpc_async("worker1", targets.echo, args=("x" * 3001,))
         with pytest.raises(rpc.MessageTooLargeError):
             await asyncio.gather(a.all_gather(bytes(2000)), b.all_gather(bytes(2000)))
 
@@ -252,7 +252,7 @@ async def test_on_full_without_a_link() -> None:
     async with cluster(2, options=rpc.RpcOptions(limits=limits)) as (a, _):
         calls = [a.rpc_async("worker1", targets.echo, args=(i,)) for i in range(2)]
         with pytest.raises(rpc.ResourceExhaustedError, match="max_inflight is 2"):
-            a.rpc_async("worker1", targets.echo, args=(3,))
+            await a.rpc_async("worker1", targets.echo, args=(3,))
 
         assert [0, 1] == await asyncio.gather(*calls)
 
@@ -263,7 +263,7 @@ async def test_no_queue_at_all() -> None:
     async with cluster(2, options=rpc.RpcOptions(limits=limits)) as (a, _):
         calls = [a.rpc_async("worker1", targets.echo, args=(i,)) for i in range(2)]
         with pytest.raises(rpc.ResourceExhaustedError, match="max_queued is 0"):
-            a.rpc_async("worker1", targets.echo, args=(3,))
+            await a.rpc_async("worker1", targets.echo, args=(3,))
 
         assert [0, 1] == await asyncio.gather(*calls)
 

@@ -83,7 +83,7 @@ async def test_smaller_limit_of_the_callee_with_errors() -> None:
         await a.rpc_async("worker1", targets.echo, args=(0,))
         calls = [a.rpc_async("worker1", targets.sleep, args=(1000,)) for _ in range(2)]
         with pytest.raises(rpc.ResourceExhaustedError, match="max_inflight is 2"):
-            a.rpc_async("worker1", targets.echo, args=(1,))
+            await a.rpc_async("worker1", targets.echo, args=(1,))
         calls[0].cancel()
         calls[1].cancel()
         again = [a.rpc_async("worker1", targets.echo, args=(i,)) for i in range(2)]

@@ -384,7 +384,7 @@ async def test_message_too_large() -> None:
     options = rpc.RpcOptions(limits=rpc.Limits(max_message_size=1 << 20))
     async with cluster(2, options=options) as (a, _):
         with pytest.raises(rpc.MessageTooLargeError, match="max_message_size 1048576"):
-            a.rpc_async("worker1", targets.echo, args=(bytes(2 << 20),))
+            await a.rpc_async("worker1", targets.echo, args=(bytes(2 << 20),))
         with pytest.raises(rpc.MessageTooLargeError, match="max_message_size"):
             await a.rpc_async("worker1", bytes, args=(2 << 20,))
         assert 1 == await a.rpc_async("worker1", targets.echo, args=(1,))
@@ -410,14 +410,14 @@ async def test_admission_errors() -> None:
         await a.rpc_async("worker1", targets.echo, args=(1,))
         first = a.rpc_async("worker1", targets.sleep, args=(0.05,))
         with pytest.raises(rpc.ResourceExhaustedError) as caught:
-            a.rpc_async("worker1", targets.echo, args=(1,))
+            await a.rpc_async("worker1", targets.echo, args=(1,))
         await first
     limits = rpc.Limits(max_inflight=1, max_queued=1)
     async with cluster(2, options=rpc.RpcOptions(limits=limits)) as (a, _):
         await a.rpc_async("worker1", targets.echo, args=(1,))
         calls = [a.rpc_async("worker1", targets.echo, args=(i,)) for i in range(2)]
         with pytest.raises(rpc.ResourceExhaustedError, match="max_queued is 1"):
-            a.rpc_async("worker1", targets.echo, args=(1,))
+            await a.rpc_async("worker1", targets.echo, args=(1,))
         await asyncio.gather(*calls)
 
     assert rpc.Delivery.NOT_SENT is caught.value.delivery
