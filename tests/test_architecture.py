@@ -111,7 +111,7 @@ STATEFUL = {
 }
 """Module -> the names of module-level state it may change; anything else is a constant."""
 
-WALL_CLOCK = {"launcher.errors"}
+WALL_CLOCK = {"launcher.errors", "launcher.process.errorfile"}
 """Modules that may write down the time of day, for people to read."""
 
 MUTATORS = frozenset(

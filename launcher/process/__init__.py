@@ -1,19 +1,63 @@
-"""Starting, watching and ending the workers of a node."""
+"""Starting, watching and ending the workers of a node.
 
-from launcher.errors import ChildFailedError, ProcessFailure, SignalException
-from launcher.process.base import ProcessContext, validate_full_rank
-from launcher.process.command import CommandContext, start_processes
-from launcher.process.guardian import Guardian
-from launcher.process.result import RunProcsResult
+The names below are loaded when first used: a worker that records its errors needs no event loop.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False  # the typing module would delay the start of every worker
+if TYPE_CHECKING:
+    from launcher.errors import ChildFailedError, ProcessFailure, SignalException
+    from launcher.process.base import ProcessContext, validate_full_rank
+    from launcher.process.command import CommandContext
+    from launcher.process.errorfile import ErrorHandler, record
+    from launcher.process.function import FunctionContext
+    from launcher.process.guardian import Guardian
+    from launcher.process.result import RunProcsResult
+    from launcher.process.starting import start_processes
 
 __all__ = (
     "ChildFailedError",
     "CommandContext",
+    "ErrorHandler",
+    "FunctionContext",
     "Guardian",
     "ProcessContext",
     "ProcessFailure",
     "RunProcsResult",
     "SignalException",
+    "record",
     "start_processes",
     "validate_full_rank",
 )
+
+_HOMES = {
+    "ChildFailedError": "launcher.errors",
+    "CommandContext": "launcher.process.command",
+    "ErrorHandler": "launcher.process.errorfile",
+    "FunctionContext": "launcher.process.function",
+    "Guardian": "launcher.process.guardian",
+    "ProcessContext": "launcher.process.base",
+    "ProcessFailure": "launcher.errors",
+    "RunProcsResult": "launcher.process.result",
+    "SignalException": "launcher.errors",
+    "record": "launcher.process.errorfile",
+    "start_processes": "launcher.process.starting",
+    "validate_full_rank": "launcher.process.base",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Load a public name; see PEP 562."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module  # noqa: PLC0415 -- only when something is used
+
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """List the public names, loaded or not."""
+    return sorted({*globals(), *__all__})

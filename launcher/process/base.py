@@ -28,6 +28,7 @@ from typing import Self
 from launcher.errors import ProcessFailure, SignalException
 from launcher.limits import MAX_STARTING, explain_shortage
 from launcher.logs import LogsSpecs, WorkerOutput
+from launcher.process.errorfile import ERROR_FILE_VARIABLE
 from launcher.process.guardian import Exit, GuardedProcess, Guardian
 from launcher.process.leftovers import clear_leftovers, hurry_leftovers
 from launcher.process.result import RunProcsResult
@@ -36,7 +37,6 @@ from launcher.signals import handle_signals
 
 __all__ = ("ProcessContext", "validate_full_rank")
 
-ERROR_FILE_VARIABLE = "TORCHELASTIC_ERROR_FILE"
 SHUTDOWN_TIMEOUT = 30.0  # torchrun's
 # What a worker leaves behind, a resource tracker or a daemon, gets this long to end by itself.
 _STRAY_GRACE = 1.0
@@ -69,7 +69,7 @@ class ProcessContext(ABC):
         self,
         name: str,
         entrypoint: str,
-        args: Mapping[int, tuple[str, ...]],
+        args: Mapping[int, tuple[object, ...]],
         envs: Mapping[int, Mapping[str, str]],
         logs_specs: LogsSpecs,
         log_line_prefixes: Mapping[int, str] | None = None,
@@ -97,7 +97,6 @@ class ProcessContext(ABC):
         self._shutdown_timeout = shutdown_timeout
         self._stdin = stdin
         self._signals_to_handle = signals_to_handle
-        self._owns_guardian = guardian is None
         self._given_guardian = guardian
         self._processes: dict[int, GuardedProcess] = {}
         self._is_closing = False
@@ -121,7 +120,33 @@ class ProcessContext(ABC):
 
     @abstractmethod
     def command_line(self, local_rank: int) -> Sequence[str]:
-        """Return program and arguments of a worker."""
+        """Return program and arguments of a worker, as its parent is told them."""
+
+    def start_guardian(self) -> Guardian | None:
+        """Start a parent that only such workers can have; ``None``: any guardian will do."""
+        return None
+
+    def open(self, local_rank: int) -> Mapping[int, int]:  # noqa: ARG002 -- for those below
+        """Open what a worker gets besides its standard streams.
+
+        Returns:
+            Our descriptor, for each number it has in the worker; ours until `hand_over`.
+        """
+        return {}
+
+    def hand_over(self, local_rank: int) -> None:  # noqa: B027 -- nothing to do is a sound default
+        """Close what the worker has by now, or will never have."""
+
+    def value(self, local_rank: int) -> object:  # noqa: ARG002 -- for those below
+        """Return what a worker that ended with 0 has returned.
+
+        Raises:
+            ValueError: that cannot be told, so the worker has failed; says why.
+        """
+        return None
+
+    def release(self) -> None:  # noqa: B027 -- as above
+        """Close what we kept of what `open` opened. Idempotent."""
 
     async def start(self) -> None:
         """Start all workers, or none.
@@ -140,7 +165,9 @@ class ProcessContext(ABC):
             stdout=-1 if sys.__stdout__ is None else 1,  # closed: 1 may be anybody's by now
             stderr=-1 if sys.__stderr__ is None else 2,
         )
-        self._guardian = self._given_guardian or Guardian.start()
+        own = self.start_guardian()
+        self._owns_guardian = own is not None or self._given_guardian is None
+        self._guardian = own or self._given_guardian or Guardian.start()
         if self._logs_specs.temporary_dir is not None:
             self._guardian.remove_at_end(self._logs_specs.temporary_dir)
         try:
@@ -236,7 +263,7 @@ class ProcessContext(ABC):
         env = {**os.environ, **self.envs[rank], ERROR_FILE_VARIABLE: self.error_files[rank]}
         async with turns:
             try:
-                descriptors = {0: stdin, **self._output.open(rank)}
+                descriptors = {0: stdin, **self._output.open(rank), **self.open(rank)}
                 self._processes[rank] = await self._guardian.spawn(
                     self.command_line(rank), env, descriptors, _current_folder()
                 )
@@ -247,6 +274,7 @@ class ProcessContext(ABC):
                 raise OSError(error.errno, what) from error
             finally:
                 self._output.hand_over(rank)
+                self.hand_over(rank)
 
     async def _undo_start(self) -> None:
         for process in self._processes.values():
@@ -256,6 +284,7 @@ class ProcessContext(ABC):
             await asyncio.wait(running, timeout=KILL_TIMEOUT)
         await clear_leftovers(self._guardian, signal.SIGKILL, 0.0, 0.0)
         await self._output.drain(ends_lines=True)
+        self.release()
         if self._owns_guardian:
             await self._guardian.close()
         self._logs_specs.tidy()
@@ -274,6 +303,7 @@ class ProcessContext(ABC):
                 await self._termination.run()
             await self._clear_leftovers()
             await self._output.drain(ends_lines=not self._is_success())
+            result = self._result()
             if self._owns_guardian:
                 await self._guardian.close()
             self._logs_specs.tidy()
@@ -283,9 +313,11 @@ class ProcessContext(ABC):
             if self._owns_guardian:
                 self._guardian.abandon()
             raise
+        finally:
+            self.release()
         if self._guardian.lost is not None:
             raise self._guardian.lost
-        return self._result()
+        return result
 
     async def _clear_leftovers(self) -> None:
         """End what workers left behind.
@@ -323,8 +355,23 @@ class ProcessContext(ABC):
             for rank, process in self._processes.items()
             if (failure := self._failure(rank, process)) is not None
         }
-        values: dict[int, object] = {} if failures else dict.fromkeys(self._processes)
-        return RunProcsResult(values, failures, self.stdouts, self.stderrs)
+        exit_codes = dict.fromkeys(self._processes, 0)
+        exit_codes |= {rank: failure.exitcode for rank, failure in failures.items()}
+        values = {} if failures else self._values(failures)
+        return RunProcsResult(
+            {} if failures else values, failures, self.stdouts, self.stderrs, exit_codes
+        )
+
+    def _values(self, failures: dict[int, ProcessFailure]) -> dict[int, object]:
+        """Return what the workers returned; those that did not join the failures."""
+        values = {}
+        for rank, process in self._processes.items():
+            try:
+                values[rank] = self.value(rank)
+            except ValueError as error:
+                failures[rank] = self._failed(rank, process, process.exited.result())
+                failures[rank].message = str(error)
+        return values
 
     def _failure(self, rank: int, process: GuardedProcess) -> ProcessFailure | None:
         if process.is_running:
@@ -333,7 +380,14 @@ class ProcessContext(ABC):
             end = process.exited.result()
         if end.code == 0:
             return None
-        failure = ProcessFailure(
+        failure = self._failed(rank, process, end)
+        if process.is_running:
+            state = self._termination.stuck.get(rank) or "unknown"
+            failure.message = f"PID {process.pid} survives SIGKILL, in state {state}"
+        return failure
+
+    def _failed(self, rank: int, process: GuardedProcess, end: Exit) -> ProcessFailure:
+        return ProcessFailure(
             rank,
             process.pid,
             end.code,
@@ -342,10 +396,6 @@ class ProcessContext(ABC):
             stopped_by_us=rank in self._termination.signalled and end.was_signalled,
             stderr_tail=self._output.stderr_tail(rank),
         )
-        if process.is_running:
-            state = self._termination.stuck.get(rank) or "unknown"
-            failure.message = f"PID {process.pid} survives SIGKILL, in state {state}"
-        return failure
 
 
 def validate_full_rank(mapping: Mapping[int, object], nprocs: int, what: str) -> None:

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-from launcher.config import DEFAULT_SIGNALS, SIGNALS_TO_HANDLE_VARIABLE, to_signals
-from launcher.logs import LogsSpecs
-from launcher.process.base import SHUTDOWN_TIMEOUT, ProcessContext
-from launcher.process.guardian import Guardian
+from launcher.process.base import ProcessContext
 
-__all__ = ("CommandContext", "start_processes")
+__all__ = ("CommandContext",)
 
 
 class CommandContext(ProcessContext):
@@ -19,67 +14,4 @@ class CommandContext(ProcessContext):
 
     def command_line(self, local_rank: int) -> Sequence[str]:
         """Return program and arguments of a worker."""
-        return (self.entrypoint, *self.args[local_rank])
-
-
-async def start_processes(
-    name: str,
-    entrypoint: str,
-    args: Mapping[int, tuple[str, ...]],
-    envs: Mapping[int, Mapping[str, str]],
-    logs_specs: LogsSpecs,
-    log_line_prefixes: Mapping[int, str] | None = None,
-    start_method: str = "spawn",  # noqa: ARG001 -- the contract's; programs have one way only
-    *,
-    guardian: Guardian | None = None,
-    shutdown_timeout: float = SHUTDOWN_TIMEOUT,
-    stdin: int | None = None,
-    signals_to_handle: Sequence[signal.Signals] | None = None,
-) -> ProcessContext:
-    """Start workers; all of them run when this returns.
-
-    Args:
-        name: their role, used in the prefix of output lines.
-        entrypoint: a program, looked up in the worker's PATH if it has no slash.
-        args: arguments of each, by local rank from 0.
-        envs: variables laid over our own environment, by local rank.
-        logs_specs: where their output goes.
-        log_line_prefixes: text before each line of teed output, by local rank; ``None`` for
-            "[<name><local rank>]:".
-        start_method: accepted for torchrun's callers; programs have only one.
-        guardian: their parent, shared by the contexts of an agent one after another; ``None``
-            for one that ends with the context.
-        shutdown_timeout: seconds between SIGTERM and SIGKILL when a failure stops the rest.
-        stdin: local rank of the worker that gets our standard input; ``None`` for none.
-        signals_to_handle: signals that make ``wait`` raise `SignalException`; ``None`` for those
-            of ``$TORCHELASTIC_SIGNALS_TO_HANDLE``, else SIGTERM, SIGINT, SIGHUP and SIGQUIT.
-
-    Returns:
-        The running context; use ``async with`` on it, or call `ProcessContext.close`.
-
-    Raises:
-        RuntimeError: args, envs or prefixes do not have exactly the same local ranks.
-        FileNotFoundError: the program does not exist.
-        PermissionError: it may not be executed.
-        NotADirectoryError: a file is where a log folder has to be.
-        OSError: it cannot be started for another reason.
-        ValueError: an argument or variable has a NUL byte, or the variable names no signals.
-        GuardianError: the guardian could not be started, or has died.
-    """
-    if signals_to_handle is None:
-        names = os.environ.get(SIGNALS_TO_HANDLE_VARIABLE, DEFAULT_SIGNALS)
-        signals_to_handle = to_signals(names)
-    context = CommandContext(
-        name,
-        entrypoint,
-        args,
-        envs,
-        logs_specs,
-        log_line_prefixes,
-        guardian=guardian,
-        shutdown_timeout=shutdown_timeout,
-        stdin=stdin,
-        signals_to_handle=signals_to_handle,
-    )
-    await context.start()
-    return context
+        return (self.entrypoint, *map(str, self.args[local_rank]))

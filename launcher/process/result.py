@@ -21,6 +21,8 @@ class RunProcsResult:
     """File with the stdout of each; "" for none."""
     stderrs: dict[int, str] = field(default_factory=dict)
     """File with the stderr of each; "" for none."""
+    exit_codes: dict[int, int] = field(default_factory=dict, compare=False)
+    """Exit status of each, ``-N`` for signal N; those of workers that we stopped included."""
 
     def is_failed(self) -> bool:
         """Return whether any worker failed."""

@@ -1,0 +1,171 @@
+"""Workers that run a function of this program, in processes of their own.
+
+Theory of operation
+-------------------
+Each start method is a parent for the workers. ``spawn``: any guardian, which executes a new Python
+for each of them, with the pickled function in a file that the worker inherits.
+
+What a function returns comes back over a pipe that is read while the workers run, so that a big
+result fills no pipe. It need not be complete when its worker's end is reported: the rest is in
+the pipe then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from multiprocessing import spawn
+
+from launcher.logs import LogsSpecs
+from launcher.process.base import SHUTDOWN_TIMEOUT, ProcessContext
+from launcher.process.bootstrap import PAYLOAD, RESULT
+from launcher.process.guardian import Guardian
+from launcher.process.payload import pack
+from launcher.process.result import RunProcsResult
+from launcher.process.results import IncomingResult
+
+__all__ = ("START_METHODS", "FunctionContext")
+
+START_METHODS = ("spawn", "fork", "forkserver")
+_READ_BYTES = 1 << 20  # of one result at a time
+_ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+# The worker gets our path only with its payload; until then it finds this package, and never one
+# of the same name in the current folder.
+_CODE = (
+    f"import sys; sys.path[:] = [*filter(None, sys.path), {_ROOT!r}]; "
+    "from launcher.process.bootstrap import main; main()"
+)
+
+
+class FunctionContext(ProcessContext):
+    """Workers that each call the entrypoint, a function, with their own arguments.
+
+    Of the workers that did not succeed, those that we stopped because of the others are not among
+    the failures.
+
+    Args:
+        name: their role.
+        entrypoint: what they call; a coroutine function is run by `asyncio.run`.
+        args: its arguments for each, by local rank.
+        envs: variables laid over our own environment, by local rank.
+        logs_specs: where their output goes.
+        log_line_prefixes: text before each line of teed output, as for `ProcessContext`.
+        start_method: how a worker comes to be: ``spawn``.
+        guardian: their parent, where the start method has none of its own.
+        shutdown_timeout: as for `ProcessContext`, like the rest.
+        stdin: local rank of the worker that gets our standard input.
+        signals_to_handle: signals that make `wait` raise.
+
+    Raises:
+        RuntimeError: a mapping does not have exactly the local ranks 0 to n - 1.
+        ValueError: there is no such start method.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        entrypoint: Callable[..., object],
+        args: Mapping[int, tuple[object, ...]],
+        envs: Mapping[int, Mapping[str, str]],
+        logs_specs: LogsSpecs,
+        log_line_prefixes: Mapping[int, str] | None = None,
+        start_method: str = "spawn",
+        *,
+        guardian: Guardian | None = None,
+        shutdown_timeout: float = SHUTDOWN_TIMEOUT,
+        stdin: int | None = None,
+        signals_to_handle: Sequence[signal.Signals] = (),
+    ) -> None:
+        if start_method not in START_METHODS:
+            methods = ", ".join(START_METHODS)
+            raise ValueError(f"start_method={start_method!r}: expected one of {methods}")
+        super().__init__(
+            name,
+            getattr(entrypoint, "__qualname__", repr(entrypoint)),
+            args,
+            envs,
+            logs_specs,
+            log_line_prefixes,
+            guardian=guardian,
+            shutdown_timeout=shutdown_timeout,
+            stdin=stdin,
+            signals_to_handle=signals_to_handle,
+        )
+        self._function = entrypoint
+        self._results: dict[int, IncomingResult] = {}
+        self._pipes: dict[int, int] = {}  # our ends
+        self._handover: dict[int, list[int]] = {}  # workers' ends that we still hold
+        self._loop = asyncio.get_running_loop()
+
+    def command_line(self, local_rank: int) -> Sequence[str]:
+        """Return what runs a worker, its name for people included."""
+        return (*_python(), "-c", _CODE, f"{self.name}{local_rank}", self.entrypoint)
+
+    def open(self, local_rank: int) -> Mapping[int, int]:
+        """Open the file with a worker's function and the pipe for its result."""
+        handover = self._handover[local_rank] = []
+        payload = pack(f"{self.name}{local_rank}", self._function, self.args[local_rank])
+        handover.append(payload.fd)
+        reading, writing = os.pipe()
+        handover.append(writing)
+        self._receive(local_rank, reading)
+        return {PAYLOAD: payload.fd, RESULT: writing, **payload.descriptors}
+
+    def hand_over(self, local_rank: int) -> None:
+        """Close what the worker has by now, or will never have."""
+        for fd in self._handover.pop(local_rank, ()):
+            os.close(fd)
+
+    def value(self, local_rank: int) -> object:
+        """Return what a worker returned.
+
+        Raises:
+            ValueError: it ended before its function did, or the value makes no sense here.
+        """
+        result = self._results[local_rank]
+        self._read(local_rank, sys.maxsize)
+        if not result.is_complete:
+            raise ValueError(f"{self.entrypoint} never returned: its process ended with status 0")
+        try:
+            return result.value()
+        except Exception as error:
+            raise ValueError(
+                f"what {self.entrypoint} returned cannot be unpickled here: "
+                f"{type(error).__name__}: {error}"
+            ) from error
+
+    def release(self) -> None:
+        """Close the pipes."""
+        for local_rank in tuple(self._pipes):
+            self._close(local_rank)
+
+    def _receive(self, local_rank: int, fd: int) -> None:
+        os.set_blocking(fd, False)
+        self._results[local_rank] = IncomingResult()
+        self._pipes[local_rank] = fd
+        self._loop.add_reader(fd, self._read, local_rank, _READ_BYTES)
+
+    def _read(self, local_rank: int, limit: int) -> None:
+        fd = self._pipes.get(local_rank)
+        if fd is not None and not self._results[local_rank].read(fd, limit):
+            self._close(local_rank)
+
+    def _close(self, local_rank: int) -> None:
+        fd = self._pipes.pop(local_rank)
+        self._loop.remove_reader(fd)
+        os.close(fd)
+
+    def _result(self) -> RunProcsResult:
+        result = super()._result()
+        own = {rank: f for rank, f in result.failures.items() if not f.stopped_by_us}
+        result.failures = own or result.failures
+        return result
+
+
+def _python() -> Sequence[str]:
+    """Return this Python and the options it runs with."""
+    return (spawn.get_executable(), *subprocess._args_from_interpreter_flags())  # type: ignore[attr-defined]  # multiprocessing's way
