@@ -105,6 +105,20 @@ async def test_no_handler() -> None:
     assert (rpc.Delivery.NOT_SENT, 1) == (caught.value.delivery, value)
 
 
+@pytest.mark.parametrize("name", ["RREF_USER_DELETE", "RREF_FORK_REQUEST", "RREF_SYNC"])
+async def test_payloads_without_sense(name: str) -> None:
+    """A payload that its handler cannot read is refused at once, and other calls go on."""
+    async with cluster(2) as (a, _):
+        other = a.rpc_async("worker1", targets.sleep, args=(0.05,))
+        message = a.make_message(name, "nonsense")
+        with pytest.raises(rpc.RpcError, match=f"{name} message makes no sense") as caught:
+            await a.send_with_retries("worker1", message, rpc.RetryPolicy())
+        await other
+
+    assert rpc.Delivery.NOT_SENT is caught.value.delivery
+    assert rpc.StatusCode.INVALID_ARGUMENT is caught.value.code
+
+
 @pytest.mark.parametrize(
     ("kind", "payload", "text"),
     [

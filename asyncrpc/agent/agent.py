@@ -35,7 +35,7 @@ from asyncrpc.identity import WorkerInfo
 from asyncrpc.observe import Clock
 from asyncrpc.options import RpcOptions
 from asyncrpc.transport import Address, Greeter, Network, Stream, memory_pair
-from asyncrpc.wire import REPLIES, Codec, Frame, Handshake, Hello, MessageType, Purpose
+from asyncrpc.wire import CONTROL, REPLIES, Codec, Frame, Handshake, Hello, MessageType, Purpose
 
 __all__ = ("Agent", "ControlHandler")
 
@@ -281,8 +281,13 @@ class Agent:
         except RpcError:
             raise
         except Exception as error:
-            name = MessageType(kind).name
-            raise RemoteProtocolError(f"{name} message makes no sense: {error}") from error
+            text = f"{MessageType(kind).name} message makes no sense: {error}"
+            if kind not in CONTROL:
+                raise RemoteProtocolError(text) from error
+            # a user may have made it by hand; others' messages on this link are not to suffer
+            refusal = RpcError(text, code=StatusCode.INVALID_ARGUMENT)
+            connection.server.refuse(kind, call_id, refusal)
+            return
         if isinstance(result, asyncio.Future):
             result.add_done_callback(lambda done: _answer_later(connection, kind, call_id, done))
         else:

@@ -13,14 +13,12 @@ from typing import Any, cast
 from asyncrpc.agent import Agent, RpcFuture
 from asyncrpc.options import UNSET
 from asyncrpc.retry import check_policy
-from asyncrpc.wire import CALLS, REPLIES, MessageType
+from asyncrpc.wire import CONTROL, MessageType
 
 __all__ = ("Message", "make_message", "send")
 
 _PYTHON_CALL, _SCRIPT_CALL = MessageType.PYTHON_CALL, MessageType.SCRIPT_CALL
-_UPKEEP = (MessageType.DRAIN, MessageType.GATHER)
-_CONTROL = frozenset(k for k, reply in REPLIES.items() if reply and k not in (*CALLS, *_UPKEEP))
-_NAMES = sorted(MessageType(kind).name for kind in (_PYTHON_CALL, _SCRIPT_CALL, *_CONTROL))
+_NAMES = sorted(MessageType(kind).name for kind in (_PYTHON_CALL, _SCRIPT_CALL, *CONTROL))
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +42,7 @@ def make_message(kind: MessageType | str, payload: object) -> Message:
         raise ValueError(f"No mapping to rpc::MessageType exists for {kind}")
     if found in (_PYTHON_CALL, _SCRIPT_CALL):
         return Message(found, _call_parts(payload))
-    if found not in _CONTROL:
+    if found not in CONTROL:
         raise ValueError(
             f"type must be that of a request with a reply, among {', '.join(_NAMES)}, "
             f"got {found.name}"
@@ -60,7 +58,7 @@ def send(
         raise ValueError(f"message must be one that make_message made, got {message!r}")
     checked = check_policy("policy", policy)
     caller = agent.caller
-    if message.type in _CONTROL:
+    if message.type in CONTROL:
         peer = caller.destination(to)
         return caller.request(peer, message.type, message.payload, caller.timeout, policy=checked)
     func, args, kwargs = cast("tuple[Any, Any, Any]", message.payload)

@@ -22,7 +22,7 @@ from asyncrpc.wire.framing import FrameReader
 from asyncrpc.wire.handshake import Handshake, HandshakeRefused
 from asyncrpc.wire.headermap import HeaderMap
 from asyncrpc.wire.hello import Hello, Purpose
-from asyncrpc.wire.messages import CALLS, REPLIES, MessageType
+from asyncrpc.wire.messages import CALLS, CONTROL, REPLIES, MessageType
 from asyncrpc.wire.registry import TypeRegistry, register_type, user_types
 from asyncrpc.wire.state import Enclosure
 from asyncrpc.wire.transfer import Transfer, allocate_buffer
@@ -32,6 +32,7 @@ __all__ = (
     "BUFFERS",
     "CALLS",
     "CHUNK_SIZE",
+    "CONTROL",
     "DEDUP",
     "EARLY",
     "ERROR",

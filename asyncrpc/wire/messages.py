@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 
-__all__ = ("CALLS", "REPLIES", "MessageType")
+__all__ = ("CALLS", "CONTROL", "REPLIES", "MessageType")
 
 _REQUEST = 0x100
 _RESPONSE = 0x200
@@ -105,3 +105,8 @@ REPLIES: dict[int, int] = {
 
 CALLS = frozenset(kind for kind in REPLIES if MessageType(kind).name.endswith("_CALL"))
 """Requests of users, which take a place in flight; all others are the agents' own."""
+
+CONTROL = frozenset(
+    kind for kind in REPLIES if MessageType(kind).name.startswith(("RREF_", "CLEANUP_"))
+)
+"""Requests of the reference protocol, which may be sent by hand and come more than once."""
