@@ -14,7 +14,7 @@ from asyncrpc.identity import WorkerInfo
 
 __all__ = ("IncomingCall", "Interceptor", "OutgoingCall", "chained")
 
-Kind = Literal["call", "notify", "stream"]
+Kind = Literal["call", "notify", "remote", "stream"]
 
 C = TypeVar("C")
 
@@ -24,9 +24,10 @@ class OutgoingCall:
     """A call that is about to be made; interceptors may change it before they go on.
 
     Args:
-        kind: ``"call"``, ``"notify"`` for a one-way call, ``"stream"`` for `rpc_stream`.
+        kind: ``"call"``, also of a method by a proxy; ``"notify"`` for a one-way call; ``"remote"``
+            for one that makes a value for an `RRef`; ``"stream"`` for `rpc_stream`.
         to: destination.
-        function: name of the function.
+        function: name of the function, ``.name`` for a method called by a proxy.
         args: positional arguments.
         kwargs: keyword arguments.
         timeout: seconds that it has, of a stream each item, 0 for no limit. All attempts and all
@@ -80,8 +81,9 @@ class Interceptor:
 
     The first interceptor of the options is the outermost one. ``await proceed(call)`` goes on to
     the next one, and at last to the call itself; its result is the call's result, of a stream the
-    number of items, of a one-way call ``None``. An interceptor can change the call before it, the
-    result after it, refuse the call by raising, or proceed again to repeat it, but no stream.
+    number of items, ``None`` of a one-way call and, on its caller, of a remote one. An interceptor
+    can change the call before it, the result after it, refuse the call by raising, or proceed again
+    to repeat it, but no stream and no remote call. `RRef.to_here` is no call of its own.
     Cancelling the call is seen as a `CancelledError`, on both sides.
 
     Example:

@@ -9,6 +9,7 @@ from asyncrpc.agent.calling import NOT_INITIALIZED
 from asyncrpc.agent.collectives import Collectives
 from asyncrpc.agent.contexts import CallContext, ContextScope
 from asyncrpc.agent.drain import Drain
+from asyncrpc.agent.intercepting import Interception, is_inside_interceptor
 from asyncrpc.agent.peers import Peer, PeerState
 from asyncrpc.agent.pending import RpcFuture
 from asyncrpc.agent.references import HeldCall, References, Waiting
@@ -29,6 +30,7 @@ __all__ = (
     "ControlHandler",
     "Drain",
     "HeldCall",
+    "Interception",
     "Peer",
     "PeerState",
     "References",
@@ -43,6 +45,7 @@ __all__ = (
     "call_any",
     "call_hedged",
     "current_traceparent",
+    "is_inside_interceptor",
     "run_there",
     "traceparent",
 )

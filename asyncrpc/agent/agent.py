@@ -20,7 +20,7 @@ from asyncrpc.agent.connection import Connection
 from asyncrpc.agent.contexts import Contexts
 from asyncrpc.agent.failure_detector import FailureDetector
 from asyncrpc.agent.faulting import FaultInjector
-from asyncrpc.agent.intercepting import intercept_outgoing
+from asyncrpc.agent.intercepting import Interception
 from asyncrpc.agent.members import Members
 from asyncrpc.agent.peers import Peer
 from asyncrpc.agent.references import References
@@ -123,8 +123,9 @@ class Agent:
         self._acceptor = Acceptor(self)
         self.chains: set[asyncio.Task[Any]] = set()
         """Tasks of interceptors around calls that are out."""
+        self.interception: Interception | None = None
         if options.interceptors:
-            intercept_outgoing(self, options.interceptors)
+            self.interception = Interception(self, options.interceptors)
             intercept_incoming(executor, options.interceptors)
         self.idle_waiters: list[asyncio.Future[None]] = []
         references.attach(self)

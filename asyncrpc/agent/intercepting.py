@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from asyncrpc.agent.peers import Peer
     from asyncrpc.observe import Timer
 
-__all__ = ("intercept_outgoing",)
+__all__ = ("Interception", "is_inside_interceptor")
 
 _log = logging.getLogger("asyncrpc.caller")
 
@@ -39,23 +39,19 @@ _GRACE = 1.0  # seconds for interceptors to have done with a call whose time is 
 _NOTHING = 0.001  # seconds that a call may be late, so that its error tells the time it was given
 
 _is_inside: ContextVar[bool] = ContextVar("asyncrpc_is_inside_interceptor", default=False)
-"""Whether this is the code of an interceptor, whose own calls go past the chain."""
 
 
-def intercept_outgoing(agent: Agent, interceptors: Sequence[Interceptor]) -> None:
-    """Put interceptors around all calls that an agent makes from now on."""
-    calls = _Calls(agent, interceptors)
-    # costs nothing where there are none
-    agent.caller.call = calls.call  # type: ignore[method-assign]
-    agent.caller.notify = calls.notify  # type: ignore[method-assign]
-    agent.streams.open = calls.open  # type: ignore[method-assign]
+def is_inside_interceptor() -> bool:
+    """Whether this is the code of an interceptor, whose own calls go past the chain."""
+    return _is_inside.get()
 
 
-class _Calls:
-    """What stands in for an agent's ways to call.
+class Interception:
+    """Puts interceptors around all calls that an agent makes.
 
     Args:
-        agent: whose calls.
+        agent: whose calls; its ways to call are replaced, so that without interceptors they are
+            what they were.
         interceptors: the first one is the outermost.
     """
 
@@ -66,8 +62,11 @@ class _Calls:
         self._call = agent.caller.call
         self._notify = agent.caller.notify
         self._open = agent.streams.open
+        agent.caller.call = self._intercepted_call  # type: ignore[method-assign]
+        agent.caller.notify = self._intercepted_notify  # type: ignore[method-assign]
+        agent.streams.open = self._intercepted_open  # type: ignore[method-assign]
 
-    def call(
+    def _intercepted_call(
         self,
         to: object,
         func: object,
@@ -80,19 +79,17 @@ class _Calls:
         """Start a call: `Caller.call`."""
         if _is_inside.get():
             return self._call(to, func, args, kwargs, timeout, again, site)
-        seconds, deadline = self._caller.limits(timeout)
-        call = self._outgoing("call", to, func, args, kwargs, seconds)
-        chain = _Chain(self._agent, call, deadline, site)
+        call, deadline = self.call("call", to, func, args, kwargs, timeout)
 
         def start(changed: OutgoingCall, limit: float) -> Awaitable[Any]:
             args, kwargs = changed.args, changed.kwargs
             return self._call(changed.to, func, args, kwargs, limit, again, site)
 
-        future = chain.begin(self._steps, start)
+        future = self.begin(call, deadline, site, start)
         self._caller.surround(future)
         return future
 
-    def notify(
+    def _intercepted_notify(
         self,
         to: object,
         func: object,
@@ -103,15 +100,14 @@ class _Calls:
         if _is_inside.get():
             self._notify(to, func, args, kwargs)
             return
-        call = self._outgoing("notify", to, func, args, kwargs, 0.0)
+        call, _ = self.call("notify", to, func, args, kwargs, 0)
 
         async def start(changed: OutgoingCall, limit: float) -> None:  # noqa: ARG001 -- has none
             self._notify(changed.to, func, changed.args, changed.kwargs)
 
-        chain = _Chain(self._agent, call, 0.0, None)
-        chain.begin(self._steps, start).add_done_callback(_report)
+        self.begin(call, 0.0, None, start).add_done_callback(_report)
 
-    def open(
+    def _intercepted_open(
         self,
         to: object,
         func: Callable[..., Any] | str,
@@ -136,31 +132,83 @@ class _Calls:
             opened.set_result(stream)
             return stream.ended
 
-        call = self._outgoing("stream", to, func, args, kwargs, timeout)
-        chain = _Chain(self._agent, call, 0.0, site)
-        return _InterceptedStream(chain.begin(self._steps, start), opened)
+        call, _ = self.call("stream", to, func, args, kwargs, timeout)
+        return _InterceptedStream(self.begin(call, 0.0, site, start), opened)
 
-    def _outgoing(
+    # -- for those who make calls in ways of their own
+
+    def call(
         self,
         kind: Kind,
         to: object,
         func: object,
         args: Sequence[object] | None,
         kwargs: Mapping[str, object] | None,
-        seconds: float,
-    ) -> OutgoingCall:
+        timeout: object,
+    ) -> tuple[OutgoingCall, float]:
+        """Return what interceptors see of a call, and its deadline, 0 for never.
+
+        Raises what a call raises for a wrong destination, function or timeout.
+        """
         peer: Peer = self._caller.destination(to)
+        function = self._caller.report_name(func, args, kwargs)
+        return self._described(kind, peer, function, args or (), kwargs or {}, timeout)
+
+    def method_call(
+        self,
+        kind: Kind,
+        peer: Peer,
+        name: str,
+        args: Sequence[object],
+        kwargs: Mapping[str, object],
+        timeout: object,
+    ) -> tuple[OutgoingCall, float]:
+        """Do the same for a method of a value that is referred to."""
+        return self._described(kind, peer, f".{name}", args, kwargs, timeout)
+
+    def begin(
+        self,
+        call: OutgoingCall,
+        deadline: float,
+        site: FrameType | None,
+        start: Callable[[OutgoingCall, float], Awaitable[Any]],
+    ) -> RpcFuture[Any]:
+        """Start the chain around a call.
+
+        Args:
+            call: what `call` gave.
+            deadline: likewise.
+            site: the frame in which the user called.
+            start: makes the call; takes what interceptors made of it, and the seconds left, 0 for
+                no limit.
+
+        Returns:
+            The future of the chain's outcome.
+        """
+        return _Chain(self._agent, call, deadline, site).begin(self._steps, start)
+
+    def _described(
+        self,
+        kind: Kind,
+        peer: Peer,
+        function: str,
+        args: Sequence[object],
+        kwargs: Mapping[str, object],
+        timeout: object,
+    ) -> tuple[OutgoingCall, float]:
+        seconds, deadline = self._caller.limits(timeout)
         around = ambient.get()
-        return OutgoingCall(
+        call = OutgoingCall(
             kind=kind,
             to=peer.info,
-            function=self._caller.report_name(func, args, kwargs),
-            args=tuple(args or ()),
-            kwargs=dict(kwargs or {}),
+            function=function,
+            args=tuple(args),
+            kwargs=dict(kwargs),
             timeout=seconds,
             metadata={} if around is None else dict(around.metadata),
             traceparent=current_traceparent() or "",
         )
+        return call, deadline
 
 
 class _Chain:

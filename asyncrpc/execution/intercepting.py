@@ -22,7 +22,7 @@ from asyncrpc.execution.executor import (
 )
 from asyncrpc.execution.functions import Target, TargetKind
 from asyncrpc.execution.threads import ThreadPool
-from asyncrpc.interception import IncomingCall, Interceptor, chained
+from asyncrpc.interception import IncomingCall, Interceptor, Kind, chained
 
 __all__ = ("intercept_incoming",)
 
@@ -54,7 +54,7 @@ class _Chain:
     ) -> object:
         headers = call.headers
         incoming = IncomingCall(
-            kind="stream" if call.outlet is not None else ("call" if call.reply else "notify"),
+            kind=_kind_of(call),
             caller=call.replier.caller,
             function=target.name,
             args=args,
@@ -68,6 +68,15 @@ class _Chain:
             return await _served(self._threads, call, target, changed)
 
         return await chained(self._steps, serve)(incoming)
+
+
+def _kind_of(call: ServedCall) -> Kind:
+    if call.outlet is not None:
+        return "stream"
+    if call.reply:
+        return "call"
+    is_about_rref = call.headers is not None and call.headers.reference
+    return "remote" if is_about_rref else "notify"
 
 
 async def _served(

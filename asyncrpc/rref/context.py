@@ -24,6 +24,7 @@ from asyncrpc.wire import Hook, MessageType
 from .control import ControlMessages
 from .holding import Holder
 from .ids import pack_fork, unpack_fork
+from .intercepting import InterceptedHolder
 from .keeping import Keeper
 from .lifecycle import Lifecycle
 from .reference import NO_PICKLE, RRef
@@ -87,7 +88,10 @@ class RRefContext:
         self.machine = Lifecycle(agent.incarnation)
         self._actions[Send] = ControlMessages(agent, self).send
         self.keeper = Keeper(self)
-        self.holder = Holder(self)
+        interception = agent.interception
+        self.holder = (
+            Holder(self) if interception is None else InterceptedHolder(self, interception)
+        )
         self.method = self.keeper.method
         self.serve = self.keeper.serve
         for name in _CONTROL:

@@ -24,8 +24,9 @@ from .values import Fork
 
 if TYPE_CHECKING:
     from .context import RRefContext
+    from .reference import RRef
 
-__all__ = ("Holder",)
+__all__ = ("FAILED", "Holder")
 
 _PYTHON_CALL = int(MessageType.PYTHON_CALL)
 _PYTHON_REMOTE_CALL = int(MessageType.PYTHON_REMOTE_CALL)
@@ -33,10 +34,11 @@ _SCRIPT_REMOTE_CALL = int(MessageType.SCRIPT_REMOTE_CALL)
 _PYTHON_FETCH = int(MessageType.PYTHON_RREF_FETCH_CALL)
 _SCRIPT_FETCH = int(MessageType.SCRIPT_RREF_FETCH_CALL)
 _NO_ARGUMENTS: Sequence[Any] = (b"\xc0", ())
-_FAILED = (
+FAILED = (
     "RRef creation via rpc.remote() timed out, and it is possible that the RRef on the owner node "
     "does not exist"
 )
+"""Text of every error of a creation."""
 
 
 class Holder:
@@ -71,12 +73,11 @@ class Holder:
         seconds = self._seconds(timeout)
         peer, function, *encoded = caller.prepare(to, func, args, kwargs)
         is_script = function in caller.functions.scripts
-        kind = _SCRIPT_REMOTE_CALL if is_script else _PYTHON_REMOTE_CALL
-        return self._start_creation(peer, kind, function, encoded, seconds, b"", site), is_script
+        return self._start_creation(peer, function, encoded, seconds, b"", site), is_script
 
     def create_by_method(
         self,
-        handle: Fork,
+        rref: RRef,
         name: str,
         args: tuple[object, ...],
         kwargs: Mapping[str, object],
@@ -84,17 +85,17 @@ class Holder:
         site: FrameType,
     ) -> Fork:
         """Have a method of a value make another one on the same worker; return its handle."""
+        handle = rref._usable()
         seconds = self._seconds(timeout)
         peer = self._use(handle)
         function = self._agent.caller.functions.method(name)
         encoded = self._agent.codec.encode_call(args, kwargs, peer)
         of = pack_ids(handle.rref, handle.fork)
-        return self._start_creation(peer, _PYTHON_REMOTE_CALL, function, encoded, seconds, of, site)
+        return self._start_creation(peer, function, encoded, seconds, of, site)
 
     def _start_creation(
         self,
         peer: Peer,
-        kind: int,
         function: int,
         encoded: Sequence[Any],
         seconds: float,
@@ -102,16 +103,32 @@ class Holder:
         site: FrameType,
     ) -> Fork:
         handle = self._machine.create(peer.record.incarnation)
-        future = _CreationFuture(self._context, handle)
-        reference = pack_ids(handle.rref, handle.fork) + of
         try:
-            self._send(future, peer, kind, function, encoded, seconds, reference, site)
+            self.send_creation(handle, peer, function, encoded, seconds, of, site)
         except RpcError:
-            self._machine.creation_failed(handle, _FAILED, is_unsent=True)
+            self._machine.creation_failed(handle, FAILED, is_unsent=True)
             self._machine.release([handle])
             self._context.perform()
             raise
         return handle
+
+    def send_creation(
+        self,
+        handle: Fork,
+        peer: Peer,
+        function: int,
+        encoded: Sequence[Any],
+        seconds: float,
+        of: bytes,
+        site: FrameType,
+    ) -> RpcFuture[Any]:
+        """Ask for a value that ``handle`` is to refer to; return what is done once it is made."""
+        future = _CreationFuture(self._context, handle)
+        is_script = function in self._agent.caller.functions.scripts
+        kind = _SCRIPT_REMOTE_CALL if is_script else _PYTHON_REMOTE_CALL
+        reference = pack_ids(handle.rref, handle.fork) + of
+        self._send(future, peer, kind, function, encoded, seconds, reference, site)
+        return future
 
     # -- fetches and methods
 
@@ -128,7 +145,7 @@ class Holder:
 
     def call_method(
         self,
-        handle: Fork,
+        rref: RRef,
         name: str,
         args: tuple[object, ...],
         kwargs: Mapping[str, object],
@@ -136,6 +153,7 @@ class Holder:
         site: FrameType,
     ) -> RpcFuture[Any]:
         """Call a method of a value where it is; see `Proxy`."""
+        handle = rref._usable()
         seconds = self._seconds(timeout)
         peer = self._use(handle)
         function = self._agent.caller.functions.method(name)
@@ -274,7 +292,7 @@ class _CreationFuture(_ReferenceFuture):
         self.exception()  # seen: who uses the reference is told
         delivery = getattr(error, "delivery", Delivery.UNKNOWN)
         self._context.machine.creation_failed(
-            self._handle, f"{_FAILED}: {error}", is_unsent=delivery is Delivery.NOT_SENT
+            self._handle, f"{FAILED}: {error}", is_unsent=delivery is Delivery.NOT_SENT
         )
         self._context.perform()
 

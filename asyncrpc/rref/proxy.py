@@ -69,7 +69,7 @@ class AsyncProxy(_Proxy):
         rref = self._rref
         rref._check_thread("await calls by rpc_async()")
         holder = rref._context.holder
-        return holder.call_method(rref._usable(), name, args, kwargs, self._timeout, site)
+        return holder.call_method(rref, name, args, kwargs, self._timeout, site)
 
 
 class SyncProxy(_Proxy):
@@ -102,9 +102,7 @@ class RemoteProxy(_Proxy):
         context = rref._context
 
         def create() -> RRef:
-            handle = context.holder.create_by_method(
-                rref._usable(), name, args, kwargs, self._timeout, site
-            )
+            handle = context.holder.create_by_method(rref, name, args, kwargs, self._timeout, site)
             return context.make(handle)
 
         return context.run_on_loop(create)

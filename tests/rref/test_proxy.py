@@ -173,7 +173,7 @@ async def test_private_and_missing() -> None:
             await rref.rpc_async().value()
         holder = a.references.holder
         with pytest.raises(AttributeError, match="private"):  # what a bad peer would send
-            await holder.call_method(rref._handle, "_hidden", (), {}, None, _frame())
+            await holder.call_method(rref, "_hidden", (), {}, None, _frame())
 
 
 def _frame() -> Any:
