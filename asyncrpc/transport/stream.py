@@ -23,7 +23,7 @@ from typing import Protocol, cast
 
 __all__ = ("Stream", "StreamHandler")
 
-_FULL_BATCH = 16
+_FULL_BATCH = 32
 """Writes that leave before the turn ends: fewer cost system calls, more leave the peer idle."""
 _UVLOOP_HIGH_WATER = 1024  # uvloop writes at once what is above, the rest at the end of the turn
 _TLS_HIGH_WATER = 64 * 1024  # TLS copies anyway, and asyncio's never resumes from 0

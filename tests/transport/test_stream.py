@@ -84,16 +84,16 @@ async def test_one_write_per_turn() -> None:
 
 
 async def test_full_batches_leave_before() -> None:
-    """Sixteen writes leave at once, for the peer to work on; the rest with the turn."""
+    """Thirty-two writes leave at once, for the peer to work on; the rest with the turn."""
     stream, transport, _ = make()
-    for number in range(40):
+    for number in range(80):
         stream.write(b"%02d" % number)
     before = len(transport.calls)
     await turn()
 
     assert before == 2
-    numbers = b"".join(b"%02d" % number for number in range(40))
-    assert transport.calls == [numbers[:32], numbers[32:64], numbers[64:]]
+    numbers = b"".join(b"%02d" % number for number in range(80))
+    assert transport.calls == [numbers[:64], numbers[64:128], numbers[128:]]
 
 
 async def test_callbacks_of_one_turn_share_a_write() -> None:
