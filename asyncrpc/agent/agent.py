@@ -29,7 +29,7 @@ from asyncrpc.agent.serving import Server
 from asyncrpc.agent.streaming import Streams
 from asyncrpc.discovery import Record
 from asyncrpc.errors import NotInitializedError, RemoteProtocolError, RpcError, StatusCode
-from asyncrpc.execution import Executor, FunctionTable, TargetKind, intercept_incoming
+from asyncrpc.execution import Executor, FunctionTable, intercept_incoming
 from asyncrpc.faults import FaultPlan
 from asyncrpc.identity import WorkerInfo
 from asyncrpc.observe import Clock
@@ -311,7 +311,7 @@ class Agent:
     def is_computing(self) -> bool:
         """Whether a plain function runs in a thread that does not wait for a call of its own."""
         return any(
-            call.target.kind is TargetKind.SYNC and not call.is_done and not call.nested
+            call.is_in_thread and not call.is_done and not call.nested
             for server in self.servers
             for call in server.calls.values()
         )

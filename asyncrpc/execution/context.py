@@ -62,6 +62,7 @@ class ServedCall:
         reply: type of the message that takes the outcome to the caller, 0 if nobody waits for it.
         is_cancelled: whether its caller gave up on it.
         is_done: whether its function has ended.
+        is_in_thread: whether its function was given to the thread pool.
         is_timed: whether the timer of deadlines knows it, for whoever times it.
         task: runs it, if it runs on the loop.
         nested: blocking calls made by the ``def`` that serves it; they end when it is cancelled.
@@ -73,6 +74,7 @@ class ServedCall:
     # no __slots__: with defaults in the class fewer attributes are set per call
     is_cancelled = False
     is_done = False
+    is_in_thread = False
     is_timed = False
     task: asyncio.Task[None] | None = None
     nested: set[asyncio.Future[object]] | None = None

@@ -202,6 +202,7 @@ class Executor:
                 error = unawaited(target.name, value)
             _finish(call, value, error)
 
+        call.is_in_thread = True
         context = contextvars.Context()
         context.run(current_call.set, call)
         try:
