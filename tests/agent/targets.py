@@ -177,6 +177,12 @@ async def retry_nested(to: str, value: object) -> object:
     return await rpc.rpc_async(to, echo, args=(value,), timeout=None, retry=rpc.RetryPolicy())
 
 
+async def return_a_lambda() -> object:
+    """Return what cannot travel."""
+    log.append("lambda")
+    return lambda: None
+
+
 array = np.zeros(200_000)
 """What `shared_array` returns, and others change."""
 

@@ -690,3 +690,112 @@ async def test_control_messages() -> None:
 
     assert ([], [0, 1, 2, 3, 4]) == (early, taken)
     assert ["done"] * 5 == replies
+
+
+# -- corners
+
+
+async def test_two_failures_of_one_attempt() -> None:
+    """A link that breaks during the back-off of an attempt moves no time, and costs no attempt."""
+    clock = VirtualClock()
+    async with cluster(2, clock=clock, options=PATIENT) as (a, b):
+        policy = rpc.RetryPolicy(1, initial=5, per_attempt_timeout=1)
+        func = f"{targets.__name__}:note_and_wait"
+        call = a.rpc_async("worker1", func, args=(1, 1000), retry=policy, timeout=None)
+        await clock.advance(2)
+        link(b, "worker0").stream.abort()
+        retries = []
+        for seconds in (3.9, 0.1, 0.9):
+            await clock.advance(seconds)
+            retries.append(a.debug_info()["agent.retries"])
+        is_waiting = not call.done()
+        await clock.advance(0.1)
+        error = await failure_of(call)
+        left = await at_rest((a, b))
+
+    assert (["0", "1", "1"], True, 2) == (retries, is_waiting, error.attempts)
+    assert ([1], {}) == (targets.log, left)
+
+
+async def test_a_failure_while_it_is_queued() -> None:
+    """A call that fails while it waits for a link is not left in the queue as well."""
+    clock = VirtualClock()
+    async with cluster(2, clock=clock) as (a, b):
+        await a.rpc_async("worker1", targets.who)
+        peer = a._agent.members.route("worker1")
+        link(a, "worker1").stream.abort()
+        await until(lambda: link(a, "worker1") is None)
+        call = note(a, 1)
+        queued = peer.waiting
+        del a._agent.pending[call.call_id]
+        call.set_exception(rpc.PeerLostError("on the way", delivery=rpc.Delivery.NOT_SENT))
+        left = peer.waiting
+        await clock.advance(1)
+        value = await call
+        rest = await at_rest((a, b))
+
+    assert (1, 0) == (queued, left)
+    assert (1, [1], {}) == (value, targets.log, rest)
+
+
+async def test_no_worker_of_that_name() -> None:
+    """A call that reached nobody waits for a worker of that name as long as its policy does."""
+    clock = VirtualClock()
+    faults = plans(rpc.Fault("fail", "PYTHON_CALL", times=1))
+    async with cluster(2, faults=faults, clock=clock) as (a, b):
+        call = note(a, 1)
+        await clock.advance(0)
+        members: Any = a._agent.members
+        members.lose(members.known("worker1"), "it seems dead")
+        await clock.advance(13.1)
+        is_waiting = not call.done()
+        await clock.advance(0.1)
+        error = await failure_of(call)
+        await b.shutdown(graceful=False)
+
+    assert is_waiting
+    assert isinstance(error.__cause__, rpc.PeerLostError)
+    assert (rpc.Delivery.NOT_SENT, 6, []) == (error.delivery, error.attempts, targets.log)
+
+
+async def test_the_next_worker_of_that_name() -> None:
+    """A call that reached nobody goes to the worker that has come in the other's place."""
+    clock = VirtualClock()
+    faults = plans(rpc.Fault("fail", "PYTHON_CALL", times=1))
+    async with cluster(2, faults=faults, clock=clock) as (a, _):
+        call = note(a, 1)
+        await clock.advance(0)
+        members: Any = a._agent.members
+        members.lose(members.known("worker1"), "it seems dead")
+        members.add([members.known("worker1").record])
+        await clock.advance(1)
+        value = await call
+
+    assert (1, [1]) == (value, targets.log)
+
+
+async def test_a_cancelled_thread() -> None:
+    """What a plain function returns after its caller gave up goes nowhere."""
+    async with cluster(2) as (a, b):
+        policy = rpc.RetryPolicy(per_attempt_timeout=5)
+        call = a.rpc_async("worker1", targets.block, args=(0.05,), retry=policy)
+        await until(lambda: b.debug_info()["agent.server_active_calls"] == "1")
+        call.cancel()
+        left = await at_rest((a, b))
+
+    assert {} == left
+
+
+async def test_a_result_that_cannot_travel() -> None:
+    """An error that only the reply has is kept as any reply is."""
+    clock = VirtualClock()
+    faults = plans(rpc.Fault("drop", "PYTHON_RET", times=1), worker=1)
+    async with cluster(2, faults=faults, clock=clock, options=PATIENT) as (a, _):
+        policy = rpc.RetryPolicy(per_attempt_timeout=1)
+        func = f"{targets.__name__}:return_a_lambda"
+        call = a.rpc_async("worker1", func, retry=policy, timeout=None)
+        await clock.advance(5)
+        error = await failure_of(call)
+
+    assert isinstance(error, rpc.EncodingError)
+    assert (rpc.Delivery.EXECUTED, ["lambda"]) == (error.delivery, targets.log)
