@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from asyncrpc import backend_registry as backend_registry
     from asyncrpc import functions as functions
+    from asyncrpc import prometheus as prometheus
     from asyncrpc import tracing as tracing
     from asyncrpc.agent import CallContext as CallContext
     from asyncrpc.agent import RpcFuture as RpcFuture
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from asyncrpc.api import get_worker_info as get_worker_info
     from asyncrpc.api import get_worker_infos as get_worker_infos
     from asyncrpc.api import init_rpc as init_rpc
+    from asyncrpc.api import metrics as metrics
     from asyncrpc.api import remote as remote
     from asyncrpc.api import rpc_any as rpc_any
     from asyncrpc.api import rpc_async as rpc_async
@@ -87,6 +89,8 @@ if TYPE_CHECKING:
     from asyncrpc.retry import RetryPolicy as RetryPolicy
     from asyncrpc.rref import RRef as RRef
     from asyncrpc.rref import RRefRow as RRefRow
+    from asyncrpc.runtime import Metrics as Metrics
+    from asyncrpc.runtime import PeerMetrics as PeerMetrics
     from asyncrpc.runtime import RpcAgent as RpcAgent
     from asyncrpc.wire import MessageType as MessageType
     from asyncrpc.wire import register_type as register_type
@@ -95,9 +99,9 @@ _HOMES = {
     "agent": "CallContext RpcFuture RpcStream current_traceparent traceparent",
     "api": (
         "BlockingAgent all_gather barrier blocking_portal context current_agent current_context "
-        "debug_info get_rpc_timeout get_worker_info get_worker_infos init_rpc remote rpc_any "
-        "rpc_async rpc_hedged rpc_notify rpc_stream rpc_sync rref_debug run set_rpc_timeout "
-        "shutdown wait_all"
+        "debug_info get_rpc_timeout get_worker_info get_worker_infos init_rpc metrics remote "
+        "rpc_any rpc_async rpc_hedged rpc_notify rpc_stream rpc_sync rref_debug run "
+        "set_rpc_timeout shutdown wait_all"
     ),
     "backend_registry": "BackendType",
     "errors": (
@@ -116,10 +120,10 @@ _HOMES = {
     "options": "UNSET FaultyRpcOptions Limits RpcOptions TlsOptions",
     "retry": "RetryPolicy",
     "rref": "RRef RRefRow",
-    "runtime": "RpcAgent",
+    "runtime": "Metrics PeerMetrics RpcAgent",
     "wire": "MessageType register_type",
 }
-_MODULES = ("backend_registry", "functions", "store", "testing", "tracing")
+_MODULES = ("backend_registry", "functions", "prometheus", "store", "testing", "tracing")
 _MODULE_OF = {name: module for module, names in _HOMES.items() for name in names.split()}
 
 __all__ = (*sorted(_MODULE_OF), *_MODULES)  # noqa: PLE0604 -- strings, taken from the table above

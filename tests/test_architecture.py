@@ -30,7 +30,7 @@ ROWS: dict[str, Sequence[str]] = {
         "rref waiting",
         "backend_registry tracing",
         "runtime",
-        "api",
+        "api prometheus",
         "testing",
         "pytest_plugin",
         "__init__",

@@ -18,6 +18,7 @@ from asyncrpc.agent.scope import WaitAll
 from asyncrpc.agent.serving import Server
 from asyncrpc.agent.starting import Started, Starter
 from asyncrpc.agent.streaming import RpcStream
+from asyncrpc.agent.tally import code_of
 from asyncrpc.agent.traces import current_traceparent, traceparent
 
 __all__ = (
@@ -44,6 +45,7 @@ __all__ = (
     "Waiting",
     "call_any",
     "call_hedged",
+    "code_of",
     "current_traceparent",
     "is_inside_interceptor",
     "run_there",

@@ -21,12 +21,14 @@ from asyncrpc.agent.contexts import Contexts
 from asyncrpc.agent.failure_detector import FailureDetector
 from asyncrpc.agent.faulting import FaultInjector
 from asyncrpc.agent.intercepting import Interception
+from asyncrpc.agent.joint import JointCalls
 from asyncrpc.agent.members import Members
 from asyncrpc.agent.peers import Peer
 from asyncrpc.agent.references import References
 from asyncrpc.agent.retrying import Retrier
 from asyncrpc.agent.serving import Server
 from asyncrpc.agent.streaming import Streams
+from asyncrpc.agent.tally import Tally
 from asyncrpc.discovery import Record
 from asyncrpc.errors import NotInitializedError, RemoteProtocolError, RpcError, StatusCode
 from asyncrpc.execution import Executor, FunctionTable, intercept_incoming
@@ -102,10 +104,12 @@ class Agent:
         self.references = references
         self.loop = asyncio.get_running_loop()
         self.functions = FunctionTable(options.expose, worker=info.name)
+        self.tally = Tally()
         self.members = Members(self)
         self.retrier = Retrier(self)
         self.caller = Caller(self)
         self.pending = self.caller.pending
+        self.joint = JointCalls(self)
         self.streams = Streams(self)
         self.detector = FailureDetector(self)
         self.servers: set[Server] = set()
@@ -190,7 +194,9 @@ class Agent:
         for server in tuple(self.servers):
             server.release(asker)
             server.close(everything=True)
-        self.caller.close(NotInitializedError("the RPC agent was shut down during the call"))
+        over = NotInitializedError("the RPC agent was shut down during the call")
+        self.caller.close(over)
+        self.joint.close(over)
         for peer in self.members.all():
             peer.drop_waiting("the RPC agent was shut down")
         tasks = tuple(self._tasks)
@@ -300,7 +306,7 @@ class Agent:
     def is_idle(self) -> bool:
         """Whether no user call is out or served here, and nothing large is on its way out."""
         return not (
-            self.caller.unfinished()
+            self.joint.unfinished()
             or any(server.calls for server in self.servers)
             or any(not c.is_idle for c in self.connections())
             or any(peer.queue for peer in self.members.all())
@@ -327,7 +333,7 @@ class Agent:
         """Wait until no call is out or served here, and all that was sent has arrived."""
         while True:
             while not self.is_idle:
-                if calls := self.caller.unfinished():
+                if calls := self.joint.unfinished():
                     await asyncio.wait(calls)
                 else:
                     waiter: asyncio.Future[None] = self.loop.create_future()

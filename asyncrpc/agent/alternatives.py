@@ -129,13 +129,13 @@ class _Race:
         delay: float,
         timeout: object,
     ) -> None:
-        self._caller = agent.caller
+        self._joint = agent.joint
         self._clock = agent.clock
         self._start = start
         self._choose = choose
         self._goes_on = goes_on
         self._delay = delay
-        self._timeout, deadline = agent.caller.limits(timeout)
+        self._timeout, deadline = agent.joint.limits(timeout)
         self._deadline = deadline or math.inf
         self._context = contextvars.copy_context()
         # a scope waits for the outcome, not for the parts
@@ -154,8 +154,8 @@ class _Race:
         if not self._ask_next():
             raise self._last_failure()
         first = self._out[0]
-        self._future = self._caller.joint_future(self, first.function, self._timeout, site)
-        self._caller.surround(self._future)
+        self._future = self._joint.make(self, first.function, self._timeout, site)
+        self._joint.surround(self._future)
         return self._future
 
     def withdraw(self, future: RpcFuture[Any]) -> None:  # noqa: ARG002 -- an owner of calls

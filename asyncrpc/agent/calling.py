@@ -7,7 +7,6 @@ append the frame to the link's batch. There is no coroutine, task, timer or clos
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from collections.abc import Mapping, Sequence
 from threading import get_ident
 from types import FrameType
@@ -39,7 +38,7 @@ if TYPE_CHECKING:
     from asyncrpc.agent.agent import Agent
     from asyncrpc.agent.peers import Peer
 
-__all__ = ("Caller",)
+__all__ = ("Caller", "capped", "tie")
 
 _PYTHON_CALL = int(MessageType.PYTHON_CALL)
 _SCRIPT_CALL = int(MessageType.SCRIPT_CALL)
@@ -70,12 +69,12 @@ class Caller:
         self._routes = agent.members.routes
         self.timeout = agent.options.rpc_timeout
         """Default timeout of calls in seconds, 0 for none."""
-        self.new_id = itertools.count(1).__next__
+        self.new_id = agent.tally.new_id
         """Gives ids of calls, in their order."""
+        self.other_id = agent.tally.other_id
+        """Gives ids of what is no new call of a user."""
         self.pending: dict[int, RpcFuture[Any]] = {}
         """Calls that are out, by id."""
-        self.joint: set[RpcFuture[Any]] = set()
-        """Calls that are out and made of others, which are in `pending` while they are out."""
         self._deadlines = Deadlines(agent.clock, self.pending, self._expire)
         self.functions = FunctionIds()
         """Ids of the functions that were called."""
@@ -128,7 +127,7 @@ class Caller:
         served = current_call.get()
         if served is not None:
             depth = min(served.depth, _MAX_DEPTH)
-            deadline = _capped(deadline, served, now)
+            deadline = capped(deadline, served, now)
 
         future: RpcFuture[Any] = (RetriedFuture if again else RpcFuture)(loop=self._loop)
         future.call_id = call_id = self.new_id()
@@ -173,7 +172,7 @@ class Caller:
         if 0 < deadline < self._deadlines.armed:
             self._deadlines.arm(deadline)
         if served is not None and served.task is None:
-            _tie(served, future)
+            tie(served, future)
         if around is not None and around.scope is not None:
             around.scope.add(future)
         return future
@@ -256,7 +255,7 @@ class Caller:
         future: RpcFuture[Any] = (RetriedFuture if policy or is_lasting else RpcFuture)(
             loop=self._loop
         )
-        future.call_id = self.new_id()
+        future.call_id = self.other_id()
         future.owner = peer
         future.function = kind.name
         future.timeout = timeout
@@ -335,11 +334,11 @@ class Caller:
         if served is None:
             return 0, 0.0
         now = self._now()
-        future.deadline = _capped(0.0, served, now)
+        future.deadline = capped(0.0, served, now)
         if served.is_cancelled or 0 < served.deadline <= now:
             _refuse(future, served)
         elif served.task is None:
-            _tie(served, future)
+            tie(served, future)
         return min(served.depth, _MAX_DEPTH), future.deadline
 
     def submit(self, peer: Peer, request: Request, future: RpcFuture[Any]) -> None:
@@ -366,47 +365,6 @@ class Caller:
         """Return the name that peers are told for one of this agent's function ids."""
         return self.functions.wire_name(function)
 
-    def joint_future(
-        self, owner: Any, function: str, timeout: float, site: FrameType | None
-    ) -> RpcFuture[Any]:
-        """Return the future of a call that is made of others.
-
-        Args:
-            owner: makes them; its ``withdraw`` ends them.
-            function: name of the function.
-            timeout: seconds that it was given, 0 for no limit.
-            site: the frame in which the user called, ``None`` for unknown.
-        """
-        future: RpcFuture[Any] = RpcFuture(loop=self._loop)
-        future.call_id = 0
-        future.owner = owner
-        future.function = function
-        future.timeout = timeout
-        future.deadline = 0.0
-        future.site = None if site is None else (site.f_code, site.f_lasti)
-        future.is_user = True
-        future.is_timed = future.is_sent = future.counts = False
-        self.joint.add(future)
-        future.add_done_callback(self.joint.discard)
-        return future
-
-    def surround(self, future: RpcFuture[Any]) -> None:
-        """Do to a joint future what surrounds it here: the call that is served, and a scope."""
-        served = current_call.get()
-        if served is not None and served.task is None:
-            _tie(served, future)
-        around = ambient.get()
-        if around is not None and around.scope is not None:
-            around.scope.add(future)
-
-    def limits(self, timeout: object) -> tuple[float, float]:
-        """Return the seconds that a call made here has, 0 for no limit, and its deadline."""
-        seconds = self.timeout if timeout is UNSET else check_timeout("timeout", timeout)
-        now = self._now()
-        deadline = now + seconds if seconds else 0.0
-        served = current_call.get()
-        return seconds, deadline if served is None else _capped(deadline, served, now)
-
     def report_name(
         self, func: object, args: Sequence[object] | None, kwargs: Mapping[str, object] | None
     ) -> str:
@@ -417,10 +375,6 @@ class Caller:
         """Return the calls of users that are out."""
         return [future for future in self.pending.values() if future.is_user]
 
-    def unfinished(self) -> list[RpcFuture[Any]]:
-        """Return what users wait for: calls that are out, and those made of several."""
-        return [*self.joint, *self.user_calls()]
-
     def close(self, error: RpcError) -> None:
         """Fail every call that is out with a copy of ``error``; time nothing any more."""
         self._deadlines.close()
@@ -429,10 +383,6 @@ class Caller:
         for future in futures:
             if not future.done():
                 future.set_exception(type(error)(str(error), delivery=_delivery(future)))
-        for future in tuple(self.joint):
-            if not future.done():
-                future.set_exception(type(error)(str(error), delivery=Delivery.UNKNOWN))
-                future.owner.withdraw(future)
 
     # -- replies and deadlines
 
@@ -547,14 +497,14 @@ def _refuse(future: RpcFuture[Any], served: ServedCall) -> None:
         future.set_exception(RpcError(text, code=StatusCode.CANCELLED))
 
 
-def _capped(deadline: float, served: ServedCall, now: float) -> float:
+def capped(deadline: float, served: ServedCall, now: float) -> float:
     """Return the earlier of a deadline and that of the call being served."""
     if served.deadline and (not deadline or served.deadline < deadline):
         return max(served.deadline, now + _LEAST)
     return deadline
 
 
-def _tie(served: ServedCall, future: RpcFuture[Any]) -> None:
+def tie(served: ServedCall, future: RpcFuture[Any]) -> None:
     """End a nested call when the ``def`` that made it is cancelled: no task does it."""
     if served.nested is None:
         served.nested = set()

@@ -143,6 +143,8 @@ class Connection:
         )
         self.get_buffer = self._reader.get_buffer
         """Gives the memory for the next bytes: `StreamHandler.get_buffer`."""
+        if hello is not None:
+            agent.tally.opened(self)
         self.server = agent.make_server(self)
         self.serve = self.server.request
         """Takes requests: serves them, or keeps them while the peer does not read."""
@@ -424,6 +426,7 @@ class Connection:
         self._is_closed = True
         for fence in self._fences.values():
             self._pass_fence(fence)
+        self._agent.tally.closed(self)
         self.server.close()
         self.peer.link_lost(self, error)
         self._bulk.clear()

@@ -58,6 +58,7 @@ class Interception:
     def __init__(self, agent: Agent, interceptors: Sequence[Interceptor]) -> None:
         self._agent = agent
         self._caller = agent.caller
+        self._joint = agent.joint
         self._steps = [interceptor.outgoing for interceptor in interceptors]
         self._call = agent.caller.call
         self._notify = agent.caller.notify
@@ -86,7 +87,7 @@ class Interception:
             return self._call(changed.to, func, args, kwargs, limit, again, site)
 
         future = self.begin(call, deadline, site, start)
-        self._caller.surround(future)
+        self._joint.surround(future)
         return future
 
     def _intercepted_notify(
@@ -196,7 +197,7 @@ class Interception:
         kwargs: Mapping[str, object],
         timeout: object,
     ) -> tuple[OutgoingCall, float]:
-        seconds, deadline = self._caller.limits(timeout)
+        seconds, deadline = self._joint.limits(timeout)
         around = ambient.get()
         call = OutgoingCall(
             kind=kind,
@@ -227,7 +228,7 @@ class _Chain:
         self._agent = agent
         self._call = call
         self._deadline = deadline
-        self._future = agent.caller.joint_future(self, call.function, call.timeout, site)
+        self._future = agent.joint.make(self, call.function, call.timeout, site)
         self._task: asyncio.Task[Any]
         self._timer: Timer | None = None
         self._out = 0  # calls that the chain waits for

@@ -23,7 +23,8 @@ from asyncrpc.agent.dialing import Dialer
 from asyncrpc.agent.keeping import KeptServer
 from asyncrpc.agent.pending import RpcFuture
 from asyncrpc.agent.request import Request
-from asyncrpc.errors import Delivery, PeerLostError, RpcError, UnknownWorkerError
+from asyncrpc.agent.tally import code_of
+from asyncrpc.errors import Delivery, PeerLostError, RpcError, StatusCode, UnknownWorkerError
 from asyncrpc.wire import CALLS, HEADER, REPLIES, Frame, MessageType, Transfer, encode_frame
 
 if TYPE_CHECKING:
@@ -209,6 +210,11 @@ class Peer:
             if future.counts:
                 self._stopping.add(future.call_id)
         future.counts = False
+
+    def count(self, error: BaseException | None) -> None:
+        """Count a call that failed, or was cancelled if there is no error."""
+        code = StatusCode.CANCELLED if error is None else code_of(error)
+        self._agent.tally.failed[code] += 1
 
     def stopped(self, connection: Connection, call_id: int) -> None:
         """Take back the place of a cancelled call: the callee does not count it any more."""

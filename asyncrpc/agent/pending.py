@@ -28,6 +28,10 @@ _SPARE = 1024  # dead entries below this are not worth a rebuild
 
 
 class _Owner(Protocol):
+    def count(self, error: BaseException | None) -> None:
+        """Count a call of a user that failed, or was cancelled if there is no error."""
+        ...
+
     def withdraw(self, future: RpcFuture[Any]) -> None:
         """Forget a call that its caller gave up, and tell the callee."""
         ...
@@ -82,8 +86,17 @@ class RpcFuture(asyncio.Future[T], Generic[T]):
         """Cancel the call: the future at once, the callee's function as soon as it hears."""
         if not super().cancel(msg):
             return False
-        self.owner.withdraw(self)
+        owner = self.owner
+        owner.withdraw(self)
+        if self.is_user:
+            owner.count(None)
         return True
+
+    def set_exception(self, exception: Any) -> None:
+        """Fail; the one place where failures of calls are counted."""
+        super().set_exception(exception)
+        if self.is_user:
+            self.owner.count(exception)
 
     def accepted(self) -> None:
         """Learn that the callee took the request in, and that the outcome follows."""

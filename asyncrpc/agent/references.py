@@ -171,7 +171,7 @@ class HeldReply:
         future = self._future
         future.owner = self
         future.counts = False
-        future.call_id = self._caller.new_id()  # a copy of the reply must not find it
+        future.call_id = self._caller.other_id()  # a copy of the reply must not find it
         self._caller.put_back(future)
         self._references.hold(self)
 
@@ -188,6 +188,10 @@ class HeldReply:
         """Forget the call: cancelled, or its time is over."""
         self._let_go()
         self._references.withdraw(self)
+
+    def count(self, error: BaseException | None) -> None:
+        """Count a failure: see `Peer.count`."""
+        self._owner.count(error)
 
     def _let_go(self) -> RpcFuture[Any]:
         future = self._future

@@ -276,7 +276,7 @@ class Retrier:
         self._acknowledge(future)
         future.has_run = True
         future.doubts = 0
-        future.call_id = future.message.call_id = self._agent.caller.new_id()
+        future.call_id = future.message.call_id = self._agent.tally.other_id()
         if future.message.meta:
             future.message.count_attempt(0)
 

@@ -18,6 +18,7 @@ from asyncrpc.agent.items import Items
 from asyncrpc.agent.pending import Deadlines
 from asyncrpc.agent.references import HeldCall
 from asyncrpc.agent.request import Request
+from asyncrpc.agent.tally import code_of
 from asyncrpc.errors import (
     Delivery,
     EncodingError,
@@ -27,6 +28,7 @@ from asyncrpc.errors import (
     RemoteProtocolError,
     ResourceExhaustedError,
     RpcError,
+    StatusCode,
 )
 from asyncrpc.execution import Outlet, ServedCall, Target, TargetKind, encode_failure
 from asyncrpc.wire import (
@@ -388,6 +390,8 @@ class Server:
 
     def fail(self, call: ServedCall, error: BaseException) -> None:
         """Send the error of a call."""
+        code = StatusCode.CANCELLED if call.is_cancelled else code_of(error)
+        self._agent.tally.failed_served[code] += 1
         self.ended(call)
         if not call.reply and not call.is_cancelled:
             _log.error("%s, sent by %s, failed", call.target.name, self.caller, exc_info=error)
@@ -423,6 +427,7 @@ class Server:
         return self._failure(ServedCall(self, ident, _NAMELESS, 0.0, 0, reply), error, is_ours=True)
 
     def _refuse_call(self, call: ServedCall, error: RpcError) -> None:
+        self._agent.tally.failed_served[error.code] += 1
         if call.reply:
             self._send_failure(call, error, is_ours=True)
         else:
@@ -438,6 +443,7 @@ class Server:
         if not call.reply:
             self._refuse_call(call, error)
             return
+        self._agent.tally.failed_served[error.code] += 1
         if not self._refusal:
             self._refusal = self.failure(call.reply, call.ident, error).body
         self._connection.send(encode_frame(call.reply, call.ident, self._refusal, flags=ERROR))

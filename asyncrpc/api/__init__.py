@@ -20,6 +20,7 @@ from asyncrpc.api.inspection import (
     get_rpc_timeout,
     get_worker_info,
     get_worker_infos,
+    metrics,
     rref_debug,
     set_rpc_timeout,
 )
@@ -39,6 +40,7 @@ __all__ = (
     "get_worker_info",
     "get_worker_infos",
     "init_rpc",
+    "metrics",
     "remote",
     "rpc_any",
     "rpc_async",

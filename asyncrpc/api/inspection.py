@@ -5,12 +5,14 @@ from __future__ import annotations
 from asyncrpc.api.process import current_agent
 from asyncrpc.identity import WorkerInfo
 from asyncrpc.rref import RRefRow
+from asyncrpc.runtime import Metrics
 
 __all__ = (
     "debug_info",
     "get_rpc_timeout",
     "get_worker_info",
     "get_worker_infos",
+    "metrics",
     "rref_debug",
     "set_rpc_timeout",
 )
@@ -48,6 +50,14 @@ def set_rpc_timeout(timeout: float | None) -> None:
         ValueError: negative, nan or no number.
     """
     current_agent().set_rpc_timeout(timeout)
+
+
+def metrics() -> Metrics:
+    """Return the agent's counters and gauges as plain values.
+
+    They cost nothing while calls succeed; may be called from any thread with ``agent.metrics()``.
+    """
+    return current_agent().metrics()
 
 
 def debug_info() -> dict[str, str]:

@@ -137,5 +137,5 @@ class InterceptedHolder(Holder):
             return Holder.call_method(self, rref, name, args, kwargs, limit, site)
 
         future = self._interception.begin(call, deadline, site, start)
-        self._agent.caller.surround(future)
+        self._agent.joint.surround(future)
         return future

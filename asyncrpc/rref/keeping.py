@@ -12,7 +12,7 @@ from collections.abc import Callable, Hashable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from asyncrpc.agent import HeldCall, Server
+from asyncrpc.agent import HeldCall, Server, code_of
 from asyncrpc.errors import RemoteProtocolError, RpcError, RRefCreationError
 from asyncrpc.execution import ServedCall, Target, TargetKind, decode_failure, encode_failure
 from asyncrpc.wire import Frame, MessageType, user_types
@@ -258,6 +258,8 @@ class Keeper:
         """Keep what the function of a creation gave, and tell its creator that it ended."""
         creation = self._creations.pop(rref)
         creation.server.ended(call)
+        if error is not None:
+            self._agent.tally.failed_served[code_of(error)] += 1
         self.keep(rref, value, error, is_ours=is_ours, function=call.target.name)
         self._machine.settled(rref, is_error=error is not None)
         self._context.perform()

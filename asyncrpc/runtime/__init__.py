@@ -4,5 +4,6 @@ from __future__ import annotations
 
 from asyncrpc.runtime.agent import RpcAgent
 from asyncrpc.runtime.messages import Message
+from asyncrpc.runtime.metrics import Metrics, PeerMetrics
 
-__all__ = ("Message", "RpcAgent")
+__all__ = ("Message", "Metrics", "PeerMetrics", "RpcAgent")

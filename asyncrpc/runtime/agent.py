@@ -38,6 +38,7 @@ from asyncrpc.rref import RRef, RRefContext, RRefRow
 from asyncrpc.runtime.debug import counters
 from asyncrpc.runtime.ending import Ending, warn_if_forgotten
 from asyncrpc.runtime.messages import Message, make_message, send
+from asyncrpc.runtime.metrics import Metrics, measured
 from asyncrpc.runtime.persisting import finished
 from asyncrpc.store import Store
 from asyncrpc.transport import Network
@@ -426,6 +427,10 @@ class RpcAgent:
     def set_rpc_timeout(self, timeout: float | None) -> None:
         """Set the default timeout of later calls; see `asyncrpc.set_rpc_timeout`."""
         self._agent.caller.timeout = check_timeout("timeout", timeout)
+
+    def metrics(self) -> Metrics:
+        """Return counters and gauges as plain values; see `asyncrpc.metrics`."""
+        return measured(self._agent)
 
     def debug_info(self) -> dict[str, str]:
         """Return counters by name; see `asyncrpc.debug_info`."""

@@ -25,8 +25,8 @@ def counters(agent: Agent, references: Mapping[str, int]) -> dict[str, str]:
         "agent.calls_served": agent.served,
         "agent.retries": agent.retrier.count,
         "agent.connections": len(links),
-        "agent.bytes_received": sum(c.received for c in links),
-        "agent.bytes_sent": sum(c.stream.sent for c in links),
+        "agent.bytes_received": agent.tally.received,
+        "agent.bytes_sent": agent.tally.sent,
         "agent.loop_lag": f"{agent.detector.lag:.6f}",
     }
     for link in links:

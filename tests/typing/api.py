@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from random import Random
 from typing import Any, assert_type
@@ -115,6 +115,10 @@ def around_a_call() -> None:
     assert_type(rpc.get_worker_info("worker1"), rpc.WorkerInfo)
     assert_type(rpc.get_worker_infos(), list[rpc.WorkerInfo])
     assert_type(rpc.debug_info(), dict[str, str])
+    assert_type(rpc.metrics(), rpc.Metrics)
+    assert_type(rpc.metrics().peers, tuple[rpc.PeerMetrics, ...])
+    assert_type(rpc.metrics().calls_failed, Mapping[rpc.StatusCode, int])
+    rpc.prometheus.Collector(rpc.current_agent())
 
 
 def decorators() -> None:
