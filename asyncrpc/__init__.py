@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from asyncrpc import prometheus as prometheus
     from asyncrpc import tracing as tracing
     from asyncrpc.agent import CallContext as CallContext
+    from asyncrpc.agent import MemberEvent as MemberEvent
     from asyncrpc.agent import RpcFuture as RpcFuture
     from asyncrpc.agent import RpcStream as RpcStream
     from asyncrpc.agent import current_traceparent as current_traceparent
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from asyncrpc.api import get_worker_infos as get_worker_infos
     from asyncrpc.api import init_rpc as init_rpc
     from asyncrpc.api import metrics as metrics
+    from asyncrpc.api import monitor as monitor
     from asyncrpc.api import remote as remote
     from asyncrpc.api import rpc_any as rpc_any
     from asyncrpc.api import rpc_async as rpc_async
@@ -96,11 +98,11 @@ if TYPE_CHECKING:
     from asyncrpc.wire import register_type as register_type
 
 _HOMES = {
-    "agent": "CallContext RpcFuture RpcStream current_traceparent traceparent",
+    "agent": "CallContext MemberEvent RpcFuture RpcStream current_traceparent traceparent",
     "api": (
         "BlockingAgent all_gather barrier blocking_portal context current_agent current_context "
-        "debug_info get_rpc_timeout get_worker_info get_worker_infos init_rpc metrics remote "
-        "rpc_any rpc_async rpc_hedged rpc_notify rpc_stream rpc_sync rref_debug run "
+        "debug_info get_rpc_timeout get_worker_info get_worker_infos init_rpc metrics monitor "
+        "remote rpc_any rpc_async rpc_hedged rpc_notify rpc_stream rpc_sync rref_debug run "
         "set_rpc_timeout shutdown wait_all"
     ),
     "backend_registry": "BackendType",

@@ -3,30 +3,52 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from typing import Self
 
 import anyio
 import pytest
 
 from asyncrpc.options import RpcOptions
 from asyncrpc.runtime import RpcAgent
-from asyncrpc.store import MemoryStore, PrefixStore, Store
-from asyncrpc.store.arguments import UNSET, Timeout
+from asyncrpc.store import MemoryStore, PrefixStore, Store, StoreEvent, StoreWatch
 from asyncrpc.transport import MemoryNetwork
 
 pytestmark = pytest.mark.asyncio
 
 
 class SlowStore(PrefixStore):
-    """A store whose `wait` begins only when it may."""
+    """A store whose watches are read only when they may be."""
 
     def __init__(self, store: Store) -> None:
         super().__init__("job", store)
-        self.may_wait = asyncio.Event()
+        self.may_read = asyncio.Event()
 
-    async def wait(self, keys: Iterable[str], timeout: Timeout = UNSET) -> None:
-        await self.may_wait.wait()
-        await super().wait(keys, timeout)
+    def watch(self, prefix: str = "", since: int | None = None) -> StoreWatch:
+        return SlowWatch(super().watch(prefix, since), self.may_read)
+
+
+class SlowWatch:
+    """What such a store gives."""
+
+    def __init__(self, watch: StoreWatch, may_read: asyncio.Event) -> None:
+        self._watch = watch
+        self._may_read = may_read
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> StoreEvent:
+        await self._may_read.wait()
+        return await anext(self._watch)
+
+    async def aclose(self) -> None:
+        await self._watch.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
 
 
 async def test_a_worker_that_ends_at_once_is_found_by_one_that_reads_late() -> None:
@@ -47,7 +69,7 @@ async def test_a_worker_that_ends_at_once_is_found_by_one_that_reads_late() -> N
     ending = asyncio.create_task(early.shutdown())
     for _ in range(100):  # turns of the loop, more than it takes to announce the end
         await asyncio.sleep(0)
-    slow.may_wait.set()
+    slow.may_read.set()
     await asyncio.gather((await late).shutdown(), ending)
 
     assert [] == await store.list_keys()

@@ -10,6 +10,7 @@ from asyncrpc.agent.collectives import Collectives
 from asyncrpc.agent.contexts import CallContext, ContextScope
 from asyncrpc.agent.drain import Drain
 from asyncrpc.agent.intercepting import Interception, is_inside_interceptor
+from asyncrpc.agent.monitoring import MemberEvent, Monitor
 from asyncrpc.agent.peers import Peer, PeerState
 from asyncrpc.agent.pending import RpcFuture
 from asyncrpc.agent.references import HeldCall, References, Waiting
@@ -32,6 +33,8 @@ __all__ = (
     "Drain",
     "HeldCall",
     "Interception",
+    "MemberEvent",
+    "Monitor",
     "Peer",
     "PeerState",
     "References",

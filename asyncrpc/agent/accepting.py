@@ -58,7 +58,7 @@ class Acceptor:
 
         def authorize(hello: Hello) -> str | None:
             reason = self._agent.members.authorize(hello)
-            peer = self._agent.members.known(hello.name)
+            peer = self._agent.members.of(hello.incarnation)
             if reason is None and peer is not None:
                 peer.arriving += 1  # so that no link is opened to it meanwhile
                 let_in.append(peer)

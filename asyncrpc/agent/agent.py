@@ -119,6 +119,8 @@ class Agent:
         self.contexts = Contexts(self)
         self.fault_hook = FaultInjector(self, faults) if faults else None
         self.is_closed = False
+        self.is_leaving = False
+        """Whether it takes in no new links, since it is about to leave a group that goes on."""
         self.served = 0
         """Calls taken in since the start."""
         self._key = key
@@ -185,6 +187,7 @@ class Agent:
         self.is_closed = True
         self.references.close()
         self.members.routes.clear()  # so that calls hear of it
+        self.members.end_monitors()
         self.detector.stop()
         await self._acceptor.close()
         links = self.connections()
@@ -328,6 +331,12 @@ class Agent:
         for waiter in waiters:
             if not waiter.done():
                 waiter.set_result(None)
+
+    def busy_with(self) -> tuple[str, ...]:
+        """Return the names of the workers whose calls are served here or that have one of ours."""
+        busy = {str(call.owner) for call in self.caller.user_calls()}
+        busy |= {server.caller.name for server in self.servers if server.calls}
+        return tuple(sorted(busy))
 
     async def wait_idle(self) -> None:
         """Wait until no call is out or served here, and all that was sent has arrived."""

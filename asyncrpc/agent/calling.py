@@ -384,6 +384,13 @@ class Caller:
             if not future.done():
                 future.set_exception(type(error)(str(error), delivery=_delivery(future)))
 
+    def give_up(self, error: RpcError) -> None:
+        """Fail every call that is out with a copy of ``error``, and stop it where it runs."""
+        for future in tuple(self.pending.values()):
+            future.owner.withdraw(future)
+            if not future.done():
+                future.set_exception(type(error)(str(error), delivery=_delivery(future)))
+
     # -- replies and deadlines
 
     def settle_slowly(
@@ -446,7 +453,7 @@ class Caller:
             )
         if self._agent.is_closed:
             raise NotInitializedError(NOT_INITIALIZED)
-        return self._agent.members.route(to)
+        return self._agent.members.destination(to)
 
     def _passes(self, peer: Peer, request: Request, future: RpcFuture[Any]) -> bool:
         """Whether a call may be sent; its future has the reason if not."""

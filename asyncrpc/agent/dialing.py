@@ -22,10 +22,16 @@ if TYPE_CHECKING:
     from asyncrpc.agent.agent import Agent
     from asyncrpc.agent.peers import Peer
 
-__all__ = ("CLOSING", "DUPLICATE", "REPLACE", "Dialer")
+__all__ = ("ALIVE", "CLOSING", "DUPLICATE", "FENCED", "PROBE", "REPLACE", "Dialer")
 
 REPLACE = 0x01
 """Hello flag: this side has no link, so one that the other still has is dead."""
+PROBE = 0x02
+"""Hello flag: this side only asks whether the worker lives, which the refusal `ALIVE` says."""
+ALIVE = "alive "
+"""Start of the reason to refuse a link that only asks; the incarnation follows."""
+FENCED = "declared lost: "
+"""Start of the reason to refuse a worker that the group holds for lost."""
 DUPLICATE = "duplicate connection"
 """Reason to refuse a link whose other direction is being opened."""
 CLOSING = "shutting down"
@@ -105,6 +111,9 @@ class Dialer:
                 raise
             except (ConnectionError, TimeoutError) as failure:
                 error = failure
+            if isinstance(error, HandshakeRefused) and error.reason.startswith(FENCED):
+                self._agent.members.fence(error.reason.removeprefix(FENCED))
+                return
             if self._is_final(error) or clock.time() >= give_up:
                 self._agent.members.lose(peer, str(error))
                 return

@@ -9,12 +9,17 @@ there was a moment between them when all were idle and nothing was on its way, s
 none can start: the leader answers the announcements. A leader that is lost is replaced by the next
 one, to which everybody announces again.
 
+A worker of a dynamic group leaves alone. It waits a moment for calls that it serves or has out, so
+that what they call back still finds it; then it tells the others that it is leaving, which send it
+nothing new from there on; and when what they had sent has come and is answered, it goes.
+
 Source: F. Mattern, "Algorithms for distributed termination detection" (1987), the two-wave method.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +36,7 @@ __all__ = ("Drain",)
 _ANNOUNCE = "announce"
 _PROBE = "probe"
 _STATUS = "status"
+_QUIET = 1.0  # seconds in which a leaver may come to rest before it turns new calls away
 _STATUS_TIMEOUT = 0.5  # seconds to ask the leader who is missing, for the text of an error
 
 
@@ -72,13 +78,45 @@ class Drain:
                 await self._agent.references.release_all(is_group_over=True)
         except TimeoutError as error:
             await self._ask_who_is_missing()
-            names = ", ".join(self._waiting_for) or "nobody"
-            raise ShutdownTimeoutError(
-                f"graceful shutdown took longer than {timeout:g} s; in phase {self._phase}, "
-                f"waiting for {names}",
-                phase=self._phase,
-                workers=self._waiting_for,
-            ) from error
+            raise self._late(timeout) from error
+
+    async def leave(self, timeout: float) -> None:
+        """Return once this worker may leave a dynamic group: no call is out or served here.
+
+        Args:
+            timeout: seconds, 0 for no limit.
+
+        Raises:
+            ShutdownTimeoutError: that took longer; names the workers waited for.
+        """
+        agent = self._agent
+        self._phase = "calls"
+        try:
+            async with time_limit(agent.clock, timeout):
+                with contextlib.suppress(TimeoutError):
+                    async with time_limit(agent.clock, _QUIET):
+                        await agent.wait_idle()
+                agent.is_leaving = True
+                links = [link for link in agent.connections() if link.hello is not None]
+                for link in links:
+                    link.goaway("leaving", "it shuts down")
+                await asyncio.gather(*[link.fence() for link in links])  # all before has come
+                await agent.wait_idle()
+                self._phase = "references"
+                agent.references.note_leaks()
+                await agent.references.release_all(is_group_over=False)
+        except TimeoutError as error:
+            self._waiting_for = agent.busy_with()
+            raise self._late(timeout) from error
+
+    def _late(self, timeout: float) -> ShutdownTimeoutError:
+        names = ", ".join(self._waiting_for) or "nobody"
+        return ShutdownTimeoutError(
+            f"graceful shutdown took longer than {timeout:g} s; in phase {self._phase}, "
+            f"waiting for {names}",
+            phase=self._phase,
+            workers=self._waiting_for,
+        )
 
     async def _attempt(self) -> bool:
         """Lead or follow; false if the leader was lost meanwhile."""

@@ -1,7 +1,8 @@
 """A thread that answers "are you alive" while the loop is blocked, and the question to it.
 
 One small authenticated listener per agent, made only with real sockets and the real clock. The
-thread shares nothing with the loop: a stopped process does not answer, a busy one does.
+thread shares nothing with the loop: a stopped process does not answer, a busy one does. It also
+renews the worker's lease in the store, should the loop be late with that.
 """
 
 from __future__ import annotations
@@ -16,10 +17,12 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from asyncrpc.agent.dialing import ALIVE, PROBE
 from asyncrpc.errors import RpcError
 from asyncrpc.observe import time_limit
+from asyncrpc.store import Lease, LeaseKeeper, Store, keeper_of
 from asyncrpc.transport import Address, Greeter
-from asyncrpc.wire import Handshake, Purpose
+from asyncrpc.wire import Handshake, HandshakeRefused, Purpose
 
 if TYPE_CHECKING:
     from asyncrpc.agent.agent import Agent
@@ -59,14 +62,30 @@ class LivenessThread:
         self._selector.register(self._listener, selectors.EVENT_READ)
         self._selector.register(self._wake_in, selectors.EVENT_READ)
         self._guests: dict[socket.socket, _Guest] = {}
+        self._keeper: LeaseKeeper | None = None  # set by the loop's thread, used in this one
+        self._kept: LeaseKeeper | None = None  # the one of the last turn
+        self._pause: float | None = None  # seconds until the next turn at the latest
+        self._is_closing = False
         self._thread = threading.Thread(target=self._run, name="asyncrpc-liveness", daemon=True)
         self._thread.start()
+
+    def keep(self, store: Store, lease: Lease) -> None:
+        """Renew a lease from here on whenever the loop does not, in place of an earlier one.
+
+        Does nothing for a store that is not reached by TCP.
+        """
+        self._keeper = keeper_of(store, lease)
+        self._wake()
+
+    def _wake(self) -> None:
+        with contextlib.suppress(OSError):
+            self._wake_out.send(b"w")
 
     def close(self) -> None:
         """Stop answering and free the socket. Idempotent."""
         if self._thread.is_alive():
-            with contextlib.suppress(OSError):
-                self._wake_out.send(b"x")
+            self._is_closing = True
+            self._wake()
             self._thread.join(_PATIENCE)
 
     def _run(self) -> None:
@@ -74,24 +93,39 @@ class LivenessThread:
             while self._turn():
                 pass
         finally:
+            if self._kept is not None:
+                self._kept.close(self._selector)
             for sock in (*self._guests, self._listener, self._wake_in, self._wake_out):
                 sock.close()
             self._selector.close()
 
     def _turn(self) -> bool:
-        """Handle what is ready; false when told to stop."""
-        ready = self._selector.select(timeout=_PATIENCE if self._guests else None)
-        for key, _ in ready:
+        """Handle what is ready and what is due; false when told to stop."""
+        for key, _ in self._selector.select(timeout=self._pause):
             if key.fileobj is self._wake_in:
-                return False
-            if key.fileobj is self._listener:
+                self._wake_in.recv(_MAX_GUESTS)
+            elif key.fileobj is self._listener:
                 self._welcome()
+            elif isinstance(key.data, LeaseKeeper):
+                key.data.ready(self._selector)
             else:
                 self._answer(key.fileobj)  # type: ignore[arg-type]  # all others are guests' sockets
         now = time.monotonic()
         for sock in [s for s, guest in self._guests.items() if guest.give_up < now]:
             self._dismiss(sock)
-        return True
+        self._pause = _PATIENCE if self._guests else None
+        self._turn_keeper(now)
+        return not self._is_closing
+
+    def _turn_keeper(self, now: float) -> None:
+        """Have the lease renewed, if the loop is late with that."""
+        keeper = self._keeper
+        if self._kept is not keeper and self._kept is not None:
+            self._kept.close(self._selector)
+        self._kept = keeper
+        if keeper is not None:
+            pause = keeper.turn(self._selector, now)
+            self._pause = pause if self._pause is None else min(pause, self._pause)
 
     def _welcome(self) -> None:
         try:
@@ -143,29 +177,52 @@ class _Guest:
 
 
 async def ask_alive(agent: Agent, record: Record, timeout: float) -> None:
-    """Return if the process behind a record answers.
+    """Return if the worker behind a record answers: its liveness thread, or else its loop.
 
     Args:
         agent: who asks.
-        record: names the liveness address.
+        record: of the worker.
         timeout: seconds for connecting, authenticating and the answer.
 
     Raises:
         ConnectionError, RpcError, TimeoutError: it did not.
     """
-    if record.liveness is None:
-        raise ConnectionError(f"{record.info.name} has no liveness address")
-    greeter = Greeter(agent.make_handshake(is_client=True, purpose=Purpose.HEARTBEAT))
+    if agent.is_cut_off(record.info.name):
+        raise ConnectionError(f"no route to {record.info.name}: partitioned")
     async with time_limit(agent.clock, timeout):
-        stream = await agent.network.connect(record.liveness, greeter, timeout=timeout)
-        try:
-            await greeter.greet(stream, timeout, agent.clock)
-            answer = _Answer()
-            stream.attach(answer)
-            stream.write(_ASK)
-            await answer.came
-        finally:
-            stream.abort()
+        if record.liveness is None:
+            await _ask_loop(agent, record, timeout)
+        else:
+            await _ask_thread(agent, record, record.liveness, timeout)
+
+
+async def _ask_loop(agent: Agent, record: Record, timeout: float) -> None:
+    greeter = Greeter(agent.make_handshake(is_client=True, flags=PROBE))
+    stream = await agent.network.connect(record.addresses[0], greeter, timeout=timeout)
+    try:
+        await greeter.greet(stream, timeout, agent.clock)
+    except HandshakeRefused as refusal:
+        if refusal.reason == ALIVE + record.incarnation.hex():
+            return
+        raise
+    finally:
+        stream.abort()
+    raise ConnectionError(f"what answers for {record.info.name} is no worker")
+
+
+async def _ask_thread(agent: Agent, record: Record, address: Address, timeout: float) -> None:
+    greeter = Greeter(agent.make_handshake(is_client=True, purpose=Purpose.HEARTBEAT))
+    stream = await agent.network.connect(address, greeter, timeout=timeout)
+    try:
+        hello = await greeter.greet(stream, timeout, agent.clock)
+        if hello.incarnation != record.incarnation:
+            raise ConnectionError(f"another worker answers for {record.info.name}")
+        answer = _Answer()
+        stream.attach(answer)
+        stream.write(_ASK)
+        await answer.came
+    finally:
+        stream.abort()
 
 
 class _Answer:

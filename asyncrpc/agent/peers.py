@@ -17,7 +17,7 @@ from __future__ import annotations
 import enum
 import logging
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from asyncrpc.agent.dialing import Dialer
 from asyncrpc.agent.keeping import KeptServer
@@ -51,6 +51,24 @@ class PeerState(enum.Enum):
     """It died, fell silent or went without an orderly shutdown."""
 
 
+class Opener(Protocol):
+    """What a peer asks for a link."""
+
+    is_dialing: bool
+
+    def start(self) -> None:
+        """Start to open one, unless that is under way."""
+        ...
+
+    def stop(self) -> None:
+        """Give up."""
+        ...
+
+    def opened(self) -> None:
+        """Learn that there is one now."""
+        ...
+
+
 class Peer:
     """Another worker of the group, or this one itself.
 
@@ -61,18 +79,20 @@ class Peer:
 
     __slots__ = (
         "_agent",
-        "_dialer",
         "_is_admission_due",
         "_is_new",
         "_stopping",
         "_withdrawn",
         "arriving",
         "connection",
+        "dialer",
         "inflight",
         "info",
         "is_fenced",
         "kept",
         "limit",
+        "is_judged",
+        "is_leaving",
         "queue",
         "reason",
         "record",
@@ -102,7 +122,11 @@ class Peer:
         self._stopping: set[int] = set()  # cancelled calls that the callee may still count
         self._is_admission_due = False
         self._is_new = True  # there never was a link
-        self._dialer = Dialer(agent, self)
+        self.is_leaving = False
+        """Whether it said that it will leave: it answers what is out and wants nothing new."""
+        self.is_judged = False
+        """Whether the store holds it for lost, so that its own verdicts are void."""
+        self.dialer: Opener = Dialer(agent, self)
 
     def __repr__(self) -> str:
         return self.info.name
@@ -129,7 +153,7 @@ class Peer:
         connection = self.connection
         if connection is None:
             self.queue.append((request, future))
-            self._dialer.start()
+            self.dialer.start()
         elif counts and self._is_full(request):
             self.queue.append((request, future))
         else:
@@ -284,12 +308,12 @@ class Peer:
     @property
     def is_dialing(self) -> bool:
         """Whether this side is opening a link right now."""
-        return self._dialer.is_dialing
+        return self.dialer.is_dialing
 
     def connect(self) -> None:
         """Open a link if there is none, so that the worker's end is noticed."""
         if self.connection is None and self.state is PeerState.PRESENT:
-            self._dialer.start()
+            self.dialer.start()
 
     async def fence(self) -> None:
         """Make sure that all that was sent has arrived: a link keeps the order."""
@@ -301,7 +325,7 @@ class Peer:
     def opened(self, connection: Connection) -> None:
         """Take an authenticated link into use and send what waits."""
         old, self.connection = self.connection, connection
-        self._dialer.opened()
+        self.dialer.opened()
         self._agent.references.link_opened(self, is_first=self._is_new)
         self._is_new = False
         if old is not None:
@@ -322,7 +346,7 @@ class Peer:
         self._break(connection, error)
         self._agent.references.link_lost(self)
         if self.state is PeerState.PRESENT and not self._agent.is_closed:
-            self._dialer.start()
+            self.dialer.start()
         self._agent.became_idle()
 
     def _break(self, connection: Connection, error: Exception | None) -> None:
@@ -367,15 +391,25 @@ class Peer:
     # -- the end
 
     def said_goodbye(self, kind: str, reason: str) -> None:
-        """Take the worker's own word that it leaves."""
+        """Take the worker's own word that it leaves, or soon will."""
+        if kind == "leaving":
+            self._let_go(reason)
+            return
         state = PeerState.LEFT if kind == "left" else PeerState.LOST
         self._agent.members.gone(self, state, reason or f"{self.info.name} shut down")
+
+    def _let_go(self, reason: str) -> None:
+        """Give the worker nothing new; it still answers what it has."""
+        self.is_leaving = True
+        self.reason = reason
+        self._agent.members.forget_routes(self)
+        self.fail_waiting(self.gone_error(Delivery.NOT_SENT))
 
     def end(self, state: PeerState, reason: str) -> None:
         """Close the link and fail every call; the agent has recorded the verdict."""
         self.state = state
         self.reason = reason
-        self._dialer.stop()
+        self.dialer.stop()
         connection, self.connection = self.connection, None
         if connection is not None:
             connection.stream.abort()
@@ -399,6 +433,16 @@ class Peer:
                 # each gets its own: who raises one adds a traceback to it
                 self._fail(future, type(error)(str(error), delivery=Delivery.NOT_SENT))
 
+    def take_waiting(self) -> list[tuple[Request, RpcFuture[Any] | None]]:
+        """Hand over what waits, in order."""
+        waiting, self.queue = list(self.queue), deque()
+        self._withdrawn = 0
+        return waiting
+
+    def refuse(self, future: RpcFuture[Any]) -> None:
+        """Fail a call that was to go to a worker that has gone meanwhile."""
+        self._fail(future, self.gone_error(Delivery.NOT_SENT, future.function))
+
     def drop_waiting(self, reason: str) -> None:
         """Forget what waits; nobody hears of one-way calls otherwise, so say it."""
         one_way = sum([request.kind == _NOTIFY for request, _ in self.queue])
@@ -411,7 +455,7 @@ class Peer:
     def gone_error(self, delivery: Delivery, function: str = "") -> RpcError:
         """Return the error of a call to a worker that is no longer there."""
         what = f"{function} on " if function else ""
-        if self.state is PeerState.LEFT:
+        if self.state is PeerState.LEFT or self.is_leaving:
             return UnknownWorkerError(
                 f"{self._agent.info}: could not find destination {self.info.name}: "
                 f"{what}{self.info.name} left the group ({self.reason})",

@@ -7,18 +7,21 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import itertools
 import os
 import time
-import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 
 from asyncrpc.agent.agent import Agent
 from asyncrpc.agent.liveness import LivenessThread
+from asyncrpc.agent.place import Place
 from asyncrpc.agent.references import References
-from asyncrpc.discovery import Record, StoreLink, join_static, open_store, route_to, scoped
-from asyncrpc.errors import StoreConnectionError
+from asyncrpc.agent.roster import Roster
+from asyncrpc.discovery import Record, StoreLink, StorePlace, free_id, route_to, scoped
+from asyncrpc.errors import DuplicateNameError, StoreConnectionError
 from asyncrpc.execution import Executor, ThreadPool
 from asyncrpc.faults import FaultPlan, parse_plan
 from asyncrpc.identity import WorkerInfo, new_incarnation
@@ -34,9 +37,11 @@ __all__ = ("Started", "Starter")
 _LINGER = 2.0  # seconds in which others may still learn from our store why the start failed
 _WILDCARDS = ("0.0.0.0", "::")  # noqa: S104 -- looked for, since nobody can connect to them
 
-_ends: weakref.WeakKeyDictionary[object, collections.Counter[str]] = weakref.WeakKeyDictionary()
-"""How often a worker of each name has ended, by the store it was given, or by `Starter` for the
-launcher's: in a store that outlives groups, a worker of the n-th group meets the n-th of others."""
+_ATTEMPTS = 32  # ids that are tried: each was free when it was looked for
+
+_ends: collections.Counter[str] = collections.Counter()
+"""How often a worker of each name and rank has ended, by launched run and round: in a store that
+outlives groups, a worker of the n-th group meets the n-th of others."""
 
 
 @dataclasses.dataclass(slots=True)
@@ -46,14 +51,14 @@ class Started:
     Args:
         agent: listens already.
         link: the store, to be closed with the worker.
-        group: the part of the store that is this group's.
+        roster: its place in the group's part of the store.
         liveness: answers while the loop is blocked, if there is such a thread.
         note_end: to be called once the worker has ended.
     """
 
     agent: Agent
     link: StoreLink
-    group: Store
+    roster: Roster
     liveness: LivenessThread | None
     note_end: Callable[[], None]
 
@@ -109,15 +114,18 @@ class Starter:
         rank = _variable(self._environ, "RANK", "rank", rank)
         world_size = _variable(self._environ, "WORLD_SIZE", "world_size", world_size)
         _check_place(rank, world_size)
-        info = WorkerInfo(name or self._environ.get("ASYNCRPC_NAME") or f"worker{rank}", rank)
+        name = name or self._environ.get("ASYNCRPC_NAME")
+        if name is not None:
+            WorkerInfo(name, rank or 0)  # a bad name is refused before anything is opened
         secret = load_secret(self._options.secret, self._environ)
-        count, note_end = self._past(store, info.name)
+        count, note_end = self._past(store, name, rank, world_size)
+        scope = partial(scoped, run_id=self._run_id, environ=self._environ, count=count)
         give_up = time.monotonic() + self._options.init_timeout
         while True:
             link = await self._reach_store(store, rank, secret, give_up - time.monotonic())
-            group = scoped(link.store, self._run_id, self._environ, count)
+            plan = _Plan(make_facade, name, rank, world_size or 0, secret, link, scope, note_end)
             try:
-                await self._join(make_facade, info, world_size, secret, link, group, note_end)
+                await self._place(plan)
             except StoreConnectionError:
                 await link.close()
                 if store is not None or link.server is not None or time.monotonic() >= give_up:
@@ -128,57 +136,75 @@ class Starter:
             else:
                 return
 
-    def _past(self, store: Store | None, name: str) -> tuple[int, Callable[[], None]]:
-        """Return how many groups of this worker's the store may remember, and how to count one."""
+    async def _place(self, plan: _Plan) -> None:
+        """Join with the rank that was given, or with the next one that is free."""
+        if plan.rank is not None:
+            await self._join(plan, plan.rank)
+            return
+        for attempt in itertools.count(1):
+            rank = await free_id(plan.scope(plan.link.store))
+            try:
+                await self._join(plan, rank)
+            except _Taken as taken:  # by a worker that was given this rank
+                if attempt == _ATTEMPTS:
+                    raise taken.error from None
+            else:
+                return
+
+    def _past(
+        self, store: Store | None, name: str | None, rank: int | None, world_size: int | None
+    ) -> tuple[int, Callable[[], None]]:
+        """Return how many groups of this worker's the store may remember, and how to count one.
+
+        Only the launcher's store outlives a group whose workers may all end at once; its workers
+        begin and end their groups in step. Elsewhere a worker takes the place of its last run.
+        """
         launched = self._environ.get("LAUNCHER_STORE", "")
-        if store is None and not launched:
-            return 0, lambda: None  # served by a worker of the group, so it is as new as the group
-        counter = _ends.setdefault(Starter if store is None else store, collections.Counter())
-        key = f"{launched} {self._run_id} {self._environ.get('LAUNCHER_ROUND', '')} {name}"
-        return counter[key], lambda: counter.update([key])
+        if store is not None or not launched or world_size is None:
+            return 0, lambda: None
+        key = f"{launched} {self._run_id} {self._environ.get('LAUNCHER_ROUND', '')} {name} {rank}"
+        return _ends[key], lambda: _ends.update([key])
 
     async def _reach_store(
-        self, store: Store | None, rank: int, secret: bytes, timeout: float
+        self, store: Store | None, rank: int | None, secret: bytes, timeout: float
     ) -> StoreLink:
         if store is not None:
             return StoreLink(store, "")
-        return await open_store(
-            self._options.init_method,
+        place = StorePlace(
+            init_method=self._options.init_method,
             rank=rank,
             secret=secret,
             run_id=self._run_id,
-            timeout=max(timeout, 0.1),
             environ=self._environ,
         )
+        return await place.open(max(timeout, 0.1))
 
-    async def _join(
-        self,
-        make_facade: Callable[[Started], object],
-        info: WorkerInfo,
-        world_size: int,
-        secret: bytes,
-        link: StoreLink,
-        group: Store,
-        note_end: Callable[[], None],
-    ) -> None:
+    async def _join(self, plan: _Plan, rank: int) -> None:
         """Listen, publish that, and take the group into use once everybody has."""
-        key = run_key(secret, self._run_id)
+        info = WorkerInfo(plan.name or f"worker{rank}", rank)
+        key = run_key(plan.secret, self._run_id)
         agent = self._make_agent(info, key)
-        started = Started(agent, link, group, None, note_end)
+        place = Place(agent, plan.link, plan.scope, plan.world_size)
+        roster = Roster(agent, place, plan.world_size)
+        started = Started(agent, plan.link, roster, None, plan.note_end)
         try:
-            address = await agent.listen(self._listen_address(agent, link))
+            address = await agent.listen(self._listen_address(agent, plan.link))
             if not self._in_memory and isinstance(self._clock, LoopClock):
                 host = address.host or "127.0.0.1"
                 started.liveness = LivenessThread(host, self._liveness_handshake(agent, key))
-            agent.facade = make_facade(started)
-            record = self._record(started, address)
-            timeout = self._options.init_timeout
-            agent.start(await join_static(group, record, world_size, timeout, link.where))
-        except BaseException:
+                place.keep_lease = started.liveness.keep
+            agent.facade = plan.make_facade(started)
+            record = self._record(started, address, plan.world_size)
+            agent.start(await roster.join(record, self._options.init_timeout))
+            roster.start()
+        except BaseException as error:
             await agent.close("lost", "its start failed")
+            await roster.close()
             await agent.executor.threads.close(0.0)
             if started.liveness is not None:
                 started.liveness.close()
+            if isinstance(error, DuplicateNameError) and plan.is_free(place.claimed):
+                raise _Taken(error) from None
             raise
 
     def _make_agent(self, info: WorkerInfo, key: bytes) -> Agent:
@@ -240,14 +266,14 @@ class Starter:
             return "127.0.0.1"
         return route_to(where.host, where.port)
 
-    def _record(self, started: Started, address: Address) -> Record:
+    def _record(self, started: Started, address: Address, world_size: int) -> Record:
         agent, liveness = started.agent, started.liveness
         places = [address] if liveness is None else [address, liveness.address]
         if address.host in _WILDCARDS:
             host = self._reachable(started.link)
             places = [dataclasses.replace(place, host=host) for place in places]
         alive = None if liveness is None else places[1]
-        return Record(agent.info, agent.incarnation, (places[0],), agent.host, alive)
+        return Record(agent.info, agent.incarnation, (places[0],), agent.host, alive, world_size)
 
     def _liveness_handshake(self, agent: Agent, key: bytes) -> Callable[[], Handshake]:
         hello = Hello(
@@ -261,24 +287,58 @@ class Starter:
         return lambda: Handshake(key=key, hello=hello, is_client=False)
 
 
-def _variable(environ: Mapping[str, str], variable: str, field: str, value: int | None) -> int:
-    """Return an int argument, or the variable that stands in for it."""
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Plan:
+    """What a start needs to know to join, whichever id it gets."""
+
+    make_facade: Callable[[Started], object]
+    name: str | None
+    rank: int | None
+    world_size: int
+    secret: bytes
+    link: StoreLink
+    scope: Callable[[Store], Store]
+    note_end: Callable[[], None]
+
+    def is_free(self, claimed: Sequence[str]) -> bool:
+        """Whether a worker whose claim failed may try another id: nobody asked for this one."""
+        return self.rank is None and (self.name is None or len(claimed) > 0)  # it has its name
+
+
+class _Taken(Exception):  # noqa: N818 -- no error: another id will do
+    """The id that was free has been taken meanwhile."""
+
+    def __init__(self, error: DuplicateNameError) -> None:
+        super().__init__()
+        self.error = error
+
+
+def _variable(
+    environ: Mapping[str, str], variable: str, field: str, value: int | None
+) -> int | None:
+    """Return an int argument, or the variable that stands in for it, ``None`` without either."""
     if value is not None:
         if type(value) is not int:
             raise ValueError(f"{field} must be an int, got {value!r}")
         return value
     text = environ.get(variable)
     if text is None:
-        raise ValueError(f"{field} missing: pass {field}=, or set ${variable} as a launcher does")
+        return None
     try:
         return int(text)
     except ValueError:
         raise ValueError(f"${variable} must be an int, got {text!r}") from None
 
 
-def _check_place(rank: int, world_size: int) -> None:
+def _check_place(rank: int | None, world_size: int | None) -> None:
+    if world_size is None:
+        if rank is not None and rank < 0:
+            raise ValueError(f"rank must be at least 0, got {rank}")
+        return
     if world_size < 1:
         raise ValueError(f"world_size must be at least 1, got {world_size}")
+    if rank is None:
+        raise ValueError("rank missing: pass rank=, or set $RANK as a launcher does")
     if not 0 <= rank < world_size:
         raise ValueError(f"rank must be from 0 to world_size - 1 = {world_size - 1}, got {rank}")
 

@@ -21,6 +21,7 @@ from asyncrpc.api.inspection import (
     get_worker_info,
     get_worker_infos,
     metrics,
+    monitor,
     rref_debug,
     set_rpc_timeout,
 )
@@ -41,6 +42,7 @@ __all__ = (
     "get_worker_infos",
     "init_rpc",
     "metrics",
+    "monitor",
     "remote",
     "rpc_any",
     "rpc_async",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from asyncrpc.agent import Monitor
 from asyncrpc.api.process import current_agent
 from asyncrpc.identity import WorkerInfo
 from asyncrpc.rref import RRefRow
@@ -13,6 +14,7 @@ __all__ = (
     "get_worker_info",
     "get_worker_infos",
     "metrics",
+    "monitor",
     "rref_debug",
     "set_rpc_timeout",
 )
@@ -33,6 +35,26 @@ def get_worker_info(name: str | int | WorkerInfo | None = None) -> WorkerInfo:
 def get_worker_infos() -> list[WorkerInfo]:
     """Return all live members, by id."""
     return current_agent().get_worker_infos()
+
+
+def monitor(name: str | int | WorkerInfo | None = None) -> Monitor:
+    """Return an async iterator of what happens to the members of the group.
+
+    It begins with ``joined`` for each that is there, this worker included, and ends when this
+    worker shuts down, or with ``lost`` for itself if the group has declared it lost. A reader that
+    falls far behind gets the last event of each name only. Several may be read at once.
+
+    Args:
+        name: of the only worker to hear of, or its id; ``None`` for all.
+
+    Returns:
+        An iterator of `MemberEvent`; close it, leave it as a context manager, or let it go.
+
+    Raises:
+        NotInitializedError: no agent runs.
+        ValueError: ``name`` is neither a name nor an id.
+    """
+    return current_agent().monitor(name)
 
 
 def get_rpc_timeout() -> float:

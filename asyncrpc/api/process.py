@@ -90,20 +90,22 @@ def init_rpc(
         name: 1 to 127 characters of ``[A-Za-z0-9-_:]``, unique in the group; ``None`` takes
             ``$ASYNCRPC_NAME``, else ``worker{rank}``.
         backend: the kind of agent; ``None`` takes the one whose options these are.
-        rank: the worker's id, 0 to ``world_size - 1``; ``None`` takes ``$RANK``.
-        world_size: number of workers; ``None`` takes ``$WORLD_SIZE``.
+        rank: the worker's id, 0 to ``world_size - 1``; ``None`` takes ``$RANK``, or in a dynamic
+            group the next id that is free.
+        world_size: number of workers; ``None`` takes ``$WORLD_SIZE``, and without that the group
+            is dynamic: workers join and leave at any time.
         options: settings; ``None`` takes the defaults of ``backend``.
         store: where workers find each other; ``None`` takes ``options.init_method``.
 
     Returns:
         An awaitable and async context manager that gives the `RpcAgent`, once all workers of the
-        group know each other.
+        group know each other; in a dynamic group at once.
 
     Raises:
         AlreadyInitializedError: an agent runs in this process.
         ValueError: an argument or variable breaks its rule; the message names it.
         TypeError: ``backend`` is none, or has other options.
-        DuplicateNameError: two workers have one name or rank.
+        DuplicateNameError: another worker that lives has the name or rank.
         RpcTimeoutError: not all workers came within ``options.init_timeout`` seconds.
         StoreConnectionError: the store was not reached within ``options.init_timeout`` seconds.
         AuthenticationError: the store has another secret or run id.
@@ -120,8 +122,8 @@ async def shutdown(graceful: bool = True, timeout: float | None = None) -> None:
 
     Args:
         graceful: wait until every live worker has called this and no call runs anywhere, nested
-            and one-way ones included. Otherwise say so to the peers, who see a lost worker, and
-            close at once.
+            and one-way ones included; in a dynamic group only for the calls that this worker made
+            or serves. Otherwise say so to the peers, who see a lost worker, and close at once.
         timeout: seconds for the whole of it; 0 or ``None`` for no limit.
 
     Raises:

@@ -66,7 +66,6 @@ class RRefContext:
         self._is_woken = False
         self._is_performing = False
         self._is_used = False
-        self._workers: dict[Worker, Peer] = {}
         self._unsure: dict[Peer, dict[int, Sequence[Fork]]] = {}
         self._endings: dict[Fork, list[asyncio.Future[None]]] = {}
         self._is_over: Callable[[], bool] = lambda: False
@@ -111,12 +110,7 @@ class RRefContext:
 
     def peer(self, worker: Worker) -> Peer | None:
         """Return a worker by its incarnation, present or not; ``None`` if it was never heard of."""
-        found = self._workers.get(worker)
-        if found is None:
-            members = self.agent.members.all()
-            self._workers = {member.record.incarnation: member for member in members}
-            found = self._workers.get(worker)
-        return found
+        return self.agent.members.of(worker)
 
     def name(self, worker: Worker) -> str:
         """Return a worker's name for people."""
@@ -290,6 +284,10 @@ class RRefContext:
             raise EncodingError(NO_PICKLE)
         if rref._context is not self:
             raise EncodingError(f"{rref!r} belongs to another agent of this process")
+        if not to.record.incarnation:  # it is being looked up: nobody to count the reference for
+            raise self.agent.members.unknown_error(
+                to.info, ", which is not known here yet, so that no reference can go there"
+            )
         fork = self.machine.fork(rref._usable(), to.record.incarnation)
         return pack_fork(fork), fork
 

@@ -21,6 +21,7 @@ from asyncrpc.agent import (
     CallContext,
     Collectives,
     ContextScope,
+    Monitor,
     RpcFuture,
     RpcStream,
     Started,
@@ -93,8 +94,10 @@ class RpcAgent:
         Args:
             name: the worker's name; ``None`` takes ``$ASYNCRPC_NAME``, else ``worker{rank}``.
             backend: the kind of agent; ``None`` takes the one whose options these are.
-            rank: the worker's id, 0 to ``world_size - 1``; ``None`` takes ``$RANK``.
-            world_size: number of workers; ``None`` takes ``$WORLD_SIZE``.
+            rank: the worker's id, 0 to ``world_size - 1``; ``None`` takes ``$RANK``, or in a
+                dynamic group the next id that is free.
+            world_size: number of workers; ``None`` takes ``$WORLD_SIZE``, and without that the
+                group is dynamic: workers join and leave at any time.
             options: settings; ``None`` takes the defaults of ``backend``.
             store: where workers find each other; ``None`` takes ``options.init_method``.
             network: opens links; ``None`` takes sockets.
@@ -102,12 +105,12 @@ class RpcAgent:
             environ: environment variables; ``None`` takes the process's.
 
         Returns:
-            The agent, once all ``world_size`` workers know each other.
+            The agent, once all ``world_size`` workers know each other; in a dynamic group at once.
 
         Raises:
             ValueError: an argument or variable breaks its rule; the message names it.
             TypeError: ``backend`` is none, or has other options.
-            DuplicateNameError: two workers have one name or rank.
+            DuplicateNameError: another worker that lives has the name or rank.
             RpcTimeoutError: not all workers came within ``options.init_timeout``.
             StoreConnectionError: the store was not reached within ``options.init_timeout``.
             AuthenticationError: the store has another secret or run id.
@@ -419,6 +422,14 @@ class RpcAgent:
     def get_worker_infos(self) -> list[WorkerInfo]:
         """Return the live members by id; see `asyncrpc.get_worker_infos`."""
         return [peer.info for peer in self._agent.members.present()]
+
+    def monitor(self, name: str | int | WorkerInfo | None = None) -> Monitor:
+        """Return an iterator of what happens to the members; see `asyncrpc.monitor`."""
+        if name is None:
+            return self._agent.members.monitor(lambda _: True)
+        if isinstance(name, bool) or not isinstance(name, (str, int, WorkerInfo)):
+            raise ValueError(f"name must be a name, an int id, a WorkerInfo or None, got {name!r}")
+        return self._agent.members.monitor(lambda info: name in (info.name, info.id, info))
 
     def get_rpc_timeout(self) -> float:
         """Return the default timeout in seconds, 0 for none."""

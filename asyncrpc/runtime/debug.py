@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from asyncrpc.agent import Agent, PeerState
+from asyncrpc.agent import Agent
 
 __all__ = ("counters",)
 
@@ -32,6 +32,5 @@ def counters(agent: Agent, references: Mapping[str, int]) -> dict[str, str]:
     for link in links:
         info[f"peer.{link.peer}.rtt"] = f"{link.rtt:.6f}"
         info[f"peer.{link.peer}.inflight"] = link.peer.inflight
-    gone = [p for p in agent.members.all() if p.state is not PeerState.PRESENT]
-    info["agent.peers_gone"] = len(gone)
+    info["agent.peers_gone"] = agent.members.gone_count()
     return {name: str(value) for name, value in info.items()}

@@ -6,25 +6,20 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
 import os
 import warnings
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from asyncrpc.agent import Drain, Started
-from asyncrpc.discovery import record_key
 from asyncrpc.errors import RpcError, RRefLeakError, ShutdownTimeoutError, StatusCode
 from asyncrpc.execution import current_call
 from asyncrpc.runtime.persisting import finished
-from asyncrpc.store import StoreError
 
 __all__ = ("Ending", "warn_if_forgotten")
 
-# Seconds for the last word to the store; real ones, as for all that waits for the system.
-_WITHDRAW = 1.0
-_LINGER = 1.0  # seconds a served store waits for workers that are about to close theirs
+_LINGER = 5.0  # seconds a served store waits for workers that are about to close theirs
 _PATIENCE = 5.0  # seconds for functions in threads that nobody waits for any more
 
 
@@ -38,7 +33,7 @@ class Ending:
     def __init__(self, started: Started) -> None:
         self._started = started
         self._agent = started.agent
-        self._drain = Drain(started.agent, self._forget_group)
+        self._drain = Drain(started.agent, started.roster.clear)
         self._ending: asyncio.Task[None] | None = None
         self._draining: asyncio.Task[None] | None = None
         self._is_hurried = False
@@ -96,7 +91,6 @@ class Ending:
             gc.collect()  # what is only waiting to be collected is no leak
         if not graceful:
             self._agent.references.note_leaks()
-            await self._withdraw_record()
             await self._close("lost", "it shut down without waiting", 0.0)
             self._report_leaks()
             return
@@ -124,8 +118,10 @@ class Ending:
 
     async def _drained(self, timeout: float) -> None:
         """Wait for the end of the group, unless `_stop_draining` ends the wait."""
+        is_alone = self._started.roster.is_dynamic
         self._draining = asyncio.create_task(
-            self._drain.run(timeout), name=f"asyncrpc {self._agent.info.name}: drain"
+            self._drain.leave(timeout) if is_alone else self._drain.run(timeout),
+            name=f"asyncrpc {self._agent.info.name}: drain",
         )
         try:
             if self._is_hurried:  # before the first step of this task
@@ -138,31 +134,22 @@ class Ending:
             self._draining.cancel()
             self._draining = None
 
-    async def _forget_group(self) -> None:
-        """Empty the group's part of the store before anybody leaves, for the next group."""
-        await self._delete([peer.info.id for peer in self._agent.members.all()])
-        await self._started.link.retire()
-
-    async def _withdraw_record(self) -> None:
-        """Take this worker out of the store."""
-        await self._delete([self._agent.info.id])
-
-    async def _delete(self, ids: Sequence[int]) -> None:
-        group = self._started.group
-        with contextlib.suppress(StoreError, TimeoutError):  # the store may be gone already
-            async with asyncio.timeout(_WITHDRAW):
-                await asyncio.gather(*[group.delete_key(record_key(ident)) for ident in ids])
-
     async def _close(self, goodbye: str, reason: str, patience: float) -> None:
         running = []
-        self._started.note_end()
+        started = self._started
+        started.note_end()
+        is_group_over = goodbye == "left" and not started.roster.is_dynamic
         try:
+            if not is_group_over:
+                await started.roster.leave(goodbye, reason)
             await self._agent.close(goodbye, reason, self._asker)
+            await started.roster.close()
             running = await self._agent.executor.threads.close(patience)
         finally:
-            if self._started.liveness is not None:
-                self._started.liveness.close()
-            await self._started.link.close(min(patience, _LINGER))
+            if started.liveness is not None:
+                started.liveness.close()
+            # a group that goes on finds or serves another store, the sooner the better
+            await started.link.close(min(patience, _LINGER) if is_group_over else 0.0)
         if running and goodbye == "left":
             names = ", ".join(f"{r.function} in {r.thread}" for r in running)
             raise ShutdownTimeoutError(

@@ -11,6 +11,7 @@ from asyncrpc.errors import (
 from asyncrpc.store.base import Store, StoreWatch
 from asyncrpc.store.client import TCPStore
 from asyncrpc.store.commands import StoreEvent
+from asyncrpc.store.keeping import LeaseKeeper, keeper_of
 from asyncrpc.store.lease import Lease
 from asyncrpc.store.memory import MemoryStore
 from asyncrpc.store.prefix import PrefixStore
@@ -18,6 +19,7 @@ from asyncrpc.store.server import TCPStoreServer
 
 __all__ = (
     "Lease",
+    "LeaseKeeper",
     "MemoryStore",
     "PrefixStore",
     "QueueEmptyError",
@@ -29,4 +31,5 @@ __all__ = (
     "StoreWatch",
     "TCPStore",
     "TCPStoreServer",
+    "keeper_of",
 )

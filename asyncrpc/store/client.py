@@ -71,6 +71,7 @@ from asyncrpc.store.operations import Operations
 from asyncrpc.store.table import DEFAULT_GRACE, DEFAULT_MAX_VALUE
 from asyncrpc.store.watch import Feed, Watch
 from asyncrpc.transport import Address, Network, SocketNetwork, Stream
+from asyncrpc.wire import Handshake
 
 __all__ = ("TCPStore",)
 
@@ -185,6 +186,15 @@ class TCPStore(Operations):
     def __del__(self) -> None:
         if getattr(self, "_failure", True) is None:
             warnings.warn(f"unclosed {self!r}", ResourceWarning, stacklevel=2, source=self)
+
+    @property
+    def address(self) -> Address:
+        """Where the server is."""
+        return self._dialer.address
+
+    def make_handshake(self) -> Handshake:
+        """Return the machine for a further connection to the server."""
+        return self._dialer.make_handshake()
 
     @property
     def host(self) -> str:

@@ -142,8 +142,12 @@ class Dialer:
                 raise self._failure(last, attempts, loop.time() - start) from last
             await asyncio.sleep(delay)
 
+    def make_handshake(self) -> Handshake:
+        """Return this side's machine for one connection."""
+        return self._credentials.handshake(is_client=True, incarnation=self._incarnation)
+
     async def _attempt(self, timeout: float) -> tuple[Stream, bytes, bytes]:
-        handshake = self._credentials.handshake(is_client=True, incarnation=self._incarnation)
+        handshake = self.make_handshake()
         greeter = Greeter(handshake)
         stream = await self._network.connect(self.address, greeter, timeout=timeout)
         hello = await greeter.greet(stream, timeout)

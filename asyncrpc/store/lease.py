@@ -49,14 +49,17 @@ class Lease:
         ttl: seconds it lives without renewal, above 0.
     """
 
-    __slots__ = ("__weakref__", "_host", "_is_entered", "_is_lost", "_renewal", "id", "ttl")
+    __slots__ = ("__weakref__", "_host", "_is_entered", "_renewal", "id", "lost", "renewed", "ttl")
 
     def __init__(self, host: LeaseHost, ttl: float) -> None:
         self.id = secrets.randbits(62) + 1  # its owner's choice, so that granting twice is once
         self.ttl = ttl
         self._host = host
+        self.lost = asyncio.Event()
+        """Set once the store is known to have it no more, or cannot be asked any more."""
+        self.renewed = 0.0
+        """When it was granted or renewed last, on the store's clock."""
         self._is_entered = False
-        self._is_lost = False
         self._renewal: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
@@ -65,7 +68,7 @@ class Lease:
     @property
     def is_alive(self) -> bool:
         """Whether it is renewed, as far as is known here."""
-        return self._renewal is not None and not self._renewal.done() and not self._is_lost
+        return self._renewal is not None and not self._renewal.done() and not self.lost.is_set()
 
     async def __aenter__(self) -> Self:
         """Make the lease in the store.
@@ -78,6 +81,7 @@ class Lease:
             raise RuntimeError("a lease can be entered only once")
         self._is_entered = True
         await self._host.grant_lease(self)
+        self.renewed = self._host.clock.time()
         self._renewal = asyncio.create_task(self._renew(), name=f"renew {self!r}")
         return self
 
@@ -99,7 +103,7 @@ class Lease:
 
     def mark_lost(self) -> None:
         """Note that the store no longer has it."""
-        self._is_lost = True
+        self.lost.set()
         self.abandon()
 
     async def _renew(self) -> None:
@@ -112,4 +116,6 @@ class Lease:
                 continue  # a store that stands still does not let leases lapse either
             except StoreError:
                 is_alive = False
-        self._is_lost = True
+            else:
+                self.renewed = self._host.clock.time()
+        self.lost.set()

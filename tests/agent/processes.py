@@ -87,6 +87,39 @@ async def started(
             await worker.end()
 
 
+def write_secret(tmp_path: Path) -> Path:
+    """Put the secret of the tests in a file as workers want it."""
+    path = tmp_path / "secret"
+    path.write_bytes(SECRET)
+    path.chmod(0o600)
+    return path
+
+
+@contextlib.asynccontextmanager
+async def dynamic_group(
+    tmp_path: Path, others: int, **settings: Any
+) -> AsyncIterator[tuple[RpcAgent, list[Worker], dict[str, str]]]:
+    """Run ``worker0`` of a dynamic group here, ``others`` in processes, a store apart from both.
+
+    The body gets the variables by which more can join; who is left is cut off after it.
+    """
+    async with TCPStoreServer(secret=SECRET) as server:
+        environ = {
+            "ASYNCRPC_SECRET_FILE": str(write_secret(tmp_path)),
+            "LAUNCHER_STORE": f"tcp://{server.host}:{server.port}",
+            "WORKER_OPTIONS": repr(settings),
+        }
+        agent = await RpcAgent.start(options=RpcOptions(**settings), environ=environ)
+        try:
+            names = [{**environ, "ASYNCRPC_NAME": f"worker{n + 1}"} for n in range(others)]
+            async with started(*names) as workers:
+                for worker in workers:
+                    assert await worker.line() == "ready"
+                yield agent, workers, environ
+        finally:
+            await agent.shutdown(graceful=False)
+
+
 @contextlib.asynccontextmanager
 async def mixed_group(
     tmp_path: Path, others: int, **settings: Any
@@ -95,12 +128,9 @@ async def mixed_group(
 
     The body has to shut down what it wants to end in order; the rest is cut off after it.
     """
-    path = tmp_path / "secret"
-    path.write_bytes(SECRET)
-    path.chmod(0o600)
     async with TCPStoreServer(secret=SECRET) as server:
         environ = {
-            "ASYNCRPC_SECRET_FILE": str(path),
+            "ASYNCRPC_SECRET_FILE": str(write_secret(tmp_path)),
             "LAUNCHER_STORE": f"tcp://{server.host}:{server.port}",
             "WORLD_SIZE": str(others + 1),
             "WORKER_OPTIONS": repr(settings),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from collections.abc import AsyncIterator
 from typing import Any, cast
 
 import numpy as np
@@ -192,3 +193,9 @@ async def shared_array(given: Any) -> Any:
     log.append("array")
     array[:] = given + 1
     return array
+
+
+async def count_up(end: int) -> AsyncIterator[int]:
+    """Give numbers from 0."""
+    for number in range(end):
+        yield number

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 import asyncrpc as rpc
+from asyncrpc.store import MemoryStore
 from asyncrpc.testing import VirtualClock, cluster
+from asyncrpc.transport import MemoryNetwork
 from tests.agent import targets
 from tests.agent.groups import ProxiedNetwork, any_network, at_rest, link, until
 
@@ -762,14 +764,18 @@ async def test_the_next_worker_of_that_name() -> None:
     """A call that reached nobody goes to the worker that has come in the other's place."""
     clock = VirtualClock()
     faults = plans(rpc.Fault("fail", "PYTHON_CALL", times=1))
-    async with cluster(2, faults=faults, clock=clock) as (a, _):
+    meeting: dict[str, Any] = {"store": MemoryStore(), "network": MemoryNetwork(), "clock": clock}
+    meeting["options"] = rpc.RpcOptions(secret=b"a secret of the tests")
+    async with cluster(2, faults=faults, **meeting) as (a, _):
         call = note(a, 1)
         await clock.advance(0)
-        members: Any = a._agent.members
-        members.lose(members.known("worker1"), "it seems dead")
-        members.add([members.known("worker1").record])
+        members = a._agent.members
+        members.lose(members.route("worker1"), "it seems dead")
+        await clock.advance(0)
+        heir = await rpc.RpcAgent.start("worker1", rank=1, world_size=2, environ={}, **meeting)
         await clock.advance(1)
         value = await call
+        await asyncio.gather(a.shutdown(), heir.shutdown())
 
     assert (1, [1]) == (value, targets.log)
 

@@ -1,7 +1,8 @@
 """A worker process for tests: joins the group of its environment, then does what stdin says.
 
 Each line of stdin is a command: ``graceful`` or ``now`` shuts down so, ``leave SECONDS`` gracefully
-with a timeout, ``block SECONDS`` blocks the loop. Progress goes to stdout, a line each.
+with a timeout, ``block SECONDS`` blocks the loop, ``call NAME`` calls a worker, ``monitor NAME``
+tells what becomes of one from there on. Progress goes to stdout, a line each.
 """
 
 from __future__ import annotations
@@ -27,14 +28,34 @@ async def main() -> None:
         say(f"{type(error).__name__}: {error}")
         return
     say("ready")
+    monitors = []
     while line := (await reader.readline()).decode().split():
         if line[0] == "block":
             say("blocking")
             time.sleep(float(line[1]))
             say("back")
+        elif line[0] == "call":
+            await call(line[1])
+        elif line[0] == "monitor":
+            monitors.append(asyncio.create_task(monitor(line[1])))
         else:
             await leave(line)
             return
+
+
+async def call(name: str) -> None:
+    """Call a worker, and say how that ended."""
+    try:
+        say(str(await rpc.rpc_async(name, "os:getpid")))
+    except Exception as error:
+        say(f"{type(error).__name__}: {error}")
+
+
+async def monitor(name: str) -> None:
+    """Say what becomes of a worker."""
+    async for event in rpc.monitor(name):
+        say(f"{event.worker.name} {event.kind} {event.reason}".strip())
+    say("monitor ended")
 
 
 async def leave(line: list[str]) -> None:

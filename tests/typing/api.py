@@ -10,7 +10,7 @@ import concurrent.futures
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from random import Random
-from typing import Any, assert_type
+from typing import Any, Literal, assert_type
 
 import asyncrpc as rpc
 from asyncrpc.pytest_plugin import KvStore, RpcCluster
@@ -119,6 +119,16 @@ def around_a_call() -> None:
     assert_type(rpc.metrics().peers, tuple[rpc.PeerMetrics, ...])
     assert_type(rpc.metrics().calls_failed, Mapping[rpc.StatusCode, int])
     rpc.prometheus.Collector(rpc.current_agent())
+
+
+async def membership() -> None:
+    """Who comes and goes."""
+    async with rpc.init_rpc("alice") as agent, agent.monitor("bob") as bob:
+        assert_type(await anext(bob), rpc.MemberEvent)
+    async for event in rpc.monitor():
+        assert_type(event.worker, rpc.WorkerInfo)
+        assert_type(event.kind, Literal["joined", "left", "lost"])
+        assert_type(event.reason, str)
 
 
 def decorators() -> None:
