@@ -6,11 +6,17 @@ error file that says so, and the exit status is what a script's would be.
 
 from __future__ import annotations
 
+import atexit
+import faulthandler
 import os
 import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from inspect import iscoroutine
+from io import TextIOWrapper
+from multiprocessing import process, util
 from pickle import PicklingError
 from typing import NoReturn
 
@@ -18,14 +24,15 @@ from launcher.process.errorfile import ErrorHandler, format_error
 from launcher.process.payload import unpack
 from launcher.process.results import encode_result, send_result
 
-__all__ = ("PAYLOAD", "RESULT", "main")
+__all__ = ("PAYLOAD", "RESULT", "Work", "main", "run_forked")
 
 PAYLOAD = 3
 """Descriptor that a worker reads its function from."""
 RESULT = 4
 """Descriptor that a worker writes its result to."""
 
-_Work = tuple[Callable[..., object], tuple[object, ...]]
+Work = tuple[Callable[..., object], tuple[object, ...]]
+"""A function and its arguments."""
 
 
 def main() -> NoReturn:
@@ -33,7 +40,60 @@ def main() -> NoReturn:
     sys.exit(_work(lambda: unpack(PAYLOAD)))
 
 
-def _work(obtain: Callable[[], _Work]) -> int:
+def run_forked(name: str, env: Mapping[bytes, bytes], obtain: Callable[[], Work]) -> NoReturn:
+    """Run a function in a process that was forked for it, and end that process.
+
+    Args:
+        name: of the process.
+        env: its whole environment.
+        obtain: returns the function and its arguments.
+    """
+    status = 1
+    try:
+        kept = _become_new(name, env)  # noqa: F841 -- collected, they would close our streams
+        status = _work(obtain)
+        util._exit_function()  # type: ignore[attr-defined]  # ends processes of its own
+        threading._shutdown()  # type: ignore[attr-defined]  # waits for threads, as Python does at its end
+        atexit._run_exitfuncs()
+    except BaseException as error:  # noqa: BLE001 -- the end of the process: nobody is above us
+        sys.stderr.write(format_error(error))
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError):  # closed, or nobody reads it
+                stream.flush()
+        os._exit(status)
+
+
+def _become_new(name: str, env: Mapping[bytes, bytes]) -> Sequence[object]:
+    """Leave behind what belongs to the process that was forked; return what must be kept."""
+    atexit._clear()
+    util._finalizer_registry.clear()  # type: ignore[attr-defined]  # as multiprocessing does
+    util._run_after_forkers()  # type: ignore[attr-defined]
+    process._children.clear()  # type: ignore[attr-defined]
+    process.current_process().name = name
+    os.environb.clear()
+    os.environb.update(env)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in (signal.SIGPIPE, signal.SIGXFSZ):
+        signal.signal(number, signal.SIG_IGN)  # as every Python process does
+    faulthandler.disable()  # it may write to a file of the parent's
+    kept = (sys.stdin, sys.stdout, sys.stderr, sys.__stdin__, sys.__stdout__, sys.__stderr__)
+    # New ones: what the parent had not written yet must not be written twice, and its sys.stdout
+    # need not be descriptor 1.
+    sys.stdin = sys.__stdin__ = _stream(0, "r", "strict")  # type: ignore[misc]
+    sys.stdout = sys.__stdout__ = _stream(1, "w", "strict")  # type: ignore[misc]
+    sys.stderr = sys.__stderr__ = _stream(2, "w", "backslashreplace")  # type: ignore[misc]
+    return kept
+
+
+def _stream(fd: int, mode: str, errors: str) -> TextIOWrapper:
+    stream = TextIOWrapper(open(fd, f"{mode}b", closefd=False), errors=errors)  # noqa: SIM115
+    if fd > 0 and os.environ.get("PYTHONUNBUFFERED"):
+        stream.reconfigure(write_through=True)
+    return stream
+
+
+def _work(obtain: Callable[[], Work]) -> int:
     """Run a function and return the exit status."""
     os.set_inheritable(RESULT, False)
     try:

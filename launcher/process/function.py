@@ -2,8 +2,12 @@
 
 Theory of operation
 -------------------
-Each start method is a parent for the workers. ``spawn``: any guardian, which executes a new Python
-for each of them, with the pickled function in a file that the worker inherits.
+Each start method is a parent for the workers, and none of them is a child of ours: what is true
+of the guardian's programs is true of functions. ``spawn``: any guardian, which executes a new
+Python for each worker, with the pickled function in a file that the worker inherits.
+``forkserver``: a guardian that is a new Python itself, imports the function's module and forks
+for each worker. ``fork``: a guardian that is a fork of this process, and forks in turn; nothing is
+pickled but the result.
 
 What a function returns comes back over a pipe that is read while the workers run, so that a big
 result fills no pipe. It need not be complete when its worker's end is reported: the rest is in
@@ -19,10 +23,12 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from multiprocessing import spawn
+from typing import NoReturn
 
 from launcher.logs import LogsSpecs
 from launcher.process.base import SHUTDOWN_TIMEOUT, ProcessContext
-from launcher.process.bootstrap import PAYLOAD, RESULT
+from launcher.process.bootstrap import PAYLOAD, RESULT, run_forked
+from launcher.process.forkserver import start_forkserver
 from launcher.process.guardian import Guardian
 from launcher.process.payload import pack
 from launcher.process.result import RunProcsResult
@@ -33,12 +39,6 @@ __all__ = ("START_METHODS", "FunctionContext")
 START_METHODS = ("spawn", "fork", "forkserver")
 _READ_BYTES = 1 << 20  # of one result at a time
 _ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-# The worker gets our path only with its payload; until then it finds this package, and never one
-# of the same name in the current folder.
-_CODE = (
-    f"import sys; sys.path[:] = [*filter(None, sys.path), {_ROOT!r}]; "
-    "from launcher.process.bootstrap import main; main()"
-)
 
 
 class FunctionContext(ProcessContext):
@@ -54,7 +54,7 @@ class FunctionContext(ProcessContext):
         envs: variables laid over our own environment, by local rank.
         logs_specs: where their output goes.
         log_line_prefixes: text before each line of teed output, as for `ProcessContext`.
-        start_method: how a worker comes to be: ``spawn``.
+        start_method: how a worker comes to be: ``spawn``, ``forkserver`` or ``fork``.
         guardian: their parent, where the start method has none of its own.
         shutdown_timeout: as for `ProcessContext`, like the rest.
         stdin: local rank of the worker that gets our standard input.
@@ -96,6 +96,7 @@ class FunctionContext(ProcessContext):
             signals_to_handle=signals_to_handle,
         )
         self._function = entrypoint
+        self._start_method = start_method
         self._results: dict[int, IncomingResult] = {}
         self._pipes: dict[int, int] = {}  # our ends
         self._handover: dict[int, list[int]] = {}  # workers' ends that we still hold
@@ -103,17 +104,32 @@ class FunctionContext(ProcessContext):
 
     def command_line(self, local_rank: int) -> Sequence[str]:
         """Return what runs a worker, its name for people included."""
-        return (*_python(), "-c", _CODE, f"{self.name}{local_rank}", self.entrypoint)
+        if self._start_method == "spawn":
+            return (*_python("bootstrap"), f"{self.name}{local_rank}", self.entrypoint)
+        return (str(local_rank),)
+
+    def start_guardian(self) -> Guardian | None:
+        """Start the parent that the start method asks for."""
+        match self._start_method:
+            case "fork":
+                return Guardian.fork(self._run_forked)
+            case "forkserver":
+                return start_forkserver(_python("forkserver"), self.name, self._function)
+            case _:
+                return None
 
     def open(self, local_rank: int) -> Mapping[int, int]:
         """Open the file with a worker's function and the pipe for its result."""
         handover = self._handover[local_rank] = []
-        payload = pack(f"{self.name}{local_rank}", self._function, self.args[local_rank])
-        handover.append(payload.fd)
+        descriptors = {}
+        if self._start_method != "fork":
+            payload = pack(f"{self.name}{local_rank}", self._function, self.args[local_rank])
+            handover.append(payload.fd)
+            descriptors = {PAYLOAD: payload.fd, **payload.descriptors}
         reading, writing = os.pipe()
         handover.append(writing)
         self._receive(local_rank, reading)
-        return {PAYLOAD: payload.fd, RESULT: writing, **payload.descriptors}
+        return {**descriptors, RESULT: writing}
 
     def hand_over(self, local_rank: int) -> None:
         """Close what the worker has by now, or will never have."""
@@ -143,6 +159,10 @@ class FunctionContext(ProcessContext):
         for local_rank in tuple(self._pipes):
             self._close(local_rank)
 
+    def _run_forked(self, local_rank: int, env: Mapping[bytes, bytes]) -> NoReturn:
+        work = (self._function, self.args[local_rank])
+        run_forked(f"{self.name}{local_rank}", env, lambda: work)
+
     def _receive(self, local_rank: int, fd: int) -> None:
         os.set_blocking(fd, False)
         self._results[local_rank] = IncomingResult()
@@ -166,6 +186,13 @@ class FunctionContext(ProcessContext):
         return result
 
 
-def _python() -> Sequence[str]:
-    """Return this Python and the options it runs with."""
-    return (spawn.get_executable(), *subprocess._args_from_interpreter_flags())  # type: ignore[attr-defined]  # multiprocessing's way
+def _python(module: str) -> Sequence[str]:
+    """Return this Python, the options it runs with, and what makes it call a module's `main`."""
+    options = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]  # multiprocessing's way
+    # A worker gets our path only with its payload; until then it finds this package, and never one
+    # of the same name in the current folder.
+    code = (
+        f"import sys; sys.path[:] = [*filter(None, sys.path), {_ROOT!r}]; "
+        f"from launcher.process.{module} import main; main()"
+    )
+    return (spawn.get_executable(), *options, "-c", code)

@@ -40,8 +40,9 @@ async def start_processes(
         logs_specs: where their output goes.
         log_line_prefixes: text before each line of teed output, by local rank; ``None`` for
             "[<name><local rank>]:".
-        start_method: of functions; programs have only one. ``spawn``: a new Python that imports
-            the function's module.
+        start_method: of functions; programs have only one. ``spawn``: each worker is a new Python
+            that imports the function's module; ``forkserver``: a fork of one that has imported it;
+            ``fork``: a fork of this process, whose threads are not in it.
         guardian: their parent, shared by the contexts of an agent one after another; ``None``
             for one that ends with the context.
         shutdown_timeout: seconds between SIGTERM and SIGKILL when a failure stops the rest.

@@ -17,11 +17,12 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
-from typing import Self
+from collections.abc import Callable, Mapping, Sequence
+from typing import NoReturn, Self
 
 from launcher.errors import GuardianError
 from launcher.process.guardian import messages
+from launcher.process.guardian.forked import ForkedGuardian
 from launcher.process.guardian.inheritance import Inheritance
 from launcher.process.guardian.messages import Kind
 from launcher.process.guardian.process import Cleared, Exit, GuardedProcess
@@ -29,6 +30,7 @@ from launcher.process.guardian.process import Cleared, Exit, GuardedProcess
 __all__ = ("Guardian",)
 
 _PROGRAM = os.path.join(os.path.dirname(__file__), "__main__.py")
+_COMMAND = (sys.executable, "-I", "-S", "-E", _PROGRAM)
 # The guardian gives up on unkillable processes after 5 s by itself; later than that it hangs.
 _CLOSE_TIMEOUT = 7.0
 
@@ -45,7 +47,7 @@ class Guardian:
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
-        process: subprocess.Popen[bytes],
+        process: subprocess.Popen[bytes] | ForkedGuardian,
         sock: socket.socket,
         inheritance: Inheritance | None = None,
     ) -> None:
@@ -69,12 +71,21 @@ class Guardian:
             loop.add_reader(self._pidfd, self._on_end)
 
     @classmethod
-    def start(cls, *, inherits: bool = False) -> Self:
+    def start(
+        cls,
+        *,
+        inherits: bool = False,
+        command: Sequence[str] = _COMMAND,
+        pass_fds: Sequence[int] = (),
+    ) -> Self:
         """Start a guardian; it gets ready while the caller goes on.
 
         Args:
             inherits: whether this process takes over, and ends, what is below the guardian should
                 it die unasked; it then becomes a sub-reaper.
+            command: the program, which is given the number of its socket and our process id as
+                last arguments, for `launcher.process.guardian.program.serve`.
+            pass_fds: descriptors that the program gets besides.
 
         Raises:
             GuardianError: the interpreter could not be started.
@@ -84,19 +95,41 @@ class Guardian:
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         with theirs:
-            argv = (sys.executable, "-I", "-S", "-E", _PROGRAM)
             try:
                 process = subprocess.Popen(
-                    (*argv, str(theirs.fileno()), str(os.getpid())),
+                    (*command, str(theirs.fileno()), str(os.getpid())),
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
-                    pass_fds=(theirs.fileno(),),
+                    pass_fds=(theirs.fileno(), *pass_fds),
                     start_new_session=True,
                 )
             except OSError as error:
                 ours.close()
                 raise GuardianError(f"guardian could not be started: {error}") from error
         return cls(loop, process, ours, Inheritance() if inherits else None)
+
+    @classmethod
+    def fork(cls, call: Callable[[int, Mapping[bytes, bytes]], NoReturn]) -> Self:
+        """Fork a guardian off this process; its workers are forks of it, and share our memory.
+
+        Args:
+            call: what a worker does, given the number that is its command line and its
+                environment; it ends the process.
+
+        Raises:
+            GuardianError: there can be no more processes.
+            RuntimeError: there is no running loop.
+        """
+        loop = asyncio.get_running_loop()
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        with theirs:
+            try:
+                process = ForkedGuardian(ours, theirs, call)
+            except OSError as error:
+                ours.close()
+                raise GuardianError(f"guardian could not be started: {error}") from error
+        return cls(loop, process, ours)
 
     @property
     def pid(self) -> int:
@@ -342,6 +375,8 @@ class Guardian:
         if self._socket.fileno() >= 0:
             self._loop.remove_reader(self._socket.fileno())
             self._loop.remove_writer(self._socket.fileno())
+            with contextlib.suppress(OSError):  # a forked process may hold a copy
+                self._socket.shutdown(socket.SHUT_RDWR)
             self._socket.close()
         for _, descriptors in self._outgoing:
             for fd in descriptors:

@@ -41,7 +41,7 @@ from launcher.process.guardian.messages import (
     decode_start,
     encode,
 )
-from launcher.process.guardian.spawn import IGNORED_SIGNALS, become_subreaper, spawn
+from launcher.process.guardian.spawn import IGNORED_SIGNALS, become_subreaper, execute, spawn
 from launcher.process.guardian.tree import (
     children,
     group_of,
@@ -53,9 +53,12 @@ from launcher.process.guardian.tree import (
 
 TYPE_CHECKING = False  # the typing module is not worth its import time here
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
+    from typing import NoReturn
 
-__all__ = ("main",)
+    from launcher.process.guardian.spawn import Become
+
+__all__ = ("main", "serve")
 
 _MSG_CMSG_CLOEXEC = getattr(_socket, "MSG_CMSG_CLOEXEC", 0)
 _SIGKILL = 9
@@ -144,10 +147,17 @@ class _Program:
     Args:
         agent: socket to the agent.
         agent_pid: the agent, the parent of this process.
+        call: what a worker does instead of executing a program, see `serve`.
     """
 
-    def __init__(self, agent: _socket.socket, agent_pid: int) -> None:
+    def __init__(
+        self,
+        agent: _socket.socket,
+        agent_pid: int,
+        call: Callable[[int, Mapping[bytes, bytes]], NoReturn] | None = None,
+    ) -> None:
         self._agent = agent
+        self._call = call
         self._reader = MessageReader()
         self._descriptors: list[int] = []  # received, not yet claimed by a START
         self._workers: dict[int, _Worker] = {}  # by the agent's number
@@ -156,7 +166,7 @@ class _Program:
         self._clearings: list[_Clearing] = []
         self._removals: list[bytes] = []  # paths, should the agent not remove them itself
         self._has_children = False
-        self._wakeup = _wake_on_child()
+        self._wakeup, self._woken = _wake_on_child()
         self._poll = select.poll()
         self._poll.register(agent.fileno(), select.POLLIN)
         self._poll.register(self._wakeup, select.POLLIN)
@@ -219,13 +229,29 @@ class _Program:
         number, targets, argv, env, cwd = decode_start(body)
         sources = self._descriptors[: len(targets)]
         del self._descriptors[: len(targets)]
-        pid, error, is_about_cwd = spawn(argv, env, cwd, dict(zip(targets, sources, strict=True)))
+        descriptors = dict(zip(targets, sources, strict=True))
+        become: Become = execute
+        own: tuple[int, ...] = ()
+        if self._call is not None:
+            become, own = self._become, self._own_descriptors()
+        pid, error, is_about_cwd = spawn(argv, env, cwd, descriptors, become, own)
         for fd in sources:
             os.close(fd)
         if not error:
             worker = _Worker(number, pid)
             self._workers[number] = self._by_pid[pid] = worker
         self._send(Kind.STARTED, STARTED.pack(number, pid, error, is_about_cwd))
+
+    def _own_descriptors(self) -> tuple[int, ...]:
+        """Return what no worker may have: it would keep others waiting for the end of a pipe."""
+        own = (self._agent.fileno(), self._wakeup, self._woken, *self._descriptors)
+        return own if self._agent_pidfd < 0 else (*own, self._agent_pidfd)
+
+    def _become(self, argv: list[bytes], env: Mapping[bytes, bytes], fails: int) -> None:
+        """Make this forked process a worker that calls."""
+        os.close(fails)
+        assert self._call is not None
+        self._call(int(argv[0]), env)
 
     def _signal(self, number: int, signum: int) -> None:
         self._reap()
@@ -302,14 +328,14 @@ class _Program:
             _drain(self._wakeup)
 
 
-def _wake_on_child() -> int:
-    """Return a descriptor that becomes readable when a child changes state."""
+def _wake_on_child() -> tuple[int, int]:
+    """Return a descriptor that becomes readable when a child changes state, and its other end."""
     wakeup, woken = os.pipe()
     os.set_blocking(wakeup, False)
     os.set_blocking(woken, False)
     _signal.set_wakeup_fd(woken, warn_on_full_buffer=False)
     _signal.signal(_signal.SIGCHLD, lambda *_: None)
-    return wakeup
+    return wakeup, woken
 
 
 def _drain(fd: int) -> None:
@@ -361,12 +387,28 @@ def _report_unkillable(pids: Iterable[int]) -> None:
         sys.stderr.write(f"launcher guardian: process {pid} survives SIGKILL, state {state}\n")
 
 
-def main() -> None:
-    """Run the guardian; arguments are the descriptor of the socket and the agent's pid."""
-    descriptor, agent_pid = int(sys.argv[1]), int(sys.argv[2])
+def serve(
+    agent: _socket.socket,
+    agent_pid: int,
+    call: Callable[[int, Mapping[bytes, bytes]], NoReturn] | None = None,
+) -> NoReturn:
+    """Be a guardian until the agent is gone; the process then ends.
+
+    Args:
+        agent: socket to the agent.
+        agent_pid: the agent, the parent of this process.
+        call: what each worker, forked from this process, does instead of executing a program: it
+            gets the number that is its whole command line, and its environment.
+    """
     for signum in IGNORED_SIGNALS:
         _signal.signal(signum, _signal.SIG_IGN)
     become_subreaper()
-    os.set_inheritable(descriptor, False)
-    _Program(_socket.socket(fileno=descriptor), agent_pid).run()
+    _Program(agent, agent_pid, call).run()
     os._exit(0)  # the agent waits, and taking the interpreter down takes longer than starting it
+
+
+def main() -> None:
+    """Run the guardian; arguments are the descriptor of the socket and the agent's pid."""
+    descriptor, agent_pid = int(sys.argv[1]), int(sys.argv[2])
+    os.set_inheritable(descriptor, False)
+    serve(_socket.socket(fileno=descriptor), agent_pid)

@@ -1,4 +1,4 @@
-"""Starting a worker from the guardian: fork, descriptors, exec.
+"""Starting a worker from the guardian: fork, descriptors, and exec or a function.
 
 Fork rather than posix_spawn because only the worker itself can ask the kernel to be killed with
 its parent (PR_SET_PDEATHSIG); the guardian is small and has one thread, so a fork is cheap and
@@ -15,9 +15,11 @@ import struct
 
 TYPE_CHECKING = False  # the typing module is not worth its import time here
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
-__all__ = ("IGNORED_SIGNALS", "become_subreaper", "spawn")
+    Become = Callable[[list[bytes], Mapping[bytes, bytes], int], None]
+
+__all__ = ("IGNORED_SIGNALS", "become_subreaper", "end_with_parent", "execute", "spawn")
 
 IGNORED_SIGNALS = (
     _signal.SIGHUP,
@@ -47,14 +49,20 @@ def spawn(
     env: Mapping[bytes, bytes],
     cwd: bytes,
     descriptors: Mapping[int, int],
+    become: Become,
+    own: Sequence[int] = (),
 ) -> tuple[int, int, bool]:
-    """Start a program as leader of a new session.
+    """Start a worker as leader of a new session.
 
     Args:
         argv: program and arguments.
         env: its whole environment.
         cwd: folder to start in; empty for ours.
         descriptors: our descriptor for each number it shall have in the program.
+        become: what makes a program of the forked process, such as `execute`. It gets the first
+            two arguments and a descriptor to close once it cannot fail any more, and does not
+            return.
+        own: descriptors that are not for workers, where no exec closes them.
 
     Returns:
         Process id, errno (0 for success), and whether the errno is about ``cwd``.
@@ -70,7 +78,9 @@ def spawn(
         os.close(fails)
         return 0, error.errno or 1, False
     if pid == 0:
-        _become(argv, env, cwd, descriptors, fails)
+        for fd in (failed, *own):
+            os.close(fd)
+        _become(argv, env, cwd, descriptors, fails, become)
     os.close(fails)
     report = os.read(failed, _EXEC_FAILURE.size)
     os.close(failed)
@@ -86,21 +96,31 @@ def become_subreaper() -> None:
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
+def end_with_parent(parent: int) -> None:
+    """Have this process killed when its parent dies, be it that it is dead already.
+
+    Args:
+        parent: its process id; 0 to live on again.
+    """
+    _prctl(_PR_SET_PDEATHSIG, _SIGKILL if parent else 0)
+    if parent and os.getppid() != parent:
+        os._exit(127)  # it died before the kernel was told to take us along
+
+
 def _become(
     argv: list[bytes],
     env: Mapping[bytes, bytes],
     cwd: bytes,
     descriptors: Mapping[int, int],
     fails: int,
+    become: Become,
 ) -> None:
     """Turn this forked process into the program; does not return."""
     is_about_cwd = False
     try:
         guardian = os.getppid()
         os.setsid()
-        _prctl(_PR_SET_PDEATHSIG, _SIGKILL)
-        if os.getppid() != guardian:
-            os._exit(127)  # it died before the kernel was told to take us along
+        end_with_parent(guardian)
         is_about_cwd = True
         if cwd:
             os.chdir(cwd)
@@ -110,7 +130,7 @@ def _become(
         for signum in _DEFAULT_IN_WORKER:
             _signal.signal(signum, _signal.SIG_DFL)
         _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
-        _execute(argv, env)
+        become(argv, env, fails)
     except OSError as error:
         os.write(fails, _EXEC_FAILURE.pack(error.errno or 1, is_about_cwd))
     finally:
@@ -118,21 +138,29 @@ def _become(
 
 
 def _place_descriptors(descriptors: Mapping[int, int], fails: int) -> int:
-    """Give descriptors their numbers; return the new number of ``fails``."""
+    """Give descriptors their numbers, and no others; return the new number of ``fails``."""
     floor = max(descriptors, default=0) + 1
     # Above all targets first, so that no source is overwritten before it is used.
-    fails = fcntl.fcntl(fails, fcntl.F_DUPFD_CLOEXEC, floor)
-    sources = {
-        target: fcntl.fcntl(source, fcntl.F_DUPFD_CLOEXEC, floor)
-        for target, source in descriptors.items()
+    moved = {
+        source: fcntl.fcntl(source, fcntl.F_DUPFD_CLOEXEC, floor)
+        for source in {fails, *descriptors.values()}
     }
-    for target, source in sources.items():
-        os.dup2(source, target)
-    return fails
+    for source in moved:
+        os.close(source)
+    for target, source in descriptors.items():
+        os.dup2(moved[source], target)
+    for source in {*descriptors.values()}:
+        os.close(moved[source])
+    return moved[fails]
 
 
-def _execute(argv: list[bytes], env: Mapping[bytes, bytes]) -> None:
+def execute(argv: list[bytes], env: Mapping[bytes, bytes], fails: int) -> None:  # noqa: ARG001 -- exec closes it
     """Replace this process, looking the program up in the environment's own PATH.
+
+    Args:
+        argv: program and arguments.
+        env: its whole environment.
+        fails: descriptor that is closed on success.
 
     Raises:
         OSError: no candidate could be executed; the most telling error of all.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -103,6 +104,11 @@ def ignore_and_wait(path: str) -> None:
     """Wait, whoever asks to stop."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     wait(path)
+
+
+def shell(script: str) -> None:
+    """Run a shell script."""
+    subprocess.run(["sh", "-c", script], check=True)
 
 
 def put(queue: Any, event: Any) -> None:

@@ -46,6 +46,29 @@ async def main():
 asyncio.run(main())
 """
 
+# The same as functions, which end in order when told to by a signal.
+FUNCTIONS = """
+import asyncio, os, sys
+from launcher.errors import SignalException
+from launcher.logs import DefaultLogsSpecs
+from launcher.process import start_processes
+from tests.launcher.process import functions
+
+async def main():
+    args = {rank: (sys.argv[1],) for rank in range(2)}
+    specs = DefaultLogsSpecs(os.devnull)
+    context = await start_processes(
+        "r", functions.shell, args, {0: {}, 1: {}}, specs, start_method=sys.argv[2]
+    )
+    try:
+        await context.wait(timeout=300)
+    except SignalException as error:
+        await context.close(error.sigval)
+
+asyncio.run(main())
+"""
+METHODS = ("spawn", "fork", "forkserver")
+
 
 def tree(root: int) -> list[int]:
     """Return all descendants of a process."""
@@ -73,9 +96,11 @@ def alive(pids: list[int]) -> list[int]:
 
 
 @contextlib.contextmanager
-def agent(count: int, *options: str) -> Iterator[tuple[subprocess.Popen[bytes], list[int]]]:
+def agent(
+    count: int, *options: str, program: str = AGENT, worker: str = WORKER
+) -> Iterator[tuple[subprocess.Popen[bytes], list[int]]]:
     """Start an agent with two workers; yield it and everything below it."""
-    with subprocess.Popen([sys.executable, "-c", AGENT, WORKER, *options]) as process:
+    with subprocess.Popen([sys.executable, "-c", program, worker, *options]) as process:
         try:
             deadline = time.monotonic() + 10
             while len(pids := tree(process.pid)) < count:
@@ -129,3 +154,23 @@ def test_agent_and_guardian_killed_together() -> None:
         assert died_within(workers, 1.0) == []
         for pid in alive(pids):  # grandchildren: nobody who knew them is left
             os.kill(pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_functions_do_not_survive_the_agent_either(method: str) -> None:
+    """Whoever forked them: what they have started is gone with them."""
+    with agent(COUNT + 2, method, program=FUNCTIONS) as (process, pids):
+        process.kill()
+
+        assert died_within(pids, 1.0) == []
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT])
+def test_a_signal_to_the_agent_ends_functions(method: str, signum: signal.Signals) -> None:
+    """Wait raises, the program closes its context, and everybody is gone, the agent too."""
+    with agent(2 + 2 + 1, method, program=FUNCTIONS, worker="sleep 100; true") as (process, pids):
+        process.send_signal(signum)
+
+        assert process.wait(10) == 0
+        assert died_within(pids, 0.0) == []

@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import pickle
 import signal
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
@@ -26,12 +27,12 @@ from launcher.process import (
 )
 from tests.launcher.process import functions
 
-pytestmark = [pytest.mark.asyncio, pytest.mark.slow]
+pytestmark = pytest.mark.slow
 
 Call = Callable[..., Awaitable[ProcessContext]]
 
 
-@pytest.fixture(params=["spawn"])
+@pytest.fixture(params=["spawn", "fork", "forkserver"])
 def method(request: pytest.FixtureRequest) -> str:
     """Return each start method."""
     return str(request.param)
@@ -85,6 +86,7 @@ async def seen(path: Path) -> None:
 # --- what comes back
 
 
+@pytest.mark.asyncio
 async def test_values_by_rank(call: Call) -> None:
     """Each worker has its own arguments."""
     context = await call(functions.echo, ("hello_0",), ("hello_1",))
@@ -96,16 +98,19 @@ async def test_values_by_rank(call: Call) -> None:
     assert await context.wait() is result
 
 
+@pytest.mark.asyncio
 async def test_a_function_without_result(call: Call) -> None:
     """Returns None, for each rank."""
     assert (await end_of(await call(functions.nothing, (), ()))).return_values == {0: None, 1: None}
 
 
+@pytest.mark.asyncio
 async def test_a_coroutine_function_is_run(call: Call) -> None:
     """In a loop of its own."""
     assert (await end_of(await call(functions.later, ("x",)))).return_values == {0: "x"}
 
 
+@pytest.mark.asyncio
 async def test_large_results_do_not_fill_a_pipe(call: Call) -> None:
     """Four tables of 200 000 entries come back while the workers run."""
     size = 200_000
@@ -115,6 +120,7 @@ async def test_large_results_do_not_fill_a_pipe(call: Call) -> None:
     assert [value == expected for value in result.return_values.values()] == [True] * 4
 
 
+@pytest.mark.asyncio
 async def test_an_array_comes_back_intact(call: Call) -> None:
     """Its buffer travels beside the pickle, and belongs to the receiver."""
     value = (await end_of(await call(functions.array, (1_000_000,)))).return_values[0]
@@ -123,6 +129,7 @@ async def test_an_array_comes_back_intact(call: Call) -> None:
     assert value.flags.writeable  # type: ignore[attr-defined]
 
 
+@pytest.mark.asyncio
 async def test_environment_and_session(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ours overlaid by the worker's own; each leads a session; pids are those of the workers."""
     monkeypatch.setenv("SENTINEL", "parent")
@@ -132,6 +139,7 @@ async def test_environment_and_session(call: Call, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize("redirects", list(Std))
+@pytest.mark.asyncio
 async def test_redirected_streams(call: Call, tmp_path: Path, redirects: Std) -> None:
     """There is a file for a stream iff it is redirected, with this worker's lines."""
     specs = DefaultLogsSpecs(tmp_path, redirects=redirects)
@@ -143,6 +151,7 @@ async def test_redirected_streams(call: Call, tmp_path: Path, redirects: Std) ->
         assert texts == (["hello 0\n", "hello 1\n"] if redirects & stream else [None, None])
 
 
+@pytest.mark.asyncio
 async def test_teed_output_has_the_prefix(call: Call, capfd: pytest.CaptureFixture[str]) -> None:
     """What a function prints takes the way of a program's output."""
     specs = DefaultLogsSpecs(os.devnull, tee=Std.OUT, redirects=Std.ERR)
@@ -151,9 +160,32 @@ async def test_teed_output_has_the_prefix(call: Call, capfd: pytest.CaptureFixtu
     assert capfd.readouterr().out == "[trainer0]:hello\n"
 
 
+def test_functions_from_another_thread(method: str) -> None:
+    """Where signals cannot be handled: everything else works."""
+
+    async def run() -> RunProcsResult:
+        context = await start_processes(
+            "trainer",
+            functions.echo,
+            {0: (1,)},
+            {0: {}},
+            DefaultLogsSpecs(os.devnull, redirects=Std.ALL),
+            start_method=method,
+        )
+        return await end_of(context)
+
+    results: list[RunProcsResult] = []
+    thread = threading.Thread(target=lambda: results.append(asyncio.run(run())))
+    thread.start()
+    thread.join(20)
+
+    assert [result.return_values for result in results] == [{0: 1}]
+
+
 # --- failures
 
 
+@pytest.mark.asyncio
 async def test_an_exception(call: Call, tmp_path: Path) -> None:
     """One failure, nothing returned; error file and failure agree, the stopped one is not named."""
     specs = DefaultLogsSpecs(tmp_path, redirects=Std.ERR)
@@ -174,6 +206,7 @@ async def test_an_exception(call: Call, tmp_path: Path) -> None:
     assert Path(result.stderrs[0]).read_text() == failure.traceback()
 
 
+@pytest.mark.asyncio
 async def test_without_a_log_folder_the_end_of_stderr_tells(call: Call) -> None:
     """Nothing is written anywhere, and still the cause is known."""
     failure = (await end_of(await call(functions.fail, ("why",)))).failures[0]
@@ -183,6 +216,7 @@ async def test_without_a_log_folder_the_end_of_stderr_tells(call: Call) -> None:
 
 
 @pytest.mark.parametrize(("given", "status"), [(138, 138), ("text", 1), (-1, 255)])
+@pytest.mark.asyncio
 async def test_an_exit_with_a_status(
     call: Call, tmp_path: Path, given: object, status: int
 ) -> None:
@@ -198,20 +232,25 @@ async def test_an_exit_with_a_status(
     assert f"exit {given}" in Path(result.stderrs[0]).read_text()
 
 
+@pytest.mark.asyncio
 async def test_an_exit_with_zero_is_no_failure(call: Call) -> None:
     """sys.exit() returns None."""
     assert (await end_of(await call(functions.leave, (0,)))).return_values == {0: None}
 
 
-async def test_a_crash(call: Call) -> None:
+@pytest.mark.asyncio
+async def test_a_crash(call: Call, tmp_path: Path) -> None:
     """It is named by its signal, and stderr has the Python stack."""
-    failure = (await end_of(await call(functions.crash, ()))).failures[0]
+    specs = DefaultLogsSpecs(tmp_path, redirects=Std.ERR)
+    result = await end_of(await call(functions.crash, (), logs_specs=specs))
+    failure = result.failures[0]
 
     assert failure.signal_name() == "SIGSEGV"
     assert "Signal 11 (SIGSEGV) received by PID" in failure.message
-    assert any("in crash" in line for line in failure.stderr_tail)
+    assert "in crash" in Path(result.stderrs[0]).read_text()
 
 
+@pytest.mark.asyncio
 async def test_a_result_that_cannot_be_pickled(call: Call, tmp_path: Path) -> None:
     """The function is named, and what is wrong with its value."""
     specs = DefaultLogsSpecs(tmp_path, redirects=Std.ALL)
@@ -221,6 +260,7 @@ async def test_a_result_that_cannot_be_pickled(call: Call, tmp_path: Path) -> No
     assert "what lock returned cannot be pickled: cannot pickle '_thread.lock'" in failure.message
 
 
+@pytest.mark.asyncio
 async def test_a_result_that_cannot_be_unpickled(call: Call) -> None:
     """A failure like any other, though the worker did all it could."""
     result = await end_of(await call(functions.only_here, ()))
@@ -231,6 +271,7 @@ async def test_a_result_that_cannot_be_unpickled(call: Call) -> None:
     )
 
 
+@pytest.mark.asyncio
 async def test_an_end_before_the_function_returned(call: Call) -> None:
     """Status 0 alone is no result."""
     result = await end_of(await call(functions.exit_at_once, ()))
@@ -238,6 +279,7 @@ async def test_an_end_before_the_function_returned(call: Call) -> None:
     assert result.failures[0].message.startswith("exit_at_once never returned")
 
 
+@pytest.mark.asyncio
 async def test_memory_that_runs_out(call: Call) -> None:
     """Under a limit of the process, Python says so itself."""
     failure = (await end_of(await call(functions.hog, ()))).failures[0]
@@ -250,6 +292,7 @@ async def test_memory_that_runs_out(call: Call) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.asyncio
 async def test_close_stops_functions(call: Call, tmp_path: Path, number: signal.Signals) -> None:
     """By the signal that is given, without a traceback on the way."""
     context = await call(functions.wait, (str(tmp_path / "ready"),))
@@ -261,14 +304,16 @@ async def test_close_stops_functions(call: Call, tmp_path: Path, number: signal.
     assert failure.stderr_tail == ()
 
 
-async def test_close_right_after_start(call: Call) -> None:
+@pytest.mark.asyncio
+async def test_close_right_after_start(call: Call, tmp_path: Path) -> None:
     """Nobody is left, however little of the worker there was."""
-    context = await call(functions.wait, ("/nonexistent",), ("/nonexistent",))
+    context = await call(functions.wait, (str(tmp_path / "0"),), (str(tmp_path / "1"),))
     await context.close()
 
     await end_of(context)
 
 
+@pytest.mark.asyncio
 async def test_a_function_that_ignores_the_signal(call: Call, tmp_path: Path) -> None:
     """Is killed at the deadline."""
     context = await call(functions.ignore_and_wait, (str(tmp_path / "ready"),))
@@ -281,6 +326,7 @@ async def test_a_function_that_ignores_the_signal(call: Call, tmp_path: Path) ->
 # --- starting
 
 
+@pytest.mark.asyncio
 async def test_queues_and_events_of_multiprocessing_travel(call: Call, method: str) -> None:
     """They may be arguments, as for its own processes."""
     made = multiprocessing.get_context(method)
@@ -293,6 +339,7 @@ async def test_queues_and_events_of_multiprocessing_travel(call: Call, method: s
     queue.close()
 
 
+@pytest.mark.asyncio
 async def test_no_descriptor_stays_open(call: Call) -> None:
     """Neither after success nor when nothing could be started."""
     await end_of(await call(functions.nothing, ()))
@@ -304,6 +351,7 @@ async def test_no_descriptor_stays_open(call: Call) -> None:
     assert sorted(os.listdir("/proc/self/fd")) == before
 
 
+@pytest.mark.asyncio
 async def test_what_cannot_be_sent_starts_nothing() -> None:
     """The error says what it is."""
     before = psutil.Process().children()
@@ -317,6 +365,71 @@ async def test_what_cannot_be_sent_starts_nothing() -> None:
     assert psutil.Process().children() == before
 
 
+@pytest.mark.asyncio
+async def test_a_fork_needs_no_pickle(tmp_path: Path) -> None:
+    """It has this process's memory; what we have not written yet, it does not write again."""
+    print("once")
+    secret = object()
+    context = await start_processes(
+        "trainer",
+        lambda given: given is secret,
+        {0: (secret,)},
+        {0: {}},
+        DefaultLogsSpecs(tmp_path, redirects=Std.OUT),
+        start_method="fork",
+    )
+
+    result = await end_of(context)
+    assert result.return_values == {0: True}
+    assert Path(result.stdouts[0]).read_text() == ""
+
+
+@pytest.mark.asyncio
+async def test_a_fork_server_imports_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All workers have the modules it has imported, from one process."""
+    source = "import os\nmaker = os.getpid()\ndef who(): return maker, os.getppid()\n"
+    (tmp_path / "served.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    context = await start_processes(
+        "trainer",
+        __import__("served").who,
+        {0: (), 1: ()},
+        {0: {}, 1: {}},
+        DefaultLogsSpecs(os.devnull),
+        start_method="forkserver",
+    )
+
+    first, second = (await end_of(context)).return_values.values()
+    assert first == second
+    assert len({*first}) == 1  # type: ignore[misc]
+
+
+@pytest.mark.asyncio
+async def test_modules_that_fail_to_load_fail_each_worker(
+    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The import's own traceback is told, and no start method hangs over it."""
+    if method == "fork":
+        pytest.skip("imports nothing")
+    (tmp_path / "broken.py").write_text("def f(): ...\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    function = __import__("broken").f
+    (tmp_path / "broken.py").write_text("def f(:\n")
+    context = await start_processes(
+        "trainer",
+        function,
+        {0: ()},
+        {0: {}},
+        DefaultLogsSpecs(tmp_path, redirects=Std.ALL),
+        start_method=method,
+    )
+
+    failure = (await end_of(context)).failures[0]
+    assert failure.message == "SyntaxError: invalid syntax (broken.py, line 1)"
+    assert "def f(:" in failure.traceback()
+
+
+@pytest.mark.asyncio
 async def test_an_unknown_start_method() -> None:
     """The three that there are, are named."""
     with pytest.raises(ValueError, match="start_method='x': expected one of spawn, fork, fork"):
@@ -325,6 +438,7 @@ async def test_an_unknown_start_method() -> None:
         )
 
 
+@pytest.mark.asyncio
 async def test_a_shared_guardian_serves_functions(guardian: Guardian, call: Call) -> None:
     """One context after another."""
     for _ in range(2):

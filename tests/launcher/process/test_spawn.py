@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from launcher.process.guardian.spawn import spawn
+from launcher.process.guardian.spawn import execute, spawn
 
 
 @pytest.mark.parametrize(
@@ -25,5 +25,5 @@ def test_a_shortage_is_an_answer_and_leaks_nothing(
     before = os.listdir("/proc/self/fd")
     monkeypatch.setattr(os, call, fail)
 
-    assert spawn([b"true"], {}, b"", {}) == (0, number, False)
+    assert spawn([b"true"], {}, b"", {}, execute) == (0, number, False)
     assert os.listdir("/proc/self/fd") == before
