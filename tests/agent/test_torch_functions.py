@@ -19,8 +19,8 @@ pytestmark = [pytest.mark.asyncio, pytest.mark.slow]
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # torch's users have them all the same
 
-    @torch.jit.script  # type: ignore[untyped-decorator]  # torch has no types where this is checked
-    def weigh(a: torch.Tensor, times: int = 2) -> torch.Tensor:  # type: ignore[name-defined]  # same
+    @torch.jit.script
+    def weigh(a: torch.Tensor, times: int = 2) -> torch.Tensor:
         """Multiply."""
         return a * times
 
