@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import keyword
 import re
-import subprocess
-import sys
 import sysconfig
 import tokenize
 from collections import Counter
@@ -13,25 +11,16 @@ from pathlib import Path
 
 import pytest
 
+from tests.examples.launched import numbers_of, run_example
+
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).parents[2]
 STDLIB = Path(sysconfig.get_path("stdlib"))
 
 
-def run_example(*arguments: str, workers: int = 4, timeout: float) -> str:
+def run_wordcount(*arguments: str, workers: int = 4, timeout: float) -> str:
     """Run the example as the README does and return what it prints."""
-    command = [sys.executable, "-m", "launcher", "--standalone", f"--nproc-per-node={workers}"]
-    run = subprocess.run(
-        [*command, "examples/wordcount.py", *arguments],
-        check=False,
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-    )
-    assert run.returncode == 0, run.stderr
-    return run.stdout
+    return run_example("wordcount.py", *arguments, workers=workers, timeout=timeout).stdout
 
 
 def count_alone(folder: Path) -> tuple[Counter[str], Counter[str]]:
@@ -52,12 +41,6 @@ def count_alone(folder: Path) -> tuple[Counter[str], Counter[str]]:
     for word in keyword.kwlist:
         del words[word]
     return words, done
-
-
-def numbers_of(output: str) -> dict[str, float]:
-    """Return the named numbers that the example prints after its words."""
-    pairs = re.findall(r"([\w/]+): ([\d,.]*\d)", output)
-    return {name: float(number.replace(",", "")) for name, number in pairs}
 
 
 def words_of(output: str) -> dict[str, int]:
@@ -86,7 +69,7 @@ def test_totals_equal_a_single_process_count(workers: int) -> None:
     """Some files of the standard library, on one worker and on four."""
     folder = STDLIB / "asyncio"
 
-    check(run_example(str(folder), workers=workers, timeout=18), folder, workers)
+    check(run_wordcount(str(folder), workers=workers, timeout=18), folder, workers)
 
 
 def test_broken_files_are_skipped_and_counted(tmp_path: Path) -> None:
@@ -97,7 +80,7 @@ def test_broken_files_are_skipped_and_counted(tmp_path: Path) -> None:
     (tmp_path / "site-packages").mkdir()
     (tmp_path / "site-packages" / "other.py").write_text("other = 1\n")
 
-    output = run_example(str(tmp_path), workers=2, timeout=18)
+    output = run_wordcount(str(tmp_path), workers=2, timeout=18)
 
     assert words_of(output) == {"spam": 2, "eggs": 1}
     assert (numbers_of(output)["files"], numbers_of(output)["skipped"]) == (1, 2)
@@ -106,4 +89,4 @@ def test_broken_files_are_skipped_and_counted(tmp_path: Path) -> None:
 @pytest.mark.timeout(300)
 def test_the_whole_standard_library() -> None:
     """What `make demo` runs: every file of the standard library, on four workers."""
-    check(run_example(timeout=200), STDLIB, workers=4)
+    check(run_wordcount(timeout=200), STDLIB, workers=4)
