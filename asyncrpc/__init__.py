@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from asyncrpc.api import current_agent as current_agent
     from asyncrpc.api import current_context as current_context
     from asyncrpc.api import debug_info as debug_info
+    from asyncrpc.api import enable_profiling as enable_profiling
     from asyncrpc.api import get_rpc_timeout as get_rpc_timeout
     from asyncrpc.api import get_worker_info as get_worker_info
     from asyncrpc.api import get_worker_infos as get_worker_infos
@@ -101,9 +102,9 @@ _HOMES = {
     "agent": "CallContext MemberEvent RpcFuture RpcStream current_traceparent traceparent",
     "api": (
         "BlockingAgent all_gather barrier blocking_portal context current_agent current_context "
-        "debug_info get_rpc_timeout get_worker_info get_worker_infos init_rpc metrics monitor "
-        "remote rpc_any rpc_async rpc_hedged rpc_notify rpc_stream rpc_sync rref_debug run "
-        "set_rpc_timeout shutdown wait_all"
+        "debug_info enable_profiling get_rpc_timeout get_worker_info get_worker_infos init_rpc "
+        "metrics monitor remote rpc_any rpc_async rpc_hedged rpc_notify rpc_stream rpc_sync "
+        "rref_debug run set_rpc_timeout shutdown wait_all"
     ),
     "backend_registry": "BackendType",
     "errors": (

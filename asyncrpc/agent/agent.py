@@ -31,7 +31,7 @@ from asyncrpc.agent.streaming import Streams
 from asyncrpc.agent.tally import Tally
 from asyncrpc.discovery import Record
 from asyncrpc.errors import NotInitializedError, RemoteProtocolError, RpcError, StatusCode
-from asyncrpc.execution import Executor, FunctionTable, intercept_incoming
+from asyncrpc.execution import Executor, FunctionTable, Profiler, intercept_incoming
 from asyncrpc.faults import FaultPlan
 from asyncrpc.identity import WorkerInfo
 from asyncrpc.observe import Clock
@@ -127,6 +127,8 @@ class Agent:
         self._run_id = run_id
         self._tasks: set[asyncio.Task[Any]] = set()
         self._acceptor = Acceptor(self)
+        self.profiler: Profiler | None = None
+        """Measures the functions that are served, while that is switched on."""
         self.chains: set[asyncio.Task[Any]] = set()
         """Tasks of interceptors around calls that are out."""
         self.interception: Interception | None = None
@@ -222,6 +224,15 @@ class Agent:
     def connections(self) -> list[Connection]:
         """Return the open links, the one to itself included."""
         return [p.connection for p in self.members.all() if p.connection is not None]
+
+    def profile(self, enabled: bool) -> None:
+        """Measure served functions, or forget what was measured and do so no more."""
+        if enabled and self.profiler is None:
+            self.profiler = Profiler(self.executor, self.clock.time)
+            self.profiler.start()
+        elif not enabled and self.profiler is not None:
+            self.profiler.stop()
+            self.profiler = None
 
     # -- partition
 

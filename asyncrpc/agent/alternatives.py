@@ -237,7 +237,7 @@ def _checked_workers(agent: Agent, workers: object) -> list[Any]:
         raise ValueError("workers must name at least one worker, got none")
     for to in found:
         try:
-            agent.members.route(to)
+            agent.members.destination(to)
         except PeerLostError:
             pass
         except UnknownWorkerError:

@@ -22,6 +22,7 @@ from asyncrpc.agent.pending import RpcFuture
 from asyncrpc.agent.streaming import RpcStream
 from asyncrpc.agent.traces import check_traceparent, current_traceparent
 from asyncrpc.errors import Delivery, RpcTimeoutError
+from asyncrpc.identity import WorkerInfo
 from asyncrpc.interception import Interceptor, Kind, OutgoingCall, chained
 from asyncrpc.options import check_timeout
 from asyncrpc.retry import RetryPolicy
@@ -81,10 +82,12 @@ class Interception:
         if _is_inside.get():
             return self._call(to, func, args, kwargs, timeout, again, site)
         call, deadline = self.call("call", to, func, args, kwargs, timeout)
+        info = call.to
 
         def start(changed: OutgoingCall, limit: float) -> Awaitable[Any]:
             args, kwargs = changed.args, changed.kwargs
-            return self._call(changed.to, func, args, kwargs, limit, again, site)
+            where = _destination(changed, to, info)
+            return self._call(where, func, args, kwargs, limit, again, site)
 
         future = self.begin(call, deadline, site, start)
         self._joint.surround(future)
@@ -102,9 +105,11 @@ class Interception:
             self._notify(to, func, args, kwargs)
             return
         call, _ = self.call("notify", to, func, args, kwargs, 0)
+        info = call.to
 
-        async def start(changed: OutgoingCall, limit: float) -> None:  # noqa: ARG001 -- has none
-            self._notify(changed.to, func, changed.args, changed.kwargs)
+        def start(changed: OutgoingCall, limit: float) -> None:  # noqa: ARG001 -- it has none
+            where = _destination(changed, to, info)
+            self._notify(where, func, changed.args, changed.kwargs)
 
         self.begin(call, 0.0, None, start).add_done_callback(_report)
 
@@ -127,13 +132,13 @@ class Interception:
             if opened.done():
                 raise RuntimeError("an interceptor can proceed with a stream once only")
             seconds = check_timeout("timeout", changed.timeout)
-            stream = self._open(
-                changed.to, func, changed.args, changed.kwargs, seconds, window, site
-            )
+            where = _destination(changed, to, info)
+            stream = self._open(where, func, changed.args, changed.kwargs, seconds, window, site)
             opened.set_result(stream)
             return stream.ended
 
         call, _ = self.call("stream", to, func, args, kwargs, timeout)
+        info = call.to
         return _InterceptedStream(self.begin(call, 0.0, site, start), opened)
 
     # -- for those who make calls in ways of their own
@@ -172,7 +177,7 @@ class Interception:
         call: OutgoingCall,
         deadline: float,
         site: FrameType | None,
-        start: Callable[[OutgoingCall, float], Awaitable[Any]],
+        start: Callable[[OutgoingCall, float], Awaitable[Any] | None],
     ) -> RpcFuture[Any]:
         """Start the chain around a call.
 
@@ -180,8 +185,8 @@ class Interception:
             call: what `call` gave.
             deadline: likewise.
             site: the frame in which the user called.
-            start: makes the call; takes what interceptors made of it, and the seconds left, 0 for
-                no limit.
+            start: makes the call, and returns its outcome, if there will be one; takes what
+                interceptors made of it, and the seconds left, 0 for no limit.
 
         Returns:
             The future of the chain's outcome.
@@ -241,7 +246,7 @@ class _Chain:
     def begin(
         self,
         steps: Sequence[Callable[..., Awaitable[Any]]],
-        start: Callable[[OutgoingCall, float], Awaitable[Any]],
+        start: Callable[[OutgoingCall, float], Awaitable[Any] | None],
     ) -> RpcFuture[Any]:
         """Start the chain around ``start``, which takes the seconds that are left, 0 for no limit.
 
@@ -266,7 +271,7 @@ class _Chain:
         return await proceed(self._call)
 
     async def _proceed(
-        self, start: Callable[[OutgoingCall, float], Awaitable[Any]], call: OutgoingCall
+        self, start: Callable[[OutgoingCall, float], Awaitable[Any] | None], call: OutgoingCall
     ) -> Any:
         """Make the call: the innermost step."""
         limit = check_timeout("timeout", call.timeout)
@@ -283,6 +288,8 @@ class _Chain:
         finally:
             surrounding.leave()
         self._has_proceeded = True
+        if outcome is None:
+            return None  # nothing comes of a one-way call
         self._out += 1
         try:
             return await outcome
@@ -378,6 +385,14 @@ def _open_none(opened: asyncio.Future[RpcStream[Any] | None], _: object) -> None
     """Have nobody wait for a stream that will not be opened."""
     if not opened.done():
         opened.set_result(None)
+
+
+def _destination(changed: OutgoingCall, to: object, info: WorkerInfo) -> object:
+    """Return where a call goes: as the user named it, unless an interceptor said otherwise.
+
+    In a dynamic group the worker may be one that is still looked up under that name.
+    """
+    return to if changed.to == info else changed.to
 
 
 def _report(future: asyncio.Future[Any]) -> None:

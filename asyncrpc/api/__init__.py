@@ -17,6 +17,7 @@ from asyncrpc.api.calls import (
 )
 from asyncrpc.api.inspection import (
     debug_info,
+    enable_profiling,
     get_rpc_timeout,
     get_worker_info,
     get_worker_infos,
@@ -37,6 +38,7 @@ __all__ = (
     "current_agent",
     "current_context",
     "debug_info",
+    "enable_profiling",
     "get_rpc_timeout",
     "get_worker_info",
     "get_worker_infos",

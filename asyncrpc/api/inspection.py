@@ -10,6 +10,7 @@ from asyncrpc.runtime import Metrics
 
 __all__ = (
     "debug_info",
+    "enable_profiling",
     "get_rpc_timeout",
     "get_worker_info",
     "get_worker_infos",
@@ -80,6 +81,22 @@ def metrics() -> Metrics:
     They cost nothing while calls succeed; may be called from any thread with ``agent.metrics()``.
     """
     return current_agent().metrics()
+
+
+def enable_profiling(enabled: bool = True) -> None:
+    """Measure the functions that this worker serves, and show them in `debug_info`.
+
+    From then on that has ``function.<name>.calls``, ``.errors``, ``.total_time``, ``.max_time``
+    and, for plain functions, how long they waited for a thread: ``.total_wait``, ``.max_wait``, all
+    in seconds. Time is that from the beginning of a function to its outcome, waits included.
+
+    Args:
+        enabled: false forgets what was measured, and stops; then nothing is in the way of a call.
+
+    Raises:
+        ValueError: ``enabled`` is no bool.
+    """
+    current_agent().enable_profiling(enabled)
 
 
 def debug_info() -> dict[str, str]:

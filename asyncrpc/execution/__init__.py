@@ -16,6 +16,7 @@ from asyncrpc.execution.functions import FunctionTable, Target, TargetKind
 from asyncrpc.execution.intercepting import intercept_incoming
 from asyncrpc.execution.naming import SCRIPT, FunctionRef, describe
 from asyncrpc.execution.outcome import decode_failure, encode_failure
+from asyncrpc.execution.profiling import Profiler
 from asyncrpc.execution.streams import Outlet
 from asyncrpc.execution.threads import ThreadPool
 
@@ -26,6 +27,7 @@ __all__ = (
     "FunctionTable",
     "Memory",
     "Outlet",
+    "Profiler",
     "Replier",
     "ReplyWindow",
     "ServedCall",

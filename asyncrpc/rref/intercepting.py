@@ -54,7 +54,7 @@ class InterceptedHolder(Holder):
         is_script = function in caller.functions.scripts
 
         def encode(changed: OutgoingCall) -> tuple[int, Sequence[Any]]:
-            _, function, *encoded = caller.prepare(peer.info, func, changed.args, changed.kwargs)
+            _, function, *encoded = caller.prepare(to, func, changed.args, changed.kwargs)
             return function, encoded
 
         handle = self._create_later(call, deadline, peer, encode, lambda: b"", site)

@@ -439,6 +439,12 @@ class RpcAgent:
         """Set the default timeout of later calls; see `asyncrpc.set_rpc_timeout`."""
         self._agent.caller.timeout = check_timeout("timeout", timeout)
 
+    def enable_profiling(self, enabled: bool = True) -> None:
+        """Measure served functions, or stop that; see `asyncrpc.enable_profiling`."""
+        if not isinstance(enabled, bool):
+            raise ValueError(f"enabled must be True or False, got {enabled!r}")
+        self._agent.profile(enabled)
+
     def metrics(self) -> Metrics:
         """Return counters and gauges as plain values; see `asyncrpc.metrics`."""
         return measured(self._agent)

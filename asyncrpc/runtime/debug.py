@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from asyncrpc.agent import Agent
+from asyncrpc.execution import Profiler
 
 __all__ = ("counters",)
 
@@ -33,4 +34,17 @@ def counters(agent: Agent, references: Mapping[str, int]) -> dict[str, str]:
         info[f"peer.{link.peer}.rtt"] = f"{link.rtt:.6f}"
         info[f"peer.{link.peer}.inflight"] = link.peer.inflight
     info["agent.peers_gone"] = agent.members.gone_count()
+    if agent.profiler is not None:
+        info |= _times(agent.profiler)
     return {name: str(value) for name, value in info.items()}
+
+
+def _times(profiler: Profiler) -> dict[str, object]:
+    """Return what was measured of functions; the names are those of `FunctionTimes`."""
+    info: dict[str, object] = {}
+    for name, times in profiler.times().items():
+        info[f"function.{name}.calls"] = times.calls
+        info[f"function.{name}.errors"] = times.errors
+        for field in ("total_time", "max_time", "total_wait", "max_wait"):
+            info[f"function.{name}.{field}"] = f"{getattr(times, field):.6f}"
+    return info

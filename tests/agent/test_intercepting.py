@@ -186,6 +186,30 @@ async def test_they_see_the_call_and_may_change_it() -> None:
     assert ("worker0", name, {"tenant": "blue"}, 5.0) == seen[1]
 
 
+async def test_metadata_and_trace_travel_with_every_kind_of_call() -> None:
+    """What an interceptor sets arrives, of one-way calls and streams too."""
+    trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+    seen: list[Any] = []
+
+    async def mark_it(call: rpc.OutgoingCall, proceed: Outgoing) -> Any:
+        call.metadata["kind"] = call.kind
+        call.traceparent = trace
+        return await proceed(call)
+
+    async def look(call: rpc.IncomingCall, proceed: Incoming) -> Any:
+        seen.append((call.kind, call.metadata, call.traceparent))
+        return await proceed(call)
+
+    async with group(2, Out(mark_it), In(look)) as (a, _):
+        await a.rpc_async("worker1", max, (1, 2))
+        a.rpc_notify("worker1", max, (1, 2))
+        assert [0] == [n async for n in a.rpc_stream("worker1", intercepted.items, (1,))]
+        assert {} == await a.remote("worker1", dict)
+
+    kinds = ["call", "notify", "stream", "remote"]
+    assert [(kind, {"kind": kind}, trace) for kind in kinds] == seen
+
+
 @pytest.mark.parametrize("side", ["out", "in"])
 async def test_raising_refuses_the_call(side: str) -> None:
     """What an interceptor raises is the outcome, and the function does not run."""

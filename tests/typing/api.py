@@ -115,6 +115,7 @@ def around_a_call() -> None:
     assert_type(rpc.get_worker_info("worker1"), rpc.WorkerInfo)
     assert_type(rpc.get_worker_infos(), list[rpc.WorkerInfo])
     assert_type(rpc.debug_info(), dict[str, str])
+    rpc.enable_profiling(False)
     assert_type(rpc.metrics(), rpc.Metrics)
     assert_type(rpc.metrics().peers, tuple[rpc.PeerMetrics, ...])
     assert_type(rpc.metrics().calls_failed, Mapping[rpc.StatusCode, int])
