@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from asyncrpc.agent.connection import Connection
 from asyncrpc.errors import AuthenticationError, PeerLostError
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from asyncrpc.agent.agent import Agent
     from asyncrpc.agent.peers import Peer
 
-__all__ = ("ALIVE", "CLOSING", "DUPLICATE", "FENCED", "PROBE", "REPLACE", "Dialer")
+__all__ = ("ALIVE", "CLOSING", "DUPLICATE", "FENCED", "PROBE", "REPLACE", "Dialer", "Opener")
 
 REPLACE = 0x01
 """Hello flag: this side has no link, so one that the other still has is dead."""
@@ -40,6 +40,24 @@ CLOSING = "shutting down"
 _FIRST_DELAY = 0.02
 _MAX_DELAY = 1.0
 _INCOMING = 1.0  # seconds to wait for the link that the other side is opening
+
+
+class Opener(Protocol):
+    """What a peer asks for a link."""
+
+    is_dialing: bool
+
+    def start(self) -> None:
+        """Start to open one, unless that is under way."""
+        ...
+
+    def stop(self) -> None:
+        """Give up."""
+        ...
+
+    def opened(self) -> None:
+        """Learn that there is one now."""
+        ...
 
 
 class Dialer:

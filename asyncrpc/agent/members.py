@@ -231,6 +231,9 @@ class Members:
         """Record that a worker was lost, once, and have the whole group hold it for lost."""
         if self._present.get(peer.record.incarnation) is not peer:
             return
+        if peer.is_judged:  # it has left, as the store says; only its last word did not come
+            self.gone(peer, PeerState.LEFT, peer.reason)
+            return
         self.gone(peer, PeerState.LOST, reason)
         if self.roster is not None:
             self.roster.post(peer)

@@ -17,9 +17,9 @@ from __future__ import annotations
 import enum
 import logging
 from collections import deque
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-from asyncrpc.agent.dialing import Dialer
+from asyncrpc.agent.dialing import Dialer, Opener
 from asyncrpc.agent.keeping import KeptServer
 from asyncrpc.agent.pending import RpcFuture
 from asyncrpc.agent.request import Request
@@ -49,24 +49,6 @@ class PeerState(enum.Enum):
     """It said goodbye after an orderly shutdown."""
     LOST = "lost"
     """It died, fell silent or went without an orderly shutdown."""
-
-
-class Opener(Protocol):
-    """What a peer asks for a link."""
-
-    is_dialing: bool
-
-    def start(self) -> None:
-        """Start to open one, unless that is under way."""
-        ...
-
-    def stop(self) -> None:
-        """Give up."""
-        ...
-
-    def opened(self) -> None:
-        """Learn that there is one now."""
-        ...
 
 
 class Peer:

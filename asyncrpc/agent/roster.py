@@ -148,7 +148,8 @@ class Roster:
                 if self._watch is not None:
                     _log.warning("%s lost sight of its group: %s", self._agent.info.name, error)
                     self._watch = None
-                await self._place.mend(error)
+                if not self._is_ending:
+                    await self._place.mend(error)
 
     async def _catch_up(self) -> None:
         """Begin anew with a snapshot, after changes may have been missed."""
@@ -211,6 +212,7 @@ class Roster:
         peer.is_judged = True
         left = verdict.kind == "left"
         if left and peer.is_leaving and peer.connection is not None:
+            peer.reason = verdict.reason
             return  # it says the last word over its link
         members.gone(peer, PeerState.LEFT if left else PeerState.LOST, verdict.reason)
 

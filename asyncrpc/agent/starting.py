@@ -122,7 +122,9 @@ class Starter:
         scope = partial(scoped, run_id=self._run_id, environ=self._environ, count=count)
         give_up = time.monotonic() + self._options.init_timeout
         while True:
-            link = await self._reach_store(store, rank, secret, give_up - time.monotonic())
+            # in a dynamic group no rank is special: whoever can serves the store
+            server = None if world_size is None else rank
+            link = await self._reach_store(store, server, secret, give_up - time.monotonic())
             plan = _Plan(make_facade, name, rank, world_size or 0, secret, link, scope, note_end)
             try:
                 await self._place(plan)

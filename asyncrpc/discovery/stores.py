@@ -5,6 +5,7 @@ Used by `agent.starting`. Nothing here talks to other workers.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import dataclasses
 import os
@@ -90,7 +91,7 @@ class StorePlace:
 
     Args:
         init_method: ``env://``, ``tcp://host:port`` or ``file:///path``.
-        rank: rank 0 serves ``tcp://``; without ranks whoever binds it.
+        rank: rank 0 serves ``tcp://``; ``None``: whoever binds it.
         secret: shared secret, or empty.
         run_id: name of the run.
         environ: ``LAUNCHER_STORE``, else ``MASTER_ADDR`` and ``MASTER_PORT`` are read from it.
@@ -158,7 +159,7 @@ class StorePlace:
         lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             await _flock(lock, fcntl.LOCK_EX, timeout)
-            link = await self._read_file(path)
+            link = await self._read_file(path, timeout)
             if link is not None:
                 return link
             link = await self._serve("127.0.0.1", 0, timeout)
@@ -168,10 +169,11 @@ class StorePlace:
         finally:
             os.close(lock)
 
-    async def _read_file(self, path: Path) -> StoreLink | None:
+    async def _read_file(self, path: Path, timeout: float) -> StoreLink | None:
         try:
             address = Address.parse(path.read_text().strip())  # noqa: ASYNC240 -- one short line
-            client = await self._connect(address.host, address.port, _FILE_TIMEOUT)
+            async with asyncio.timeout(_FILE_TIMEOUT):
+                client = await self._connect(address.host, address.port, timeout)
         except (FileNotFoundError, ValueError, ConnectionError, TimeoutError):
             return None  # no file, or one that was left behind
         return StoreLink(client, str(address), client=client)
@@ -211,7 +213,6 @@ def _store_address(init_method: str, environ: Mapping[str, str]) -> tuple[Addres
 
 
 async def _flock(descriptor: int, operation: int, timeout: float) -> None:
-    import asyncio  # noqa: PLC0415 -- kept beside its only use
     import fcntl  # noqa: PLC0415 -- as above
 
     async with asyncio.timeout(timeout):

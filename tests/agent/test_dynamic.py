@@ -16,7 +16,7 @@ from asyncrpc.store import MemoryStore, TCPStoreServer
 from asyncrpc.testing import VirtualClock
 from asyncrpc.transport import MemoryNetwork
 from tests.agent import targets
-from tests.agent.groups import at_rest, until
+from tests.agent.groups import at_rest, link, until
 
 pytestmark = pytest.mark.asyncio
 
@@ -369,6 +369,43 @@ async def test_whoever_binds_serves(kind: str, free_port: int, tmp_path: Path) -
         await asyncio.gather(*[agent.shutdown() for agent in (b, c, d)])
 
     assert [11, 11] == results
+
+
+async def test_ranks_do_not_say_who_serves(free_port: int) -> None:
+    """With ranks too whoever comes first serves the store, and rank 0 may leave like any other."""
+    options = RpcOptions(secret=SECRET, init_method=f"tcp://127.0.0.1:{free_port}")
+    async with group(options=options, store=None, network=None) as join:
+        one, zero = await join(rank=1), await join(rank=0)
+        result = await one.rpc_async(0, targets.add, args=(1,))
+        await one.shutdown()
+        await until(lambda: zero._started.link.server is not None)
+        await until(lambda: not zero._agent.members.roster._place._mending.locked())
+        two = await join(rank=2)
+        await until(lambda: names(two) == names(zero) == [("worker0", 0), ("worker2", 2)])
+        again = await two.rpc_async(0, targets.add, args=(2,))
+        await asyncio.gather(zero.shutdown(), two.shutdown())
+
+    assert (11, 12) == (result, again)
+
+
+async def test_last_word_that_does_not_come() -> None:
+    """Of a worker that has left by the store's word the broken link does not make a lost one."""
+    async with group() as join:
+        a, b = await join(), await join()
+        await a.rpc_async(b.info, targets.who)
+        monitor = a.monitor("worker1")
+        await anext(monitor)
+        link(b, "worker0").goaway("leaving", "it shuts down")
+        await link(b, "worker0").fence()
+        await b._started.roster.leave("left", "it shut down")
+        await until(lambda: a._agent.members.known("worker1").is_judged)
+        early = names(a)
+        await b._agent._acceptor.close()
+        link(b, "worker0").stream.abort()
+        event = await anext(monitor)
+
+    assert [("worker0", 0), ("worker1", 1)] == early
+    assert ("left", "it shut down") == (event.kind, event.reason)
 
 
 async def test_store_of_its_own(tmp_path: Path) -> None:
