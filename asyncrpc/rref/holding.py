@@ -73,7 +73,7 @@ class Holder:
         seconds = self._seconds(timeout)
         peer, function, *encoded = caller.prepare(to, func, args, kwargs)
         is_script = function in caller.functions.scripts
-        return self._start_creation(peer, function, encoded, seconds, b"", site), is_script
+        return self._start_creation(peer, function, encoded, seconds, None, site), is_script
 
     def create_by_method(
         self,
@@ -90,8 +90,7 @@ class Holder:
         peer = self._use(handle)
         function = self._agent.caller.functions.method(name)
         encoded = self._agent.codec.encode_call(args, kwargs, peer)
-        of = pack_ids(handle.rref, handle.fork)
-        return self._start_creation(peer, function, encoded, seconds, of, site)
+        return self._start_creation(peer, function, encoded, seconds, rref, site)
 
     def _start_creation(
         self,
@@ -99,7 +98,7 @@ class Holder:
         function: int,
         encoded: Sequence[Any],
         seconds: float,
-        of: bytes,
+        of: RRef | None,
         site: FrameType,
     ) -> Fork:
         if not peer.record.incarnation:  # it is being looked up: nobody to own the value
@@ -121,29 +120,30 @@ class Holder:
         function: int,
         encoded: Sequence[Any],
         seconds: float,
-        of: bytes,
+        of: RRef | None,
         site: FrameType,
     ) -> RpcFuture[Any]:
         """Ask for a value that ``handle`` is to refer to; return what is done once it is made."""
-        future = _CreationFuture(self._context, handle)
+        future = _CreationFuture(self._context, handle, of)
         is_script = function in self._agent.caller.functions.scripts
         kind = _SCRIPT_REMOTE_CALL if is_script else _PYTHON_REMOTE_CALL
-        reference = pack_ids(handle.rref, handle.fork) + of
+        reference = pack_ids(handle.rref, handle.fork)
+        if of is not None:
+            reference += pack_ids(of._handle.rref, of._handle.fork)
         self._send(future, peer, kind, function, encoded, seconds, reference, site)
         return future
 
     # -- fetches and methods
 
-    def fetch(
-        self, handle: Fork, timeout: object, site: FrameType, *, is_script: bool
-    ) -> asyncio.Future[Any]:
+    def fetch(self, rref: RRef, timeout: object, site: FrameType) -> asyncio.Future[Any]:
         """Get a copy of a value, or here the value itself; see `RRef.to_here`."""
         seconds = self._seconds(timeout)
+        handle = rref._usable()
         if handle.owner == self._machine.me:
             return self._fetch_here(handle, seconds)
         peer = self._use(handle)
-        kind = _SCRIPT_FETCH if is_script else _PYTHON_FETCH
-        return self._start(peer, kind, 0, _NO_ARGUMENTS, seconds, handle, site, idempotent=True)
+        kind = _SCRIPT_FETCH if rref._is_script else _PYTHON_FETCH
+        return self._start(peer, kind, 0, _NO_ARGUMENTS, seconds, rref, site, idempotent=True)
 
     def call_method(
         self,
@@ -161,7 +161,7 @@ class Holder:
         function = self._agent.caller.functions.method(name)
         encoded = self._agent.codec.encode_call(args, kwargs, peer)
         return self._start(
-            peer, _PYTHON_CALL, function, encoded, seconds, handle, site, idempotent=False
+            peer, _PYTHON_CALL, function, encoded, seconds, rref, site, idempotent=False
         )
 
     def _start(
@@ -171,14 +171,15 @@ class Holder:
         function: int,
         encoded: Sequence[Any],
         seconds: float,
-        handle: Fork,
+        rref: RRef,
         site: FrameType,
         *,
         idempotent: bool,
     ) -> RpcFuture[Any]:
         future = _ReferenceFuture(loop=self._agent.loop)
         future.is_idempotent = idempotent
-        reference = pack_ids(handle.rref, handle.fork)
+        future.rref = rref
+        reference = pack_ids(rref._handle.rref, rref._handle.fork)
         self._send(future, peer, kind, function, encoded, seconds, reference, site)
         if kind == _PYTHON_CALL:
             self._agent.caller.collect(future)
@@ -246,18 +247,43 @@ class _ReferenceFuture(RpcFuture[Any]):
     Attributes:
         message: what is sent.
         is_idempotent: whether it is sent again when its link breaks.
+        rref: whose value it is about; kept until the call is over, so that it is not deleted
+            before the call comes.
     """
 
-    __slots__ = ("is_idempotent", "message")
+    __slots__ = ("_was_sent", "is_idempotent", "message", "rref")
 
     message: Request
     is_idempotent: bool
+    rref: RRef | None
+
+    def __init__(self, *, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(loop=loop)
+        self._was_sent = False  # over a link before the present one
+
+    @property
+    def may_have_run(self) -> bool:  # type: ignore[override]  # constant for other calls
+        """Whether it may have reached the owner over a link that broke."""
+        return self._was_sent
 
     def send_again(self) -> Request | None:
         """See `RpcFuture.send_again`."""
+        self._was_sent = True
         return self.message if self.is_idempotent else None
 
+    def set_result(self, result: Any) -> None:
+        self.rref = None
+        super().set_result(result)
+
+    def cancel(self, msg: Any | None = None) -> bool:
+        """See `RpcFuture.cancel`."""
+        self.rref = None
+        return super().cancel(msg)
+
     def set_exception(self, error: Any) -> None:
+        self.rref = None
+        if self._was_sent and getattr(error, "delivery", None) is Delivery.NOT_SENT:
+            error.delivery = Delivery.UNKNOWN
         if isinstance(error, (PeerLostError, UnknownWorkerError)) and _is_gone(self.owner):
             error = OwnerLostError(f"the owner was lost: {error}", delivery=error.delivery)
         super().set_exception(error)
@@ -271,15 +297,17 @@ class _CreationFuture(_ReferenceFuture):
 
     __slots__ = ("_context", "_handle")
 
-    def __init__(self, context: RRefContext, handle: Fork) -> None:
+    def __init__(self, context: RRefContext, handle: Fork, of: RRef | None) -> None:
         super().__init__(loop=context.agent.loop)
         self._context = context
         self._handle = handle
         self.is_idempotent = True
+        self.rref = of
 
     def accepted(self) -> None:
         """See `RpcFuture.accepted`."""
         self.is_idempotent = False  # it has come: another link need not take it again
+        self.rref = None
         self._confirm()
 
     def set_result(self, result: None) -> None:

@@ -11,7 +11,6 @@ from asyncrpc.agent import Interception, Peer, RpcFuture, is_inside_interceptor
 from asyncrpc.interception import OutgoingCall
 
 from .holding import FAILED, Holder
-from .ids import pack_ids
 from .values import Fork
 
 if TYPE_CHECKING:
@@ -57,7 +56,7 @@ class InterceptedHolder(Holder):
             _, function, *encoded = caller.prepare(to, func, changed.args, changed.kwargs)
             return function, encoded
 
-        handle = self._create_later(call, deadline, peer, encode, lambda: b"", site)
+        handle = self._create_later(call, deadline, peer, encode, lambda: None, site)
         return handle, is_script
 
     def create_by_method(
@@ -79,10 +78,9 @@ class InterceptedHolder(Holder):
             function = self._agent.caller.functions.method(name)
             return function, self._agent.codec.encode_call(changed.args, changed.kwargs, peer)
 
-        def of() -> bytes:
-            handle = rref._usable()  # so `rref` lives until then
-            self._use(handle)
-            return pack_ids(handle.rref, handle.fork)
+        def of() -> RRef:
+            self._use(rref._usable())
+            return rref  # so it lives until then
 
         return self._create_later(call, deadline, peer, encode, of, site)
 
@@ -92,7 +90,7 @@ class InterceptedHolder(Holder):
         deadline: float,
         peer: Peer,
         encode: Callable[[OutgoingCall], tuple[int, Sequence[Any]]],
-        of: Callable[[], bytes],
+        of: Callable[[], RRef | None],
         site: FrameType,
     ) -> Fork:
         """Return the handle of a value that interceptors let be asked for."""

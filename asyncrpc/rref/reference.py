@@ -132,8 +132,7 @@ class RRef:
         """
         self._check_thread("await to_here()")
         site = sys._getframe(1)
-        handle = self._usable()
-        return self._context.holder.fetch(handle, timeout, site, is_script=self._is_script)
+        return self._context.holder.fetch(self, timeout, site)
 
     def __await__(self) -> Generator[Any, None, Any]:
         return self.to_here().__await__()
