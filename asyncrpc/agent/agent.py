@@ -187,7 +187,6 @@ class Agent:
         if self.is_closed:
             return
         self.is_closed = True
-        self.references.close()
         self.members.routes.clear()  # so that calls hear of it
         self.members.end_monitors()
         self.detector.stop()
@@ -199,6 +198,7 @@ class Agent:
         for server in tuple(self.servers):
             server.release(asker)
             server.close(everything=True)
+        self.references.close()
         over = NotInitializedError("the RPC agent was shut down during the call")
         self.caller.close(over)
         self.joint.close(over)

@@ -66,8 +66,8 @@ _EARLY_CANCELS = 4096  # cancels remembered for requests that have not come yet
 _STOPPING = 4096  # cancelled calls of one link that hold no place while they come to their end
 _UNRESOLVED = Target(TargetKind.SYNC, callable, "?")
 """Stands for a function that was not looked up yet."""
-_NAMELESS = Target(TargetKind.SYNC, callable, "")
-"""Stands for the function of what is no call."""
+_NAMELESS = Target(TargetKind.DEFERRED, callable, "")
+"""Stands for the function of what has none, or not yet."""
 MAX_DEPTH = 64
 """Nested calls are admitted beyond the limit up to this many calls deep, so that a chain of calls
 cannot deadlock on the limit, and a runaway recursion still ends."""

@@ -246,3 +246,10 @@ async def keep_and_wait(gate: str, value: Any) -> Any:
 async def give() -> list[Any]:
     """Return what is kept."""
     return list(kept)
+
+
+async def create_and_keep(to: str) -> None:
+    """Keep a reference to a value on another worker."""
+    rref = rpc.remote(to, Counter)
+    await rref
+    kept.append(rref)
