@@ -2,7 +2,8 @@
 
 One small authenticated listener per agent, made only with real sockets and the real clock. The
 thread shares nothing with the loop: a stopped process does not answer, a busy one does. It also
-renews the worker's lease in the store, should the loop be late with that.
+renews the worker's lease in the store, should the loop be late with that, and says what the loop is
+busy with if that takes too long.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from asyncrpc.agent.dialing import ALIVE, PROBE
 from asyncrpc.errors import RpcError
-from asyncrpc.observe import time_limit
+from asyncrpc.observe import LoopWatch, time_limit
 from asyncrpc.store import Lease, LeaseKeeper, Store, keeper_of
 from asyncrpc.transport import Address, Greeter
 from asyncrpc.wire import Handshake, HandshakeRefused, Purpose
@@ -43,10 +44,15 @@ class LivenessThread:
     Args:
         host: address to listen at, the same as the agent's.
         make_handshake: gives the server's machine for a new connection; called in the thread.
+        watch: of the agent's loop; the thread looks at it from time to time.
     """
 
-    def __init__(self, host: str, make_handshake: Callable[[], Handshake]) -> None:
+    def __init__(
+        self, host: str, make_handshake: Callable[[], Handshake], watch: LoopWatch
+    ) -> None:
         self._make_handshake = make_handshake
+        self._watch = watch
+        self._next_look = 0.0
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self._listener = socket.socket(family, socket.SOCK_STREAM)
         try:
@@ -64,7 +70,7 @@ class LivenessThread:
         self._guests: dict[socket.socket, _Guest] = {}
         self._keeper: LeaseKeeper | None = None  # set by the loop's thread, used in this one
         self._kept: LeaseKeeper | None = None  # the one of the last turn
-        self._pause: float | None = None  # seconds until the next turn at the latest
+        self._pause = 0.0  # seconds until the next turn at the latest
         self._is_closing = False
         self._thread = threading.Thread(target=self._run, name="asyncrpc-liveness", daemon=True)
         self._thread.start()
@@ -113,7 +119,10 @@ class LivenessThread:
         now = time.monotonic()
         for sock in [s for s, guest in self._guests.items() if guest.give_up < now]:
             self._dismiss(sock)
-        self._pause = _PATIENCE if self._guests else None
+        if now >= self._next_look:
+            self._next_look = now + self._watch.interval
+            self._watch.look()
+        self._pause = max(0.0, self._next_look - now)
         self._turn_keeper(now)
         return not self._is_closing
 
@@ -125,7 +134,7 @@ class LivenessThread:
         self._kept = keeper
         if keeper is not None:
             pause = keeper.turn(self._selector, now)
-            self._pause = pause if self._pause is None else min(pause, self._pause)
+            self._pause = min(pause, self._pause)
 
     def _welcome(self) -> None:
         try:

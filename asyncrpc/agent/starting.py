@@ -25,7 +25,7 @@ from asyncrpc.errors import DuplicateNameError, StoreConnectionError
 from asyncrpc.execution import Executor, ThreadPool
 from asyncrpc.faults import FaultPlan, parse_plan
 from asyncrpc.identity import WorkerInfo, new_incarnation
-from asyncrpc.observe import Clock, LoopClock
+from asyncrpc.observe import Clock, LoopClock, LoopWatch
 from asyncrpc.options import RpcOptions
 from asyncrpc.secret import load_secret, run_key
 from asyncrpc.store import Store
@@ -193,7 +193,8 @@ class Starter:
             address = await agent.listen(self._listen_address(agent, plan.link))
             if not self._in_memory and isinstance(self._clock, LoopClock):
                 host = address.host or "127.0.0.1"
-                started.liveness = LivenessThread(host, self._liveness_handshake(agent, key))
+                handshake = self._liveness_handshake(agent, key)
+                started.liveness = LivenessThread(host, handshake, LoopWatch(info.name))
                 place.keep_lease = started.liveness.keep
             agent.facade = plan.make_facade(started)
             record = self._record(started, address, plan.world_size)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
+from asyncrpc.observe.blocking import LoopWatch
 from asyncrpc.observe.clock import Clock, LoopClock, Timer
 from asyncrpc.observe.limits import time_limit
 
-__all__ = ("Clock", "LoopClock", "Timer", "time_limit")
+__all__ = ("Clock", "LoopClock", "LoopWatch", "Timer", "time_limit")
