@@ -10,12 +10,14 @@ import asyncio
 import logging
 import os
 import sys
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from signal import Signals
 from typing import NamedTuple
 
 from asyncrpc.secret import NoUserSecretError, load_secret, run_secret
+from launcher import events
 from launcher.agent import LocalElasticAgent, RunResult, WorkerSpec, WorkerState
 from launcher.config import LaunchConfig, to_signals
 from launcher.errors import ChildFailedError, SignalException, UsageError
@@ -35,6 +37,10 @@ __all__ = (
 )
 
 _STORE_CONNECTIONS = 1  # of each worker that uses the run's store
+_PIPES_OF_FUNCTION = 1  # for what it returns
+
+Entrypoint = Callable[..., object] | str
+"""What a worker runs: a function, or path or name of a program."""
 
 _logger = logging.getLogger("launcher.api")
 
@@ -56,18 +62,18 @@ class elastic_launch:  # noqa: N801 -- torch's name
 
     Args:
         config: how to launch.
-        entrypoint: path or name of the program each worker executes.
+        entrypoint: what each worker runs: path or name of a program, or a function.
     """
 
-    def __init__(self, config: LaunchConfig, entrypoint: str) -> None:
+    def __init__(self, config: LaunchConfig, entrypoint: Entrypoint) -> None:
         self._config = config
         self._entrypoint = entrypoint
 
-    def __call__(self, *args: str) -> dict[int, object]:
+    def __call__(self, *args: object) -> dict[int, object]:
         """Launch, and block until the run is over; from any thread that runs no loop.
 
         Args:
-            args: the program's arguments.
+            args: arguments of the program or function, the same for each worker.
 
         Returns:
             What each worker returned, by global rank; ``None`` from a command.
@@ -84,15 +90,15 @@ class elastic_launch:  # noqa: N801 -- torch's name
             raise RuntimeError("elastic_launch blocks: in an event loop, await its launch method")
         return asyncio.run(self.launch(*args))
 
-    async def launch(self, *args: str) -> dict[int, object]:
+    async def launch(self, *args: object) -> dict[int, object]:
         """Launch, and wait until the run is over; see `__call__`."""
         return await launch_agent(self._config, self._entrypoint, args)
 
-    async def run(self, *args: str) -> LaunchResult:
+    async def run(self, *args: object) -> LaunchResult:
         """Launch, and say how each worker ended, also when some failed.
 
         Args:
-            args: the program's arguments.
+            args: arguments of the program or function, the same for each worker.
 
         Returns:
             Values, exit statuses and log files.
@@ -113,13 +119,13 @@ class elastic_launch:  # noqa: N801 -- torch's name
 
 
 async def launch_agent(
-    config: LaunchConfig, entrypoint: str, args: Sequence[str] = ()
+    config: LaunchConfig, entrypoint: Entrypoint, args: Sequence[object] = ()
 ) -> dict[int, object]:
     """Launch this node's workers, and wait until the run is over.
 
     Args:
         config: how to launch.
-        entrypoint: path or name of the program each worker executes.
+        entrypoint: what each worker runs: path or name of a program, or a function.
         args: its arguments, without the program's own name.
 
     Returns:
@@ -141,8 +147,8 @@ async def launch_agent(
 
 async def run_agent(
     config: LaunchConfig,
-    entrypoint: str,
-    args: Sequence[str] = (),
+    entrypoint: Entrypoint,
+    args: Sequence[object] = (),
     *,
     guardian: Guardian | None = None,
 ) -> RunResult:
@@ -150,7 +156,7 @@ async def run_agent(
 
     Args:
         config: how to launch.
-        entrypoint: path or name of the program each worker executes.
+        entrypoint: what each worker runs: path or name of a program, or a function.
         args: its arguments, without the program's own name.
         guardian: the process that is to start the workers, closed at the end; ``None``: a new one.
 
@@ -164,7 +170,7 @@ async def run_agent(
     """
     config = replace(config, run_id=config.run_id or os.urandom(8).hex())
     logs_specs = config.logs_specs or DefaultLogsSpecs()
-    _check_limits(config, logs_specs)
+    _check(config, logs_specs, _PIPES_OF_FUNCTION if callable(entrypoint) else 0)
     secret = _run_secret(config)
     handler = _handler(config, secret)
     agent = LocalElasticAgent(
@@ -183,39 +189,71 @@ async def run_agent(
         signals_to_handle=config.signals_to_handle,
         guardian=guardian,
         stdin=config.stdin_rank,
+        start_method=config.start_method,
     )
     _warn_of_threads(config)
     with handle_signals(to_signals(config.signals_to_handle), agent.receive_signal) as is_handling:
         if not is_handling:
             _logger.info("signals are not handled: this is not the main thread")
-        return await _run(agent, handler, config.role)
+        return await _run(agent, handler, config)
 
 
-def get_entrypoint_name(entrypoint: str | None, args: Sequence[str]) -> str:
+def get_entrypoint_name(entrypoint: Entrypoint | None, args: Sequence[object]) -> str:
     """Name what is run, for people.
 
     Args:
-        entrypoint: path or name of a program; ``None``: nothing.
+        entrypoint: a function, or path or name of a program; ``None``: nothing.
         args: its arguments.
 
     Returns:
-        The program; for this Python, its first argument that is no option, else "".
+        The function's name, or the program; for this Python, its first argument that is no option,
+        else "".
     """
+    if callable(entrypoint):
+        return getattr(entrypoint, "__name__", repr(entrypoint))
     if entrypoint == sys.executable:
-        return next((arg for arg in args if not arg.startswith("-")), "")
+        return next((arg for arg in map(str, args) if not arg.startswith("-")), "")
     return entrypoint or ""
 
 
-async def _run(agent: LocalElasticAgent, handler: RendezvousHandler, role: str) -> RunResult:
-    """Run the agent, and leave the rendezvous as its end demands."""
+async def _run(
+    agent: LocalElasticAgent, handler: RendezvousHandler, config: LaunchConfig
+) -> RunResult:
+    """Run the agent, record the run's one event, and leave the rendezvous as its end demands."""
+    begun_at = time.monotonic()
     is_stopped = False
+    end, problem = "FAILED", ""
     try:
-        result = await agent.run(role)
+        result = await agent.run(config.role)
         is_stopped = result.state is WorkerState.STOPPED
+    except BaseException as error:
+        is_stopped = isinstance(error, SignalException)
+        problem = f"{type(error).__name__}: {error}"
+        raise
+    else:
+        if not is_stopped:
+            end = "SUCCEEDED"  # of the agent: workers that failed are part of its result
         return result
     finally:
+        _record_end(agent, config, end, problem, time.monotonic() - begun_at)
         # After a signal, the others may go on without this node.
         await (handler.close() if is_stopped else handler.shutdown())
+
+
+def _record_end(
+    agent: LocalElasticAgent, config: LaunchConfig, state: str, problem: str, duration: float
+) -> None:
+    metadata: dict[str, events.Fact] = {
+        "run_id": config.run_id,
+        "group_rank": agent.get_worker_group().group_rank,
+        "role": config.role,
+        "hostname": os.uname().nodename,
+        "total_run_time": round(duration, 3),
+        "rdzv_backend": config.rdzv_backend,
+        "raw_error": problem or None,
+    }
+    event = events.status_event(state, events.EventSource.AGENT, metadata)
+    events.record(event, config.event_log_handler)
 
 
 def _is_loop_running() -> bool:
@@ -226,9 +264,12 @@ def _is_loop_running() -> bool:
     return True
 
 
-def _check_limits(config: LaunchConfig, logs_specs: LogsSpecs) -> None:
+def _check(config: LaunchConfig, logs_specs: LogsSpecs, pipes: int) -> None:
+    """Refuse what is certain to fail, before anything is started."""
+    descriptors = logs_specs.descriptors_per_worker + _STORE_CONNECTIONS + pipes
     try:
-        check_workers(config.nproc_per_node, logs_specs.descriptors_per_worker + _STORE_CONNECTIONS)
+        check_workers(config.nproc_per_node, descriptors)
+        events.check_destination(config.event_log_handler)
     except ValueError as error:
         raise UsageError(str(error)) from error
 

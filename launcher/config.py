@@ -23,6 +23,7 @@ __all__ = (
     "OPTIONS",
     "SHUTDOWN_TIMEOUT_VARIABLE",
     "SIGNALS_TO_HANDLE_VARIABLE",
+    "START_METHODS",
     "LaunchConfig",
     "Option",
     "resolve_shutdown_timeout",
@@ -33,6 +34,8 @@ DEFAULT_SHUTDOWN_TIMEOUT = 30.0  # torchrun's grace between the signal and SIGKI
 DEFAULT_SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT"
 SHUTDOWN_TIMEOUT_VARIABLE = "TORCH_ELASTIC_SHUTDOWN_TIMEOUT"
 SIGNALS_TO_HANDLE_VARIABLE = "TORCHELASTIC_SIGNALS_TO_HANDLE"
+START_METHODS = ("spawn", "fork", "forkserver")
+"""How a worker that runs a function comes to be."""
 _SHORT_FORMS = {"module": "-m", "redirects": "-r", "tee": "-t"}
 
 
@@ -108,6 +111,11 @@ class LaunchConfig:
             field gives the resolved number.
         stdin: local rank of the worker that gets the launcher's standard input; ``None``: 0 if
             there is one worker only, else nobody.
+        start_method: how workers that run a function are started: ``spawn``, ``fork`` or
+            ``forkserver``.
+        monitor_interval: accepted for torch's callers: what happens is heard of, not polled for.
+        event_log_handler: where events of the run go: ``null``, ``console`` (JSON lines on stderr),
+            or the name of a handler given to `launcher.events.register_handler`.
 
     Raises:
         ValueError: a field breaks its rule; names field, value and rule.
@@ -126,6 +134,9 @@ class LaunchConfig:
     signals_to_handle: str = DEFAULT_SIGNALS
     shutdown_timeout: float | None = None
     stdin: int | None = None
+    start_method: str = "spawn"
+    monitor_interval: float = 0.1
+    event_log_handler: str = "null"
 
     def __post_init__(self) -> None:
         _check("min_nodes", self.min_nodes, at_least=1)
@@ -144,6 +155,9 @@ class LaunchConfig:
                     f"stdin={self.stdin}: expected a local rank below "
                     f"nproc_per_node={self.nproc_per_node}"
                 )
+        if self.start_method not in START_METHODS:
+            methods = ", ".join(START_METHODS)
+            raise ValueError(f"start_method={self.start_method!r}: expected one of {methods}")
         if not self.role:
             raise ValueError("role='': expected a name")
         if not self.rdzv_backend:

@@ -277,7 +277,7 @@ class ChildFailedError(LauncherError):
 def _format_failure(index: int, rank: int, failure: ProcessFailure) -> str:
     name = failure.signal_name()
     exit_note = "" if name == NOT_AVAILABLE else f" ({name})"
-    cause = failure.traceback() or failure.message
+    cause = (failure.traceback() or failure.message).rstrip()
     fields = (
         ("time", failure.timestamp_isoformat()),
         ("host", os.uname().nodename),

@@ -106,12 +106,13 @@ STATEFUL = {
     "asyncrpc.execution.naming": {"_known"},  # a memo
     "asyncrpc.functions.scripting": {"scripts"},  # the registry of `script`
     "asyncrpc.agent.starting": {"_ends"},  # which start of this process it is
+    "launcher.events": {"_handlers"},
     "launcher.rendezvous.registry": {"_registered"},
     "launcher.signals": {"_handled"},  # what the process itself has one of
 }
 """Module -> the names of module-level state it may change; anything else is a constant."""
 
-WALL_CLOCK = {"launcher.errors", "launcher.process.errorfile"}
+WALL_CLOCK = {"launcher.errors", "launcher.events", "launcher.process.errorfile"}
 """Modules that may write down the time of day, for people to read."""
 
 MUTATORS = frozenset(

@@ -32,7 +32,7 @@ from launcher.agent.state import (
     WorkerState,
 )
 from launcher.agent.variables import RunFacts, worker_variables
-from launcher.errors import ChildFailedError, ProcessFailure, one_line
+from launcher.errors import ChildFailedError, one_line
 from launcher.logs import LogsSpecs, line_prefix
 from launcher.process import Guardian, ProcessContext, RunProcsResult, start_processes
 from launcher.rendezvous import RendezvousInfo
@@ -65,6 +65,8 @@ class LocalElasticAgent:
         guardian: the process that is to start the workers, closed when the run is over; ``None``:
             a new one.
         stdin: local rank of the worker that gets our standard input; ``None``: nobody.
+        start_method: how workers that run a function are started: ``spawn``, ``fork`` or
+            ``forkserver``.
     """
 
     def __init__(
@@ -78,8 +80,10 @@ class LocalElasticAgent:
         signals_to_handle: str = "",
         guardian: Guardian | None = None,
         stdin: int | None = None,
+        start_method: str = "spawn",
     ) -> None:
         self._spec = spec
+        self._start_method = start_method
         self._logs_specs = logs_specs
         self._template = log_line_prefix_template
         self._grace = shutdown_timeout
@@ -195,7 +199,8 @@ class LocalElasticAgent:
         assert self._ended is not None
         workers = self._group.workers
         failures = {workers[local].global_rank: f for local, f in self._ended.failures.items()}
-        rank, failure = ChildFailedError(self._spec.entrypoint, failures).get_first_failure()
+        name = self._spec.get_entrypoint_name()
+        rank, failure = ChildFailedError(name, failures).get_first_failure()
         return f"rank {rank} (pid {failure.pid}) {failure.ending()}"
 
     def _spawn(self, activity: Coroutine[object, object, Stimulus | None]) -> None:
@@ -233,6 +238,7 @@ class LocalElasticAgent:
                 {worker.local_rank: self._variables(worker.local_rank) for worker in workers},
                 self._logs_specs,
                 prefixes,
+                self._start_method,
                 guardian=self._guardian,
                 shutdown_timeout=self._grace,
                 stdin=self._stdin,
@@ -305,7 +311,7 @@ class LocalElasticAgent:
             state=finish.state,
             return_values={ranks[local]: value for local, value in ended.return_values.items()},
             failures=failures,
-            exit_codes={rank: _exit_code(failures.get(rank)) for rank in ranks.values()},
+            exit_codes={ranks[local]: code for local, code in ended.exit_codes.items()},
             log_paths=self._log_paths(ranks),
             log_dir=self._log_dir(),
             restarts=self._machine.restarts,
@@ -329,7 +335,3 @@ class LocalElasticAgent:
         path = self._logs_specs.root_log_dir
         # A temporary folder that nothing was written to is gone by now.
         return path if path is not None and os.path.isdir(path) else None
-
-
-def _exit_code(failure: ProcessFailure | None) -> int:
-    return 0 if failure is None else failure.exitcode

@@ -6,7 +6,7 @@ Values, and the interface of agents; torch's names and fields, those that act.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple, Protocol
@@ -32,7 +32,7 @@ class WorkerSpec:
         role: what they are; empty names are refused.
         local_world_size: workers on this node, at least 1.
         rdzv_handler: how the node's agent meets the others.
-        entrypoint: path or name of the program each of them executes.
+        entrypoint: what each of them runs: path or name of a program, or a function.
         args: its arguments, without the program's own name.
         max_restarts: how often a failure may restart the group, from 0.
 
@@ -43,8 +43,8 @@ class WorkerSpec:
     role: str
     local_world_size: int
     rdzv_handler: RendezvousHandler
-    entrypoint: str
-    args: tuple[str, ...] = ()
+    entrypoint: Callable[..., object] | str
+    args: tuple[object, ...] = ()
     max_restarts: int = 3
 
     def __post_init__(self) -> None:
@@ -53,13 +53,15 @@ class WorkerSpec:
         if self.local_world_size < 1:
             raise ValueError(f"local_world_size={self.local_world_size}: expected at least 1")
         if not self.entrypoint:
-            raise ValueError("entrypoint='': expected a program")
+            raise ValueError(f"entrypoint={self.entrypoint!r}: expected a program or a function")
         if self.max_restarts < 0:
             raise ValueError(f"max_restarts={self.max_restarts}: expected at least 0")
 
     def get_entrypoint_name(self) -> str:
-        """Name the program without its folder."""
-        return os.path.basename(self.entrypoint)
+        """Name the program without its folder, or the function."""
+        if isinstance(self.entrypoint, str):
+            return os.path.basename(self.entrypoint)
+        return getattr(self.entrypoint, "__qualname__", repr(self.entrypoint))
 
 
 class Worker:

@@ -25,6 +25,7 @@ from collections.abc import Callable, Mapping, Sequence
 from multiprocessing import spawn
 from typing import NoReturn
 
+from launcher.config import START_METHODS
 from launcher.logs import LogsSpecs
 from launcher.process.base import SHUTDOWN_TIMEOUT, ProcessContext
 from launcher.process.bootstrap import PAYLOAD, RESULT, run_forked
@@ -34,9 +35,8 @@ from launcher.process.payload import pack
 from launcher.process.result import RunProcsResult
 from launcher.process.results import IncomingResult
 
-__all__ = ("START_METHODS", "FunctionContext")
+__all__ = ("FunctionContext",)
 
-START_METHODS = ("spawn", "fork", "forkserver")
 _READ_BYTES = 1 << 20  # of one result at a time
 _ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
@@ -143,7 +143,7 @@ class FunctionContext(ProcessContext):
             ValueError: it ended before its function did, or the value makes no sense here.
         """
         result = self._results[local_rank]
-        self._read(local_rank, sys.maxsize)
+        self._read(local_rank, sys.maxsize)  # the rest of it
         if not result.is_complete:
             raise ValueError(f"{self.entrypoint} never returned: its process ended with status 0")
         try:

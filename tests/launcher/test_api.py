@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import pickle
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,10 +20,15 @@ from launcher import (
     SignalException,
     UsageError,
     elastic_launch,
+    events,
     get_entrypoint_name,
     launch_agent,
 )
+from launcher.agent import LocalElasticAgent, RunResult, WorkerState
+from launcher.events import Event
 from launcher.logs import DefaultLogsSpecs, Std
+from launcher.rendezvous import RendezvousHandler
+from tests.launcher import functions
 
 slow = pytest.mark.slow
 
@@ -47,10 +54,11 @@ def shell(command: str) -> tuple[str, str]:
         (sys.executable, ("-u", "-m", "pkg"), "pkg"),
         (sys.executable, ("-u",), ""),
         (None, (), ""),
+        (shell, (1,), "shell"),
     ],
 )
 def test_a_launch_is_named_after_what_runs(
-    entrypoint: str | None, args: tuple[str, ...], expected: str
+    entrypoint: Callable[..., object] | str | None, args: tuple[str, ...], expected: str
 ) -> None:
     """Python itself is no name."""
     assert get_entrypoint_name(entrypoint, args) == expected
@@ -187,3 +195,157 @@ async def test_a_missing_program_is_not_tried_again() -> None:
     """Restarts would not make it appear."""
     with pytest.raises(FileNotFoundError):
         await launch_agent(LaunchConfig(1, 1, 1, max_restarts=3), "/no/such/program")
+
+
+# --- functions
+
+
+@slow
+@pytest.mark.parametrize("method", ["spawn", "fork", "forkserver"])
+def test_a_function_returns_a_value_for_each_rank(method: str) -> None:
+    """The program blocks until all four are there."""
+    config = LaunchConfig(1, 1, 4, start_method=method)
+
+    assert elastic_launch(config, functions.rank_plus)(10) == {0: 10, 1: 11, 2: 12, 3: 13}
+
+
+@slow
+@pytest.mark.asyncio
+async def test_a_failed_function_is_raised_by_rank(capfd: pytest.CaptureFixture[str]) -> None:
+    """With the worker's own traceback; the one that was stopped has its exit code."""
+    config = LaunchConfig(1, 1, 2, max_restarts=0)
+    with pytest.raises(ChildFailedError) as caught:
+        await elastic_launch(config, functions.rank_zero_fails).launch()
+
+    assert caught.value.name == "rank_zero_fails"
+    assert list(caught.value.failures) == [0]
+    assert "RuntimeError: boom" in str(caught.value)
+    result = await elastic_launch(config, functions.rank_zero_fails).run()
+    assert result.exit_codes == {0: 1, 1: -signal.SIGTERM}
+    assert "RuntimeError: boom" in capfd.readouterr().err
+
+
+@slow
+@pytest.mark.asyncio
+async def test_functions_are_restarted_like_programs(tmp_path: Path) -> None:
+    """All of them, in a new round."""
+    config = LaunchConfig(1, 1, 2, max_restarts=1)
+    launch = elastic_launch(config, functions.fail_once)
+
+    assert await launch.launch(str(tmp_path / "tried")) == {0: 1, 1: 1}
+
+
+@slow
+@pytest.mark.asyncio
+async def test_a_cancelled_launch_stops_functions(tmp_path: Path) -> None:
+    """They get SIGTERM and may clean up."""
+    task = asyncio.create_task(
+        elastic_launch(LaunchConfig(1, 1, 1), functions.clean_up).launch(str(tmp_path))
+    )
+    while not (tmp_path / "ready").exists():
+        await asyncio.sleep(0.01)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+    assert (tmp_path / "cleaned").exists()
+
+
+@pytest.mark.asyncio
+async def test_what_cannot_be_sent_is_raised_to_the_caller() -> None:
+    """Without a restart, which would not mend it."""
+    with pytest.raises(pickle.PicklingError, match="entrypoint <function"):
+        await launch_agent(LaunchConfig(1, 1, 1), lambda: None)
+
+
+# --- the end of a run: one event, and the rendezvous
+
+
+class Ends:
+    """Counts what is done at the end of a run."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+        self.calls: list[str] = []
+
+
+@pytest.fixture
+def ends(monkeypatch: pytest.MonkeyPatch) -> Ends:
+    """Return the counters."""
+    ends = Ends()
+
+    async def shutdown(handler: RendezvousHandler) -> bool:
+        ends.calls.append("shutdown")
+        return True
+
+    async def close(handler: RendezvousHandler) -> None:
+        ends.calls.append("close")
+
+    monkeypatch.setattr(events, "record", lambda event, destination: ends.events.append(event))
+    for handler in all_subclasses(RendezvousHandler):
+        monkeypatch.setattr(handler, "shutdown", shutdown)
+        monkeypatch.setattr(handler, "close", close)
+    return ends
+
+
+def all_subclasses(kind: type[object]) -> list[type[object]]:
+    """Return the classes below a class."""
+    found: list[type[object]] = []
+    for below in kind.__subclasses__():
+        found += [below, *all_subclasses(below)]
+    return found
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(
+    ("outcome", "state", "call"),
+    [
+        (RunResult(state=WorkerState.SUCCEEDED), "SUCCEEDED", "shutdown"),
+        (SignalException("told", signal.SIGTERM), "FAILED", "close"),
+        (SignalException("told", signal.SIGINT), "FAILED", "close"),
+        (RuntimeError("of the agent"), "FAILED", "shutdown"),
+    ],
+)
+async def test_the_end_is_recorded_once_and_shut_down_once(
+    ends: Ends,
+    monkeypatch: pytest.MonkeyPatch,
+    outcome: RunResult | Exception,
+    state: str,
+    call: str,
+) -> None:
+    """After a signal the others may go on; the agent's own errors come through as they are."""
+
+    async def run(agent: LocalElasticAgent, role: str) -> RunResult:
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    monkeypatch.setattr(LocalElasticAgent, "run", run)
+    if isinstance(outcome, Exception):
+        with pytest.raises(type(outcome)) as caught:
+            await launch_agent(LaunchConfig(1, 1, 1), "true")
+        assert caught.value is outcome
+    else:
+        assert await launch_agent(LaunchConfig(1, 1, 1), "true") == {}
+
+    assert [event.name for event in ends.events] == [f"torchelastic.worker.status.{state}"]
+    assert ends.calls == [call]
+
+
+@slow
+@pytest.mark.asyncio
+async def test_a_failed_worker_is_no_failure_of_the_agent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One event, of an agent that did what it could."""
+    seen: list[Event] = []
+    monkeypatch.setattr(events, "record", lambda event, destination: seen.append(event))
+    with pytest.raises(ChildFailedError):
+        await launch_agent(LaunchConfig(1, 1, 1, max_restarts=0), "false")
+
+    assert [event.metadata["state"] for event in seen] == ["SUCCEEDED"]
+
+
+@pytest.mark.asyncio
+async def test_an_unknown_event_handler_starts_nothing() -> None:
+    """It is found out first, not at the end."""
+    with pytest.raises(UsageError, match="event_log_handler='x': expected one of null, console"):
+        await launch_agent(LaunchConfig(1, 1, 1, event_log_handler="x"), "true")

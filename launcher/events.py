@@ -1,0 +1,134 @@
+"""Events of a run: what happened, as values that can be logged, and where they go.
+
+An event is recorded to a destination: ``null`` drops it, ``console`` writes a line of JSON to
+stderr, any other name is a logging handler that was registered. Called by the api.
+"""
+
+from __future__ import annotations
+
+import enum
+import logging
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+
+__all__ = (
+    "Event",
+    "EventSource",
+    "Fact",
+    "check_destination",
+    "record",
+    "register_handler",
+    "status_event",
+)
+
+Fact = str | int | float | bool | None
+"""Something known of an event."""
+
+_handlers: dict[str, logging.Handler] = {}
+
+
+class EventSource(enum.StrEnum):
+    """Who an event is about; names and values are torch's."""
+
+    AGENT = "AGENT"
+    WORKER = "WORKER"
+
+
+@dataclass(slots=True)
+class Event:
+    """Something that happened in a run."""
+
+    name: str
+    """What, such as ``torchelastic.worker.status.SUCCEEDED``."""
+    source: EventSource
+    timestamp: int = 0
+    """When, milliseconds of the wall clock; 0 for not known."""
+    metadata: dict[str, Fact] = field(default_factory=dict)
+    """What else is known, by name."""
+
+    def __str__(self) -> str:
+        return self.serialize()
+
+    def serialize(self) -> str:
+        """Return the event as JSON."""
+        import json  # noqa: PLC0415 -- slow, and most runs log no events
+
+        return json.dumps(asdict(self))
+
+    @staticmethod
+    def deserialize(data: str) -> Event:
+        """Return the event that JSON was made of.
+
+        Args:
+            data: what `serialize` returned.
+
+        Raises:
+            ValueError: it is something else.
+        """
+        import json  # noqa: PLC0415
+
+        try:
+            fields = json.loads(data)
+            return Event(**{**fields, "source": EventSource(fields["source"])})
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"data={data!r:.100}: expected the JSON of an event") from error
+
+
+def status_event(state: str, source: EventSource, metadata: Mapping[str, Fact]) -> Event:
+    """Return the event that something has come into a state just now.
+
+    Args:
+        state: name of the state, such as ``SUCCEEDED``.
+        source: who has.
+        metadata: what else is known.
+    """
+    now = time.time_ns() // 1_000_000
+    name = f"torchelastic.worker.status.{state}"
+    return Event(name, source, now, {**metadata, "state": state})
+
+
+def check_destination(destination: str) -> None:
+    """Make sure that events can be recorded to a destination.
+
+    Args:
+        destination: ``null``, ``console``, or the name of a registered handler.
+
+    Raises:
+        ValueError: no handler has that name.
+    """
+    if destination not in ("null", "console", *_handlers):
+        names = ", ".join(("null", "console", *sorted(_handlers)))
+        raise ValueError(f"event_log_handler={destination!r}: expected one of {names}")
+
+
+def record(event: Event, destination: str = "null") -> None:
+    """Send an event where it is wanted.
+
+    Args:
+        event: what happened.
+        destination: ``null``, ``console``, or the name of a registered handler.
+
+    Raises:
+        ValueError: no handler has that name.
+    """
+    check_destination(destination)
+    if destination == "null":
+        return
+    text = event.serialize()
+    if destination in _handlers:
+        entry = logging.LogRecord("launcher.events", logging.INFO, "", 0, text, None, None)
+        _handlers[destination].handle(entry)
+    elif sys.stderr is not None:  # closed
+        sys.stderr.write(f"{text}\n")
+
+
+def register_handler(name: str, handler: logging.Handler) -> None:
+    """Let events be recorded to a logging handler; its records are the events as JSON.
+
+    Args:
+        name: what ``destination`` and ``event_log_handler`` call it.
+        handler: anything that handles log records; replaces another of the name.
+    """
+    _handlers[name] = handler
