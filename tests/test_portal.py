@@ -324,10 +324,32 @@ def test_interrupted_call(alone: rpc.BlockingAgent) -> None:
 def test_interrupted_start() -> None:
     """Ctrl-C while it waits for the others ends that; nothing stays behind."""
     store = MemoryStore()
-    with interrupted_when(lambda: store._waiting):
+    with interrupted_when(lambda: store._waiting or store._feeds):
         rpc.blocking_portal("worker0", rank=0, world_size=2, store=store)
     with pytest.raises(rpc.NotInitializedError):
         rpc.current_agent()
+
+
+@pytest.mark.slow
+def test_interrupted_at_any_moment_of_the_start() -> None:
+    """Whenever Ctrl-C comes while it starts, nothing stays behind and nothing hangs."""
+    for step in range(30):
+
+        def press(delay: float = step * 0.001) -> None:
+            time.sleep(delay)
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+        thread = threading.Thread(target=press)
+        agents: list[rpc.BlockingAgent] = []
+        with pytest.raises(KeyboardInterrupt):
+            thread.start()
+            agents.append(rpc.blocking_portal("worker0", rank=0, world_size=1, store=MemoryStore()))
+            time.sleep(5)
+        thread.join()
+        for agent in agents:
+            agent.shutdown()
+        with pytest.raises(rpc.NotInitializedError):
+            rpc.current_agent()
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ import contextlib
 import functools
 import inspect
 import os
+import threading
 import warnings
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from types import TracebackType
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
 __all__ = ("BlockingAgent", "blocking_portal")
 
 T = TypeVar("T")
+
+_CLEANING = 5.0  # seconds, for a start that was interrupted to close what it had opened
+_BEGINNING = 0.5  # seconds, for a thread of which an interrupt left open whether it was started
 
 
 def blocking_portal(
@@ -92,14 +96,34 @@ class BlockingAgent:
 
         self._is_open = True
         self._process = os.getpid()
+        running = start_blocking_portal("asyncio", {"use_uvloop": _has_uvloop()})
+        self._portal: BlockingPortal = _entered(running)
         with contextlib.ExitStack() as stack:
-            options = {"use_uvloop": _has_uvloop()}
-            portal = stack.enter_context(start_blocking_portal("asyncio", options))
-            self._portal: BlockingPortal = portal
-            self.agent: RpcAgent = self.call(start)
+            stack.push(running)
+            self.agent: RpcAgent = self._begin(start)
             """The agent itself, for functions that run on its loop."""
             self._stack = stack.pop_all()
         atexit.register(self._end_with_the_process)
+
+    def _begin(self, start: Callable[[], Awaitable[RpcAgent]]) -> RpcAgent:
+        """Start the agent; end it again if this thread is interrupted as it comes up."""
+        made: list[RpcAgent] = []
+        is_over = threading.Event()
+
+        async def begin() -> RpcAgent:
+            try:
+                made.append(await start())
+            finally:
+                is_over.set()
+            return made[0]
+
+        try:
+            return self.call(begin)
+        except BaseException:
+            is_over.wait(_CLEANING)
+            if made:
+                self._portal.call(shutdown, False)
+            raise
 
     @property
     def info(self) -> WorkerInfo:
@@ -199,10 +223,10 @@ class BlockingAgent:
         check_timeout("timeout", timeout)
         ended = self._start(shutdown, (graceful, timeout))
         self._is_open = False
+        atexit.unregister(self._end_with_the_process)
         with self._stack:  # an error on its way out cancels what still runs there
             _result(ended)
             self._portal.call(self._portal.stop, True)  # so does this
-        atexit.unregister(self._end_with_the_process)
 
     def _end_with_the_process(self) -> None:
         """Say goodbye while the loop's thread still runs: soon after, it is stopped for good."""
@@ -224,6 +248,27 @@ class BlockingAgent:
 
     def __repr__(self) -> str:
         return f"<BlockingAgent {self.info.name} id {self.info.id}>"
+
+
+def _entered(context: contextlib.AbstractContextManager[T]) -> T:
+    """Enter a context in a thread, for anyio waits for ever if Ctrl-C interrupts it half way."""
+    has_begun = threading.Event()
+    entered: concurrent.futures.Future[T] = concurrent.futures.Future()
+
+    def enter() -> None:
+        has_begun.set()
+        try:
+            entered.set_result(context.__enter__())
+        except BaseException as error:  # noqa: BLE001 -- raised in the waiting thread
+            entered.set_exception(error)
+
+    try:
+        threading.Thread(target=enter, daemon=True).start()
+        return entered.result()
+    except BaseException as error:  # an interrupt, or that of the thread
+        if has_begun.wait(_BEGINNING) and entered.exception() is None:
+            context.__exit__(type(error), error, error.__traceback__)
+        raise
 
 
 def _result(future: concurrent.futures.Future[Any]) -> Any:
