@@ -83,10 +83,16 @@ class Place:
             PeerLostError: the group holds this incarnation for lost.
         """
         self.record = record
-        lease = self.group.lease(self._ttl)
-        await lease.__aenter__()
-        self.lease = lease
-        self.keep_lease(self._link.store, lease)
+        lease = self.lease = self.group.lease(self._ttl)
+        try:
+            await lease.__aenter__()
+            self.keep_lease(self._link.store, lease)
+            await self._claim_keys(record, lease)
+        except BaseException:
+            lease.mark_lost()  # it holds no place, or half of one
+            raise
+
+    async def _claim_keys(self, record: Record, lease: Lease) -> None:
         self.claimed = []
         names = [name_key(record.info.name)] if self._is_dynamic else []
         for key in (*names, worker_key(record.info.id)):  # the last one is what others see
@@ -98,7 +104,8 @@ class Place:
     async def claim_again(self) -> None:
         """Put the record back after its lease was lost; errors are those of `claim`."""
         assert self.record is not None  # it was claimed once
-        await self.release()  # what hangs on the old lease, should the store have it still
+        if self.lease is not None:  # what hangs on it goes, should the store have it still
+            await self.lease.__aexit__(None, None, None)
         await self.claim(self.record)
 
     async def release(self) -> None:

@@ -250,14 +250,14 @@ class Roster:
         place = self._place
         while place.lease is not None:
             await place.lease.lost.wait()
-            while not self._is_ending:
-                try:
-                    await place.claim_again()
-                    break
-                except StoreError as error:
-                    await place.mend(error)
-                except (DuplicateNameError, PeerLostError) as error:
-                    self._agent.members.fence(str(error))
+            if self._is_ending:
+                return
+            try:
+                await place.claim_again()
+            except StoreError as error:
+                await place.mend(error)
+            except (DuplicateNameError, PeerLostError) as error:
+                self._agent.members.fence(str(error))
 
     async def look_up(self, to: str | int | WorkerInfo) -> Record | None:
         """Return the record that the store has of a worker; see `Place.look_up`."""

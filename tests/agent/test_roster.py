@@ -338,3 +338,42 @@ async def test_successor_of_a_fenced_worker() -> None:
     assert ("worker1", "worker0") == await a.rpc_async("worker1", targets.who)
     assert "" == again._agent.members.fenced
     await asyncio.gather(*[agent.shutdown() for agent in (a, b, again)])
+
+
+async def test_lapse_and_verdict_at_once() -> None:
+    """A worker that finds its lease lapsed and the verdict on it in one turn stays responsive."""
+    async with virtual(2) as (_, store, (a, b)):
+        monitor = b.monitor("worker1")
+        await anext(monitor)
+        roster(b)._place.lease.mark_lost()
+        b._agent.members.fence("the test says so")
+        event = await anext(monitor)
+        await until(lambda: roster(b)._place.lease is None)
+
+        assert ("lost", "the test says so") == (event.kind, event.reason)
+        assert not await store.check([worker_key(1)])
+        assert "present" == state(a, "worker0")
+
+
+async def test_store_that_fails_while_the_record_is_put_back() -> None:
+    """A store that fails in the middle of putting a record back is asked again."""
+    async with virtual(1) as (clock, store, (a,)):
+        place = roster(a)._place
+        group, failures = place.group, []
+
+        class Failing(PrefixStore):
+            async def compare_set(self, *_: Any, **__: Any) -> bytes:
+                failures.append(1)
+                raise StoreConnectionError("the test says so")
+
+        place.group = Failing(GROUP, store.underlying_store)
+        place.lease.mark_lost()
+        await clock.advance(5)
+        early = len(failures)
+        place.group = group
+        await clock.advance(5)
+        back = await entry(store, 0)
+
+        assert 2 <= early <= 4
+        assert a._agent.incarnation == back.incarnation
+        assert not place.lease.lost.is_set()
