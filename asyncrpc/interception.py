@@ -108,7 +108,12 @@ class Interceptor:
     async def incoming(
         self, call: IncomingCall, proceed: Callable[[IncomingCall], Awaitable[Any]]
     ) -> Any:
-        """Surround a call that this worker serves, on the loop; `asyncrpc.caller` works here."""
+        """Surround a call that this worker serves, on the loop; `asyncrpc.caller` works here.
+
+        What it raises arrives as what a function raises: an `RpcError` as a `RemoteError` with its
+        code. Calls that are refused before, as those of functions that are not exposed, are not
+        seen here.
+        """
         return await proceed(call)
 
 

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = ("call_any", "call_hedged")
 
+_LEAST = 1e-6  # seconds; 0 would mean no deadline
 _EVERYWHERE = (EncodingError, MessageTooLargeError, NotInitializedError)
 """Errors that no other worker would mend."""
 
@@ -144,7 +145,7 @@ class _Race:
         self._out: list[RpcFuture[Any]] = []
         self._failures: list[RpcError] = []
         self._timer: Timer | None = None
-        self._future: RpcFuture[Any]
+        self._future: RpcFuture[Any] | None = None  # no more once it is done: see `_settle`
 
     def __repr__(self) -> str:
         return ", ".join(self._asked)
@@ -154,15 +155,17 @@ class _Race:
         if not self._ask_next():
             raise self._last_failure()
         first = self._out[0]
-        self._future = self._joint.make(self, first.function, self._timeout, site)
-        self._joint.surround(self._future)
-        return self._future
+        future = self._future = self._joint.make(self, first.function, self._timeout, site)
+        self._joint.surround(future)
+        return future
 
     def withdraw(self, future: RpcFuture[Any]) -> None:  # noqa: ARG002 -- an owner of calls
         """Cancel the calls that are out: the outcome is known, or nobody wants it."""
+        self._future = None
         if self._timer is not None:
             self._timer.cancel()
-        for call in self._out:
+        out, self._out = self._out, []
+        for call in out:
             call.cancel()
 
     def _ask_next(self) -> bool:
@@ -170,9 +173,9 @@ class _Race:
         if self._timer is not None:
             self._timer.cancel()
         now = self._clock.time()
-        while now < self._deadline and (to := self._choose()) is not None:
+        while (now < self._deadline or not self._asked) and (to := self._choose()) is not None:
             self._asked.append(str(to.name if isinstance(to, WorkerInfo) else to))
-            seconds = self._deadline - now if self._deadline < math.inf else 0.0
+            seconds = max(self._deadline - now, _LEAST) if self._deadline < math.inf else 0.0
             try:
                 call = self._context.run(self._start, to, seconds)
             except RpcError as error:
@@ -200,7 +203,7 @@ class _Race:
 
     def _ended(self, call: asyncio.Future[Any]) -> None:
         error = None if call.cancelled() else call.exception()  # seen, whatever becomes of it
-        if self._future.done():
+        if self._future is None or self._future.done():
             return
         self._out = [other for other in self._out if other is not call]
         if call.cancelled():  # with the served call that made it
@@ -214,11 +217,14 @@ class _Race:
             self._settle(None, error)
 
     def _settle(self, value: object, error: BaseException | None) -> None:
+        future = self._future
+        assert future is not None, "there is one outcome"
         if error is None:
-            self._future.set_result(value)
+            future.set_result(value)
         else:
-            self._future.set_exception(error)
-        self.withdraw(self._future)
+            future.set_exception(error)
+        # lets go of it: in a cycle, nobody would hear at once of a failure that nobody looked at
+        self.withdraw(future)
 
     def _last_failure(self) -> RpcError:
         """Return the last failure, with what happened before it."""

@@ -233,8 +233,13 @@ class _Chain:
         self._agent = agent
         self._call = call
         self._deadline = deadline
-        self._future = agent.joint.make(self, call.function, call.timeout, site)
-        self._task: asyncio.Task[Any]
+        self._given = call.timeout
+        # Both are let go of at the end. In a cycle, nobody would hear at once of a failure that
+        # nobody looked at.
+        self._future: RpcFuture[Any] | None = agent.joint.make(
+            self, call.function, call.timeout, site
+        )
+        self._task: asyncio.Task[Any] | None = None
         self._timer: Timer | None = None
         self._out = 0  # calls that the chain waits for
         self._is_late = False
@@ -255,16 +260,19 @@ class _Chain:
         """
         proceed = chained(steps, lambda call: self._proceed(start, call))
         name = f"asyncrpc {self._agent.info.name}: interceptors of {self._call.function}"
-        self._task = self._agent.loop.create_task(self._run(proceed), name=name)
-        self._agent.chains.add(self._task)
-        self._task.add_done_callback(self._ended)
+        task = self._task = self._agent.loop.create_task(self._run(proceed), name=name)
+        self._agent.chains.add(task)
+        task.add_done_callback(self._ended)
         if self._deadline:
             self._timer = self._agent.clock.call_at(self._deadline, self._expire)
+        assert self._future is not None  # the task has not begun
         return self._future
 
     def withdraw(self, future: RpcFuture[Any]) -> None:  # noqa: ARG002 -- an owner of calls
         """Cancel the chain, and with it the call that it waits for."""
-        self._task.cancel()
+        self._future = None
+        if self._task is not None:
+            self._task.cancel()
 
     async def _run(self, proceed: Callable[[OutgoingCall], Awaitable[Any]]) -> Any:
         _is_inside.set(True)
@@ -295,6 +303,7 @@ class _Chain:
             return await outcome
         finally:
             self._out -= 1
+            del outcome  # a failure of it refers to this frame
 
     def _expire(self) -> None:
         """End a chain whose time is over; a call of it that is out ends by itself, before it."""
@@ -302,13 +311,13 @@ class _Chain:
             self._is_late = True
             when = self._agent.clock.time() + _GRACE
             self._timer = self._agent.clock.call_at(when, self._expire)
-        elif not self._future.done():
+        elif self._future is not None:
             delivery = Delivery.UNKNOWN if self._has_proceeded else Delivery.NOT_SENT
             self._future.set_exception(self._timeout_error(delivery))
-            self._task.cancel()
+            self.withdraw(self._future)
 
     def _timeout_error(self, delivery: Delivery) -> RpcTimeoutError:
-        given = f"{self._call.timeout:g} s" if self._future.timeout else "of the call it serves"
+        given = f"{self._given:g} s" if self._given else "the deadline of the call it serves"
         return RpcTimeoutError(
             f"RPC ran for more than set timeout ({given}) and will now be marked with an error: "
             f"{self._call.function} on {self}, in its interceptors",
@@ -320,15 +329,16 @@ class _Chain:
         self._agent.chains.discard(task)
         if self._timer is not None:
             self._timer.cancel()
+        future, self._future, self._task = self._future, None, None
         error = None if task.cancelled() else task.exception()  # seen, whatever becomes of it
-        if self._future.done():
+        if future is None or future.done():
             return
         if task.cancelled():
-            self._future.cancel()
+            future.cancel()
         elif error is None:
-            self._future.set_result(task.result())
+            future.set_result(task.result())
         else:
-            self._future.set_exception(error)
+            future.set_exception(error)
 
 
 class _InterceptedStream(RpcStream[Any]):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import math
 from random import Random
 from typing import Any
@@ -310,3 +311,25 @@ async def test_report_names_function_workers_and_site() -> None:
     assert "answer" in text
     assert "on worker1 called at" in text
     assert "test_alternatives.py" in text
+
+
+async def test_a_failure_that_nobody_looked_at_is_reported_at_once() -> None:
+    """As for a plain call: when the future goes, without the help of the garbage collector."""
+    reports: list[str] = []
+    loop = asyncio.get_running_loop()
+    before = loop.get_exception_handler()
+    loop.set_exception_handler(lambda _, context: reports.append(repr(context["future"])))
+    gc.disable()
+    try:
+        async with cluster(2) as (a, _):
+            future = a.rpc_hedged(["worker1"], answer, ({"worker1": "fail"},), delay=1)
+            await until(future.done)
+            await asyncio.sleep(0)
+            del future
+            await until(lambda: reports)
+    finally:
+        gc.enable()
+        loop.set_exception_handler(before)
+
+    assert 1 == len(reports)
+    assert "test_alternatives.py" in reports[0]

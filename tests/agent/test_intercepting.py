@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -228,6 +229,19 @@ async def test_raising_refuses_the_call(side: str) -> None:
         left = await at_rest(agents)
 
     assert [[], {}] == [log, left]
+
+
+async def test_a_refusal_with_a_code_keeps_the_code() -> None:
+    """On the callee it is what a function raises, so its class is not taken for one of ours."""
+
+    async def refuse(*_: object) -> Any:
+        raise rpc.PermissionDeniedError("not for you")
+
+    async with group(2, In(refuse)) as (a, _):
+        with pytest.raises(rpc.RemoteError, match="not for you") as caught:
+            await a.rpc_async("worker1", max, (1, 2))
+
+    assert caught.value.code is rpc.StatusCode.PERMISSION_DENIED
 
 
 async def test_a_refused_one_way_call_is_told_of(caplog: pytest.LogCaptureFixture) -> None:
@@ -622,3 +636,25 @@ async def test_options_take_interceptors_only() -> None:
             rpc.RpcOptions(interceptors=value)
 
     assert len(rpc.RpcOptions(interceptors=[Recorder()]).interceptors) == 1
+
+
+async def test_a_failure_that_nobody_looked_at_is_reported_at_once() -> None:
+    """As for a plain call: when the future goes, without the help of the garbage collector."""
+    reports: list[str] = []
+    loop = asyncio.get_running_loop()
+    before = loop.get_exception_handler()
+    loop.set_exception_handler(lambda _, context: reports.append(repr(context["future"])))
+    gc.disable()
+    try:
+        async with group(2, rpc.Interceptor()) as (a, _):
+            future = a.rpc_async("worker1", intercepted.fail)
+            await until(future.done)
+            await asyncio.sleep(0)
+            del future
+            await until(lambda: reports)
+    finally:
+        gc.enable()
+        loop.set_exception_handler(before)
+
+    assert 1 == len(reports)
+    assert "test_intercepting.py" in reports[0]
