@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
 from asyncrpc.agent import NOT_INITIALIZED
 from asyncrpc.api.process import init_rpc, shutdown
+from asyncrpc.backend_registry import BackendType
 from asyncrpc.errors import NotInitializedError
 from asyncrpc.identity import WorkerInfo
 from asyncrpc.options import UNSET, RpcOptions, Unset, check_timeout
@@ -41,7 +42,7 @@ _BEGINNING = 0.5  # seconds, for a thread of which an interrupt left open whethe
 
 def blocking_portal(
     name: str | None = None,
-    backend: None = None,
+    backend: BackendType | None = None,
     rank: int | None = None,
     world_size: int | None = None,
     options: RpcOptions | None = None,
