@@ -45,7 +45,7 @@ coverage: $(VENV)/.installed-test
 	$(BIN)/coverage report
 
 soak: $(VENV)/.installed-test
-	MESH_SEEDS=8 RETRY_SEEDS=200 $(BIN)/python -m pytest tests/adversity $(PYTEST_ARGS)
+	MESH_SEEDS=8 RREF_SEEDS=500 RETRY_SEEDS=200 $(BIN)/python -m pytest tests/adversity $(PYTEST_ARGS)
 
 bench: $(VENV)/.installed-bench
 	$(BIN)/python benchmarks/bench_rpc.py $(BENCH_ARGS)
