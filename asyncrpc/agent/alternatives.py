@@ -83,7 +83,10 @@ def call_any(
 
     def load(to: object) -> float:
         peer = agent.members.routes.get(to)
-        return math.inf if peer is None else peer.inflight + peer.waiting
+        if peer is None:
+            return math.inf
+        held = 0 if agent.interception is None else agent.interception.held[peer.info]
+        return peer.inflight + peer.waiting + held
 
     def choose() -> object | None:
         if not left:

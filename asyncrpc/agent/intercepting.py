@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextvars import ContextVar
 from functools import partial
@@ -61,6 +62,8 @@ class Interception:
         self._caller = agent.caller
         self._joint = agent.joint
         self._steps = [interceptor.outgoing for interceptor in interceptors]
+        self.held: Counter[WorkerInfo] = Counter()
+        """Calls that interceptors have not let go out yet, by destination."""
         self._call = agent.caller.call
         self._notify = agent.caller.notify
         self._open = agent.streams.open
@@ -191,7 +194,14 @@ class Interception:
         Returns:
             The future of the chain's outcome.
         """
-        return _Chain(self._agent, call, deadline, site).begin(self._steps, start)
+        chain = _Chain(self._agent, call, deadline, site)
+        self.held[call.to] += 1
+        return chain.begin(self._steps, start, partial(self._let_go, call.to))
+
+    def _let_go(self, to: WorkerInfo) -> None:
+        self.held[to] -= 1
+        if not self.held[to]:
+            del self.held[to]
 
     def _described(
         self,
@@ -244,6 +254,7 @@ class _Chain:
         self._out = 0  # calls that the chain waits for
         self._is_late = False
         self._has_proceeded = False
+        self._let_go: Callable[[], None]
 
     def __repr__(self) -> str:
         return self._call.to.name
@@ -252,12 +263,19 @@ class _Chain:
         self,
         steps: Sequence[Callable[..., Awaitable[Any]]],
         start: Callable[[OutgoingCall, float], Awaitable[Any] | None],
+        let_go: Callable[[], None],
     ) -> RpcFuture[Any]:
-        """Start the chain around ``start``, which takes the seconds that are left, 0 for no limit.
+        """Start the chain.
+
+        Args:
+            steps: what surrounds the call.
+            start: makes it; takes the seconds that are left, 0 for no limit.
+            let_go: called once, when the call goes out or will not.
 
         Returns:
             The future of its outcome.
         """
+        self._let_go = let_go
         proceed = chained(steps, lambda call: self._proceed(start, call))
         name = f"asyncrpc {self._agent.info.name}: interceptors of {self._call.function}"
         task = self._task = self._agent.loop.create_task(self._run(proceed), name=name)
@@ -295,7 +313,7 @@ class _Chain:
             outcome = start(call, limit)
         finally:
             surrounding.leave()
-        self._has_proceeded = True
+        self._proceeded()
         if outcome is None:
             return None  # nothing comes of a one-way call
         self._out += 1
@@ -304,6 +322,11 @@ class _Chain:
         finally:
             self._out -= 1
             del outcome  # a failure of it refers to this frame
+
+    def _proceeded(self) -> None:
+        if not self._has_proceeded:
+            self._has_proceeded = True
+            self._let_go()
 
     def _expire(self) -> None:
         """End a chain whose time is over; a call of it that is out ends by itself, before it."""
@@ -329,6 +352,7 @@ class _Chain:
         self._agent.chains.discard(task)
         if self._timer is not None:
             self._timer.cancel()
+        self._proceeded()
         future, self._future, self._task = self._future, None, None
         error = None if task.cancelled() else task.exception()  # seen, whatever becomes of it
         if future is None or future.done():

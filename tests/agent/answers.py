@@ -29,3 +29,15 @@ async def ask_others(workers: list[str], plan: dict[str, str]) -> str:
     """Make a hedged call in a served one."""
     outcome: str = await rpc.rpc_hedged(workers, answer, (plan,), delay=10)
     return outcome
+
+
+async def ask_too_late(worker: str) -> None:
+    """Make a hedged call when the time is over; note how that ends."""
+    try:
+        await asyncio.Event().wait()
+    finally:
+        log.append("too late")
+        try:
+            await rpc.rpc_hedged([worker], answer, ({},), delay=1)
+        except rpc.RpcError as error:
+            log.append(error.delivery.name)

@@ -12,7 +12,7 @@ import pytest
 
 import asyncrpc as rpc
 from asyncrpc.testing import VirtualClock, cluster
-from tests.agent.answers import answer, ask_others, log
+from tests.agent.answers import answer, ask_others, ask_too_late, log
 from tests.agent.groups import any_network, at_rest, link, until
 
 pytestmark = pytest.mark.asyncio
@@ -174,6 +174,19 @@ async def test_in_a_served_call_it_ends_with_that_call() -> None:
     assert [["worker2 asked", "worker2 cancelled"], {}] == [log, left]
 
 
+async def test_at_the_end_of_a_served_call_it_is_refused_like_others() -> None:
+    """A call made after the time of the one that it serves is not sent."""
+    clock = VirtualClock()
+    async with cluster(3, clock=clock) as agents:
+        call = agents[0].rpc_async("worker1", ask_too_late, ("worker2",), timeout=1)
+        await clock.advance(1)
+        await until(lambda: len(log) == 2)
+        left = await at_rest(agents)
+
+    assert isinstance(call.exception(), rpc.RpcTimeoutError)
+    assert [["too late", "NOT_SENT"], {}] == [log, left]
+
+
 async def test_scope_waits_for_the_outcome_only() -> None:
     """A part that fails is no failure for `wait_all`; the outcome is."""
     async with cluster(3, faults=[failing("worker1"), None, None]) as (a, *_):
@@ -220,6 +233,18 @@ async def test_any_takes_the_worker_with_the_fewest_calls() -> None:
             call.cancel()
 
     assert ["worker2"] * 5 == chosen
+
+
+async def test_any_counts_calls_that_interceptors_hold() -> None:
+    """Calls made in one turn are spread, though none of them has gone out."""
+    options = rpc.RpcOptions(interceptors=[rpc.Interceptor()])
+    async with cluster(4, options=options) as (a, *_):
+        calls = [a.rpc_any(ALL, answer, ({},)) for _ in range(9)]
+        chosen = sorted([await call for call in calls])
+        interception = a._agent.interception
+        await until(lambda: interception is not None and not interception.held)
+
+    assert sorted(ALL * 3) == chosen
 
 
 async def test_any_spreads_equal_workers_by_a_seed() -> None:
