@@ -29,7 +29,7 @@ _UNKNOWN: Any = object()  # a task of another kind does not show what it waits f
 _MAX_TURNS = 100_000  # a loop that is still busy then polls, or two tasks wake each other for ever
 _PATIENCE = 2.0  # seconds of real time for work in threads: more, and it waits for time to move
 _ROUNDING = 1e-9  # seconds: ten steps of 0.1 reach a timer at 1.0, though their sum is less
-_POLL = 0.0005  # seconds of real time between two looks at it
+_POLL = 0.001  # seconds of real time between two looks at it; uvloop rounds less to none
 
 
 class VirtualClock:

@@ -310,6 +310,17 @@ async def test_what_held_work_ends_with_is_seen_to() -> None:
     assert ["arrived", "timer"] == log
 
 
+async def test_waiting_for_held_work_is_no_busy_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loop sleeps between two looks at it, so that patience ends before the turns do."""
+    monkeypatch.setattr(clock_module, "_PATIENCE", 0.05)
+    monkeypatch.setattr(clock_module, "_MAX_TURNS", 500)
+    clock = VirtualClock()
+    with clock.hold_while(lambda: True):
+        await clock.advance(1)
+
+    assert clock.now() == 1
+
+
 async def test_held_for_some_time_only(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is still busy then is let be until it has ended once."""
     monkeypatch.setattr(clock_module, "_PATIENCE", 0.02)
