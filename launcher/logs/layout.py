@@ -111,6 +111,10 @@ class LogsDest:
     """Of the workers whose stderr is also shown, prefixed; likewise."""
     error_files: dict[int, str]
     """File a worker may record its error in; "" for none."""
+    filtered_stdout: str = ""
+    """File for those lines of all workers' stdout that are to be duplicated; "" for none."""
+    filtered_stderr: str = ""
+    """The same for stderr."""
 
 
 class LogsSpecs(ABC):
@@ -153,8 +157,9 @@ class LogsSpecs(ABC):
 class DefaultLogsSpecs(LogsSpecs):
     """Files in ``<log_dir>/<run_id>_<random>/attempt_<n>/<local_rank>/``.
 
-    There are ``stdout.log``, ``stderr.log`` and ``error.json``; n counts the rounds of this
-    object from 0. Nothing with content is ever deleted.
+    There are ``stdout.log``, ``stderr.log`` and ``error.json``, and beside the ranks
+    ``filtered_stdout.log`` and ``filtered_stderr.log``, each only if something goes there; n counts
+    the rounds of this object from 0. Nothing with content is ever deleted.
 
     Args:
         log_dir: folder, made when needed; ``/dev/null`` keeps no file at all. ``None`` keeps no
@@ -215,7 +220,12 @@ class DefaultLogsSpecs(LogsSpecs):
         size = max(envs, default=-1) + 1
         redirects, tee = to_map(self._redirects, size), to_map(self._tee, size)
         folders = self._make_folders(envs)
-        dest = LogsDest({}, {}, {}, {}, {})
+        common = os.path.dirname(next(iter(folders.values()), None) or "")
+        filtered = [
+            os.path.join(common, name) if common else ""
+            for name in ("filtered_stdout.log", "filtered_stderr.log")
+        ]
+        dest = LogsDest({}, {}, {}, {}, {}, *filtered)
         streams = (
             (Std.OUT, "stdout.log", dest.stdouts, dest.tee_stdouts),
             (Std.ERR, "stderr.log", dest.stderrs, dest.tee_stderrs),

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 
-__all__ = ("LineAssembler", "LineTail")
+__all__ = ("LineAssembler", "LineFilter", "LineTail")
 
 _MAX_TAIL_LINE = 4096  # the tail is for people; a line of a megabyte is not
 
@@ -38,6 +39,40 @@ class LineAssembler:
         """Return, and no longer keep, what waits for the end of its line."""
         data, self._unfinished = self._unfinished, b""
         return data
+
+
+class LineFilter:
+    """Picks the lines that have any of some texts in them, and prefixes them.
+
+    Args:
+        texts: what a line must have one of; not empty.
+        prefix: put before each line that has.
+    """
+
+    __slots__ = ("_lines", "_prefix", "_texts")
+
+    def __init__(self, texts: Iterable[str], prefix: bytes) -> None:
+        self._texts = tuple(text.encode("utf-8", "surrogateescape") for text in texts)
+        self._prefix = prefix
+        self._lines = LineAssembler()
+
+    def feed(self, data: bytes) -> bytes:
+        """Take bytes, cut anywhere, and return the matching lines that are whole now."""
+        return self._pick(self._lines.feed(data))
+
+    def finish(self) -> bytes:
+        """Return the last line if it matches and was never ended, with an end."""
+        line = self._pick(self._lines.take_unfinished())
+        return line + b"\n" if line else b""
+
+    def _pick(self, data: bytes) -> bytes:
+        if not any(text in data for text in self._texts):
+            return b""  # most chunks: no need to look at each line
+        return b"".join(
+            self._prefix + line
+            for line in data.splitlines(keepends=True)
+            if any(text in line for text in self._texts)
+        )
 
 
 class LineTail:

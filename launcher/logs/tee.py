@@ -2,8 +2,9 @@
 
 Called by the process contexts: one `WorkerOutput` per round. A redirected stream is a file opened
 by us and written by the worker itself. Every other stream is a pipe that is read on the loop and
-shown; with a prefix, and copied to a file, if it is teed. The last lines of stderr are kept for
-the failure report.
+shown; with a prefix, and copied to a file, if it is teed. A stream of which lines are to be
+duplicated is always a pipe, copied to its file by us. The last lines of stderr are kept for the
+failure report.
 """
 
 from __future__ import annotations
@@ -11,11 +12,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from launcher.logs.console import Console, is_same_file
 from launcher.logs.layout import LogsDest
-from launcher.logs.lines import LineAssembler, LineTail
+from launcher.logs.lines import LineAssembler, LineFilter, LineTail
 from launcher.logs.writer import Writer
 
 __all__ = ("WorkerOutput",)
@@ -42,6 +43,7 @@ class _Stream:
         prefix: bytes,
         file: tuple[Writer, int] | None,
         tail: LineTail | None,
+        filtered: tuple[LineFilter, Writer, int] | None,
     ) -> None:
         self.is_open = True
         self.is_paused = False
@@ -53,6 +55,7 @@ class _Stream:
         self._prefix = prefix
         self._file = file
         self._tail = tail
+        self._filtered = filtered
         self._lines = LineAssembler()
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
@@ -74,6 +77,9 @@ class _Stream:
         self._loop.remove_reader(self._fd)
         os.close(self._fd)
         self._show_unfinished()
+        if self._filtered is not None:
+            line_filter, writer, fd = self._filtered
+            writer.write(fd, line_filter.finish())
         self.on_closed()
 
     def _on_readable(self) -> None:
@@ -90,6 +96,9 @@ class _Stream:
         if self._file is not None:
             writer, fd = self._file
             writer.write(fd, data)
+        if self._filtered is not None:
+            line_filter, writer, fd = self._filtered
+            writer.write(fd, line_filter.feed(data))
         if self._console is not None:
             self._show(self._console, data)
         if self._is_blocked():
@@ -133,6 +142,9 @@ class WorkerOutput:
         prefixes: text before each line of a teed stream, by local rank.
         stdout: our descriptor that workers' stdout is shown on.
         stderr: our descriptor that workers' stderr is shown on.
+        stdout_filters: texts; lines of stdout with any of them are also copied to the file
+            ``dest.filtered_stdout``, with the prefix.
+        stderr_filters: the same for stderr.
     """
 
     def __init__(
@@ -142,7 +154,14 @@ class WorkerOutput:
         *,
         stdout: int = _STDOUT,
         stderr: int = _STDERR,
+        stdout_filters: Sequence[str] = (),
+        stderr_filters: Sequence[str] = (),
     ) -> None:
+        filters = {_STDOUT: stdout_filters, _STDERR: stderr_filters}
+        paths = {_STDOUT: dest.filtered_stdout, _STDERR: dest.filtered_stderr}
+        self._filters = {stream: texts for stream, texts in filters.items() if texts}
+        self._filtered_paths = {stream: paths[stream] for stream in self._filters if paths[stream]}
+        self._filtered_files: dict[int, int] = {}
         self._dest = dest
         self._prefixes = prefixes
         self._streams: list[_Stream] = []
@@ -177,11 +196,11 @@ class WorkerOutput:
             path = paths.get(local_rank, "")
             is_shown = not path or local_rank in teed
             needs_tail = stream == _STDERR and path in ("", os.devnull)
-            if is_shown or needs_tail:
+            if is_shown or needs_tail or stream in self._filtered_paths:
                 descriptors[stream] = self._open_pipe(
                     local_rank,
                     stream,
-                    path=path if local_rank in teed else "",
+                    path=path,
                     is_shown=is_shown,
                     is_teed=local_rank in teed,
                 )
@@ -233,9 +252,10 @@ class WorkerOutput:
                 console.end_line()
         for writer in {self._file_writer, *(c.writer for c in self._consoles.values())}:
             await writer.close()
-        for fd in self._files:
+        for fd in (*self._files, *self._filtered_files.values()):
             os.close(fd)
         self._files.clear()
+        self._filtered_files.clear()
 
     def abort(self) -> None:
         """Read no more."""
@@ -253,7 +273,9 @@ class WorkerOutput:
             file = (self._file_writer, self._files[-1])
         if stream == _STDERR:
             self._tails[local_rank] = LineTail(TAIL_LINES)
-        prefix = self._prefixes[local_rank].encode("utf-8", "surrogateescape") if is_teed else b""
+        prefix = self._prefixes[local_rank].encode("utf-8", "surrogateescape")
+        filtered = self._filter(stream, prefix)
+        prefix = prefix if is_teed else b""
         reading, writing = os.pipe()
         pipe = _Stream(
             reading,
@@ -264,10 +286,20 @@ class WorkerOutput:
             prefix=prefix,
             file=file,
             tail=self._tails.get(local_rank) if stream == _STDERR else None,
+            filtered=filtered,
         )
         pipe.on_closed = self._changed.set
         self._streams.append(pipe)
         return writing
+
+    def _filter(self, stream: int, prefix: bytes) -> tuple[LineFilter, Writer, int] | None:
+        """Return what picks lines of a stream, and where they go; ``None`` if none are picked."""
+        if stream not in self._filtered_paths:
+            return None
+        if stream not in self._filtered_files:
+            self._filtered_files[stream] = _open_log(self._filtered_paths[stream])
+        line_filter = LineFilter(self._filters[stream], prefix)
+        return line_filter, self._file_writer, self._filtered_files[stream]
 
     def _resume(self) -> None:
         for stream in self._streams:

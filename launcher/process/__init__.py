@@ -8,13 +8,14 @@ from __future__ import annotations
 TYPE_CHECKING = False  # the typing module would delay the start of every worker
 if TYPE_CHECKING:
     from launcher.errors import ChildFailedError, ProcessFailure, SignalException
-    from launcher.process.base import ProcessContext, validate_full_rank
+    from launcher.process.base import ProcessContext
     from launcher.process.command import CommandContext
     from launcher.process.errorfile import ErrorHandler, record
     from launcher.process.function import FunctionContext
     from launcher.process.guardian import Guardian
     from launcher.process.result import RunProcsResult
     from launcher.process.starting import start_processes
+    from launcher.process.validation import validate_full_rank
 
 __all__ = (
     "ChildFailedError",
@@ -43,7 +44,7 @@ _HOMES = {
     "SignalException": "launcher.errors",
     "record": "launcher.process.errorfile",
     "start_processes": "launcher.process.starting",
-    "validate_full_rank": "launcher.process.base",
+    "validate_full_rank": "launcher.process.validation",
 }
 
 

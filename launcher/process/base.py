@@ -20,7 +20,7 @@ import signal
 import sys
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from types import TracebackType
 from typing import Self
@@ -33,9 +33,10 @@ from launcher.process.guardian import Exit, GuardedProcess, Guardian
 from launcher.process.leftovers import clear_leftovers, hurry_leftovers
 from launcher.process.result import RunProcsResult
 from launcher.process.termination import KILL_TIMEOUT, Termination
+from launcher.process.validation import check_texts, validate_full_rank
 from launcher.signals import handle_signals
 
-__all__ = ("ProcessContext", "validate_full_rank")
+__all__ = ("ProcessContext",)
 
 SHUTDOWN_TIMEOUT = 30.0  # torchrun's
 # What a worker leaves behind, a resource tracker or a daemon, gets this long to end by itself.
@@ -49,12 +50,16 @@ class ProcessContext(ABC):
 
     Args:
         name: their role.
-        entrypoint: what they run, for people.
+        entrypoint: what they run.
         args: arguments of each, by local rank.
         envs: variables laid over our own environment, by local rank.
         logs_specs: where their output goes.
         log_line_prefixes: text before each line of teed output, by local rank; ``None`` for
             "[<name><local rank>]:".
+        start_method: how those that run a function are started.
+        duplicate_stdout_filters: texts; lines of stdout with any of them are copied to one file
+            for all workers besides, see `LogsDest.filtered_stdout`; ``None`` for none.
+        duplicate_stderr_filters: the same for stderr.
         guardian: their parent, shared with other contexts; ``None`` for one of our own.
         shutdown_timeout: seconds between the signal and SIGKILL when a failure stops the rest.
         stdin: local rank of the worker that gets our standard input; ``None`` for none.
@@ -68,11 +73,14 @@ class ProcessContext(ABC):
     def __init__(
         self,
         name: str,
-        entrypoint: str,
+        entrypoint: Callable[..., object] | str,
         args: Mapping[int, tuple[object, ...]],
         envs: Mapping[int, Mapping[str, str]],
         logs_specs: LogsSpecs,
         log_line_prefixes: Mapping[int, str] | None = None,
+        start_method: str = "spawn",
+        duplicate_stdout_filters: Sequence[str] | None = None,
+        duplicate_stderr_filters: Sequence[str] | None = None,
         *,
         guardian: Guardian | None = None,
         shutdown_timeout: float = SHUTDOWN_TIMEOUT,
@@ -92,6 +100,13 @@ class ProcessContext(ABC):
         self.stdouts: dict[int, str] = {}
         self.stderrs: dict[int, str] = {}
         self.error_files: dict[int, str] = {}
+        self.filtered_stdout = ""
+        self.filtered_stderr = ""
+        self._start_method = start_method
+        self._filters = (
+            check_texts(duplicate_stdout_filters),
+            check_texts(duplicate_stderr_filters),
+        )
         self._logs_specs = logs_specs
         self._prefixes = log_line_prefixes
         self._shutdown_timeout = shutdown_timeout
@@ -104,6 +119,7 @@ class ProcessContext(ABC):
         self._settled = asyncio.Event()  # a failure, the last exit or `close`
         self._interrupted = asyncio.Event()
         self._interruption: Exception | None = None
+        self.prepare()
 
     async def __aenter__(self) -> Self:
         return self
@@ -117,6 +133,13 @@ class ProcessContext(ABC):
         if not self._is_closing:
             await self.close()
         await self._wait_for_supervisor()
+
+    def prepare(self) -> None:  # noqa: B027 -- as below
+        """Set up what workers of this kind need besides.
+
+        Raises:
+            ValueError: they cannot be started like that.
+        """
 
     @abstractmethod
     def command_line(self, local_rank: int) -> Sequence[str]:
@@ -159,11 +182,16 @@ class ProcessContext(ABC):
         dest = self._logs_specs.reify(self.envs)
         self.stdouts, self.stderrs = dest.stdouts, dest.stderrs
         self.error_files = dest.error_files
+        stdout_filters, stderr_filters = self._filters
+        self.filtered_stdout = dest.filtered_stdout if stdout_filters else ""
+        self.filtered_stderr = dest.filtered_stderr if stderr_filters else ""
         self._output = WorkerOutput(
             dest,
             self._prefixes,
             stdout=-1 if sys.__stdout__ is None else 1,  # closed: 1 may be anybody's by now
             stderr=-1 if sys.__stderr__ is None else 2,
+            stdout_filters=stdout_filters,
+            stderr_filters=stderr_filters,
         )
         own = self.start_guardian()
         self._owns_guardian = own is not None or self._given_guardian is None
@@ -395,24 +423,6 @@ class ProcessContext(ABC):
             exited_at=end.at,
             stopped_by_us=rank in self._termination.signalled and end.was_signalled,
             stderr_tail=self._output.stderr_tail(rank),
-        )
-
-
-def validate_full_rank(mapping: Mapping[int, object], nprocs: int, what: str) -> None:
-    """Check that a mapping has exactly the local ranks 0 to ``nprocs`` - 1.
-
-    Args:
-        mapping: anything by local rank.
-        nprocs: number of workers.
-        what: name of the argument, for the message.
-
-    Raises:
-        RuntimeError: it has not, or there are no workers.
-    """
-    expected = set(range(nprocs))
-    if set(mapping) != expected or not expected:
-        raise RuntimeError(
-            f"{what} must have the local ranks {sorted(expected)}, got {sorted(mapping)}"
         )
 
 

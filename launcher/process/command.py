@@ -14,4 +14,4 @@ class CommandContext(ProcessContext):
 
     def command_line(self, local_rank: int) -> Sequence[str]:
         """Return program and arguments of a worker."""
-        return (self.entrypoint, *map(str, self.args[local_rank]))
+        return (str(self.entrypoint), *map(str, self.args[local_rank]))

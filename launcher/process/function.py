@@ -18,16 +18,14 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from multiprocessing import spawn
 from typing import NoReturn
 
 from launcher.config import START_METHODS
-from launcher.logs import LogsSpecs
-from launcher.process.base import SHUTDOWN_TIMEOUT, ProcessContext
+from launcher.process.base import ProcessContext
 from launcher.process.bootstrap import PAYLOAD, RESULT, run_forked
 from launcher.process.forkserver import start_forkserver
 from launcher.process.guardian import Guardian
@@ -47,56 +45,18 @@ class FunctionContext(ProcessContext):
     Of the workers that did not succeed, those that we stopped because of the others are not among
     the failures.
 
-    Args:
-        name: their role.
-        entrypoint: what they call; a coroutine function is run by `asyncio.run`.
-        args: its arguments for each, by local rank.
-        envs: variables laid over our own environment, by local rank.
-        logs_specs: where their output goes.
-        log_line_prefixes: text before each line of teed output, as for `ProcessContext`.
-        start_method: how a worker comes to be: ``spawn``, ``forkserver`` or ``fork``.
-        guardian: their parent, where the start method has none of its own.
-        shutdown_timeout: as for `ProcessContext`, like the rest.
-        stdin: local rank of the worker that gets our standard input.
-        signals_to_handle: signals that make `wait` raise.
-
-    Raises:
-        RuntimeError: a mapping does not have exactly the local ranks 0 to n - 1.
-        ValueError: there is no such start method.
+    The arguments are those of `ProcessContext`. The entrypoint may be a coroutine function: it is
+    run by `asyncio.run`. Start methods are ``spawn``, ``fork`` and ``forkserver``.
     """
 
-    def __init__(
-        self,
-        name: str,
-        entrypoint: Callable[..., object],
-        args: Mapping[int, tuple[object, ...]],
-        envs: Mapping[int, Mapping[str, str]],
-        logs_specs: LogsSpecs,
-        log_line_prefixes: Mapping[int, str] | None = None,
-        start_method: str = "spawn",
-        *,
-        guardian: Guardian | None = None,
-        shutdown_timeout: float = SHUTDOWN_TIMEOUT,
-        stdin: int | None = None,
-        signals_to_handle: Sequence[signal.Signals] = (),
-    ) -> None:
-        if start_method not in START_METHODS:
+    def prepare(self) -> None:
+        """Check the start method, and make room for results."""
+        if self._start_method not in START_METHODS:
             methods = ", ".join(START_METHODS)
-            raise ValueError(f"start_method={start_method!r}: expected one of {methods}")
-        super().__init__(
-            name,
-            getattr(entrypoint, "__qualname__", repr(entrypoint)),
-            args,
-            envs,
-            logs_specs,
-            log_line_prefixes,
-            guardian=guardian,
-            shutdown_timeout=shutdown_timeout,
-            stdin=stdin,
-            signals_to_handle=signals_to_handle,
-        )
-        self._function = entrypoint
-        self._start_method = start_method
+            raise ValueError(f"start_method={self._start_method!r}: expected one of {methods}")
+        assert callable(self.entrypoint)
+        self._function = self.entrypoint
+        self._function_name = getattr(self._function, "__qualname__", repr(self._function))
         self._results: dict[int, IncomingResult] = {}
         self._pipes: dict[int, int] = {}  # our ends
         self._handover: dict[int, list[int]] = {}  # workers' ends that we still hold
@@ -105,7 +65,7 @@ class FunctionContext(ProcessContext):
     def command_line(self, local_rank: int) -> Sequence[str]:
         """Return what runs a worker, its name for people included."""
         if self._start_method == "spawn":
-            return (*_python("bootstrap"), f"{self.name}{local_rank}", self.entrypoint)
+            return (*_python("bootstrap"), f"{self.name}{local_rank}", self._function_name)
         return (str(local_rank),)
 
     def start_guardian(self) -> Guardian | None:
@@ -145,12 +105,14 @@ class FunctionContext(ProcessContext):
         result = self._results[local_rank]
         self._read(local_rank, sys.maxsize)  # the rest of it
         if not result.is_complete:
-            raise ValueError(f"{self.entrypoint} never returned: its process ended with status 0")
+            raise ValueError(
+                f"{self._function_name} never returned: its process ended with status 0"
+            )
         try:
             return result.value()
         except Exception as error:
             raise ValueError(
-                f"what {self.entrypoint} returned cannot be unpickled here: "
+                f"what {self._function_name} returned cannot be unpickled here: "
                 f"{type(error).__name__}: {error}"
             ) from error
 

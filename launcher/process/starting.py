@@ -23,6 +23,8 @@ async def start_processes(
     logs_specs: LogsSpecs,
     log_line_prefixes: Mapping[int, str] | None = None,
     start_method: str = "spawn",
+    duplicate_stdout_filters: Sequence[str] | None = None,
+    duplicate_stderr_filters: Sequence[str] | None = None,
     *,
     guardian: Guardian | None = None,
     shutdown_timeout: float = SHUTDOWN_TIMEOUT,
@@ -43,6 +45,9 @@ async def start_processes(
         start_method: of functions; programs have only one. ``spawn``: each worker is a new Python
             that imports the function's module; ``forkserver``: a fork of one that has imported it;
             ``fork``: a fork of this process, whose threads are not in it.
+        duplicate_stdout_filters: texts; lines of stdout with any of them are also copied, with the
+            prefix, to the file ``filtered_stdout`` of the context; ``None`` for none.
+        duplicate_stderr_filters: the same for stderr.
         guardian: their parent, shared by the contexts of an agent one after another; ``None``
             for one that ends with the context.
         shutdown_timeout: seconds between SIGTERM and SIGKILL when a failure stops the rest.
@@ -67,36 +72,29 @@ async def start_processes(
     if signals_to_handle is None:
         names = os.environ.get(SIGNALS_TO_HANDLE_VARIABLE, DEFAULT_SIGNALS)
         signals_to_handle = to_signals(names)
-    context: ProcessContext
-    if isinstance(entrypoint, str):
-        context = CommandContext(
-            name,
-            entrypoint,
-            args,
-            envs,
-            logs_specs,
-            log_line_prefixes,
-            guardian=guardian,
-            shutdown_timeout=shutdown_timeout,
-            stdin=stdin,
-            signals_to_handle=signals_to_handle,
-        )
-    else:
-        # Programs are started without what functions need: multiprocessing.
-        from launcher.process.function import FunctionContext  # noqa: PLC0415
-
-        context = FunctionContext(
-            name,
-            entrypoint,
-            args,
-            envs,
-            logs_specs,
-            log_line_prefixes,
-            start_method,
-            guardian=guardian,
-            shutdown_timeout=shutdown_timeout,
-            stdin=stdin,
-            signals_to_handle=signals_to_handle,
-        )
+    context = _kind(entrypoint)(
+        name,
+        entrypoint,
+        args,
+        envs,
+        logs_specs,
+        log_line_prefixes,
+        start_method,
+        duplicate_stdout_filters,
+        duplicate_stderr_filters,
+        guardian=guardian,
+        shutdown_timeout=shutdown_timeout,
+        stdin=stdin,
+        signals_to_handle=signals_to_handle,
+    )
     await context.start()
     return context
+
+
+def _kind(entrypoint: Callable[..., object] | str) -> type[ProcessContext]:
+    if isinstance(entrypoint, str):
+        return CommandContext
+    # Programs are started without what functions need: multiprocessing.
+    from launcher.process.function import FunctionContext  # noqa: PLC0415
+
+    return FunctionContext

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from launcher.logs.lines import LineAssembler, LineTail
+from launcher.logs.lines import LineAssembler, LineFilter, LineTail
 
 CHUNKS = st.lists(st.text("ab\r\n", max_size=6).map(str.encode), max_size=12)
 
@@ -70,3 +71,14 @@ def test_tail_shows_bytes_that_are_no_text() -> None:
     tail.feed(b"\xff\n")
 
     assert tail.lines() == ("\ufffd",)
+
+
+@pytest.mark.parametrize("step", [1, 3, 100])
+def test_a_filter_picks_lines_however_they_are_cut(step: int) -> None:
+    """Those with any of the texts, with the prefix, with their own ends."""
+    data = b"one\ntwo\r\nthree\nfour\n\xff two"
+    lines = LineFilter(["tw", "four"], b"[0]:")
+    found = b"".join(lines.feed(data[i : i + step]) for i in range(0, len(data), step))
+
+    assert found + lines.finish() == b"[0]:two\r\n[0]:four\n[0]:\xff two\n"
+    assert lines.finish() == b""

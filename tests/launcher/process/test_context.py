@@ -176,6 +176,42 @@ async def test_console_gets_the_rest(
     assert err == "err\n"
 
 
+@pytest.mark.parametrize("prefixes", [None, {0: "[rank0]:", 1: "[rank1]:"}])
+async def test_duplicated_lines(
+    start: Start,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    prefixes: dict[int, str] | None,
+) -> None:
+    """Lines with one of the texts are in one file as well, whether the stream is shown or not."""
+    specs = DefaultLogsSpecs(tmp_path, redirects={0: Std.ALL})
+    context = await start(
+        *["echo helloA; echo helloB; echo worldA >&2; echo worldB >&2; echo C >&2"] * 2,
+        logs_specs=specs,
+        log_line_prefixes=prefixes,
+        duplicate_stdout_filters=["helloA"],
+        duplicate_stderr_filters=["worldA", "B"],
+    )
+    await context.wait()
+
+    heads = [*(prefixes or {0: "[default0]:", 1: "[default1]:"}).values()]
+    (folder,) = tmp_path.glob("*/attempt_0")
+    out, err = folder / "filtered_stdout.log", folder / "filtered_stderr.log"
+    assert (context.filtered_stdout, context.filtered_stderr) == (str(out), str(err))
+    assert sorted(out.read_text().splitlines()) == [f"{head}helloA" for head in heads]
+    assert sorted(err.read_text().splitlines()) == [
+        f"{head}world{letter}" for head in heads for letter in "AB"
+    ]
+    assert Path(context.stdouts[0]).read_text() == "helloA\nhelloB\n"
+    assert capfd.readouterr() == ("helloA\nhelloB\n", "worldA\nworldB\nC\n")
+
+
+async def test_one_text_is_no_list_of_texts(start: Start) -> None:
+    """Its letters would be looked for."""
+    with pytest.raises(ValueError, match="filters='abc': expected a list of texts"):
+        await start("true", duplicate_stdout_filters="abc")
+
+
 async def test_default_prefix(start: Start, capfd: pytest.CaptureFixture[str]) -> None:
     """Role and local rank."""
     context = await start("echo out", logs_specs=DefaultLogsSpecs(os.devnull, tee=Std.ALL))

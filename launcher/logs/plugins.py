@@ -1,0 +1,43 @@
+"""Finds classes of `LogsSpecs` that other packages provide, by entry point.
+
+Called by the command line, when a name was given.
+"""
+
+from __future__ import annotations
+
+from launcher.logs.layout import DefaultLogsSpecs, LogsSpecs
+
+__all__ = ("get_logs_specs_class",)
+
+_DEFAULT = "default"
+_GROUPS = ("launcher.logs_specs", "torchrun.logs_specs")  # torch's for what has no other
+
+
+def get_logs_specs_class(name: str | None) -> type[LogsSpecs]:
+    """Return the class that a name stands for.
+
+    It is called with ``log_dir``, ``redirects``, ``tee`` and ``local_ranks_filter``, as
+    `DefaultLogsSpecs` is.
+
+    Args:
+        name: of an entry point of the group ``launcher.logs_specs``, else of
+            ``torchrun.logs_specs``; ``None`` or "default" for `DefaultLogsSpecs`.
+
+    Raises:
+        ValueError: there is none, or it cannot be loaded.
+    """
+    if name in (None, _DEFAULT):
+        return DefaultLogsSpecs
+    from importlib.metadata import entry_points  # noqa: PLC0415 -- slow, and rarely asked for
+
+    for group in _GROUPS:
+        for point in entry_points(group=group, name=name or ""):
+            try:
+                found: type[LogsSpecs] = point.load()
+            except Exception as error:
+                raise ValueError(
+                    f"logs_specs={name}: entry point {point.value} cannot be loaded: {error}"
+                ) from error
+            return found
+    names = sorted({point.name for group in _GROUPS for point in entry_points(group=group)})
+    raise ValueError(f"logs_specs={name}: expected one of {', '.join([_DEFAULT, *names])}")
