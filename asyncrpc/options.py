@@ -130,6 +130,10 @@ class RpcOptions:
         heartbeat_misses: checks without an answer after which a peer is lost, at least 1.
         init_timeout: seconds for `init_rpc` to find the whole group.
         faults: what is to go wrong, for tests and drills; ``None`` for nothing.
+        device_maps: for each peer, by name, the device there to which torch tensors on a device
+            here go, as in ``{"worker1": {"cuda:0": "cuda:1"}}``; results go by the map of the
+            worker that returns them. Tensors in main memory need none; those on another device
+            without a map are refused with `EncodingError`.
         check_leaks: whether a shutdown of either kind fails with `RRefLeakError` if references are
             still held when all calls have ended.
         allow_faults: whether ``$ASYNCRPC_FAULTS`` may hold a plan too, as text.
@@ -162,6 +166,7 @@ class RpcOptions:
     retry: RetryPolicy | None = None
     retry_budget: float | None = None
     check_leaks: bool = False
+    device_maps: Mapping[str, Mapping[str, str]] | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "rpc_timeout", check_timeout("rpc_timeout", self.rpc_timeout))
@@ -185,6 +190,7 @@ class RpcOptions:
         if self.tls is not None and not isinstance(self.tls, TlsOptions):
             raise ValueError(f"tls must be TlsOptions or None, got {self.tls!r}")
         self._check_interceptors()
+        self._check_device_maps()
         self._check_secret()
         self._check_expose()
         self._check_listen()
@@ -192,6 +198,29 @@ class RpcOptions:
     def fault_plans(self) -> tuple[FaultPlan, ...]:
         """Return the plans that these options hold."""
         return () if self.faults is None else (self.faults,)
+
+    def _check_device_maps(self) -> None:
+        given: object = self.device_maps
+        if given is None:
+            return
+        if not isinstance(given, Mapping):
+            raise ValueError(f"device_maps must be a dict by worker name or None, got {given!r}")
+        for name, devices in given.items():
+            if not isinstance(name, str) or not isinstance(devices, Mapping):
+                raise ValueError(
+                    f"device_maps must map worker names to dicts of devices, got {name!r}: "
+                    f"{devices!r}"
+                )
+            for here, there in devices.items():
+                if not (isinstance(here, str) and isinstance(there, str) and here and there):
+                    raise ValueError(
+                        "device_maps must map devices to devices by their names, as "
+                        f"'cuda:0', got {here!r}: {there!r} for {name!r}"
+                    )
+            if len(set(devices.values())) < len(devices):
+                raise ValueError(
+                    f"device_maps must map devices one to one, got {dict(devices)!r} for {name!r}"
+                )
 
     def _check_interceptors(self) -> None:
         given: object = self.interceptors

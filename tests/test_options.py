@@ -158,3 +158,24 @@ def test_no_option_is_taken_on_trust(cls: type, field: str) -> None:
     """What can be no value of any option is refused by each of them, by name."""
     with pytest.raises(ValueError, match=rf"\b{field}\b"):
         cls(**{field: object()})
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (["worker1"], "must be a dict by worker name or None, got"),
+        (
+            {"worker1": "cuda:0"},
+            "must map worker names to dicts of devices, got 'worker1': 'cuda:0'",
+        ),
+        ({1: {"cuda:0": "cuda:1"}}, "must map worker names to dicts of devices, got 1"),
+        ({"worker1": {"cuda:0": 1}}, "must map devices to devices by their names"),
+        ({"worker1": {"": "cuda:1"}}, "must map devices to devices by their names"),
+        ({"worker1": {"cuda:0": "cuda:1", "cuda:1": "cuda:1"}}, "must map devices one to one"),
+    ],
+)
+def test_device_maps(value: Any, text: str) -> None:
+    """Names of workers, then of devices, one to one."""
+    with pytest.raises(ValueError, match=f"^device_maps {text}"):
+        RpcOptions(device_maps=value)
+    RpcOptions(device_maps={"worker1": {"cuda:0": "cuda:1"}, "worker2": {}})

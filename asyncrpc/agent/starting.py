@@ -231,6 +231,7 @@ class Starter:
                 max_nesting=options.limits.max_nesting,
                 max_object_bytes=options.limits.max_object_bytes,
                 hooks=(references.hook,),
+                place=_placing(options.device_maps),
             ),
             executor=Executor(ThreadPool(options.num_worker_threads, f"asyncrpc-{info.name}")),
             facade=None,
@@ -331,6 +332,15 @@ def _variable(
         return int(text)
     except ValueError:
         raise ValueError(f"${variable} must be an int, got {text!r}") from None
+
+
+def _placing(
+    maps: Mapping[str, Mapping[str, str]] | None,
+) -> Callable[[object, str], str | None] | None:
+    """Return what looks a device of this worker up in the map for a peer."""
+    if not maps:
+        return None
+    return lambda to, device: maps.get(str(to), {}).get(device)
 
 
 def _check_place(rank: int | None, world_size: int | None) -> None:

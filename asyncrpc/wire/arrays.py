@@ -165,14 +165,17 @@ def _build_numpy_scalar(_: DecodeState, node: list[Any]) -> object:
 
 def _encode_tensor(state: EncodeState, value: Any) -> object:
     torch = sys.modules["torch"]
-    if value.device.type != "cpu":
+    device = state.policy.place(state.to, str(value.device))
+    if value.device.type != "cpu" and device is None:
         raise ForbiddenError(
             f"a tensor on {value.device} travels only where device_maps names its device"
         )
     if value.layout is not torch.strided or value.is_quantized:
         raise UnencodableError(f"a tensor of layout {value.layout} is more than its bytes")
     name = str(value.dtype).removeprefix("torch.")
-    dense = value.detach().resolve_conj().resolve_neg().contiguous()
+    if device is not None:
+        name = f"{name}@{device}"
+    dense = value.detach().resolve_conj().resolve_neg().cpu().contiguous()
     index = state.put_buffer(_tensor_memory(dense)) if dense.numel() else None
     class_index = _TENSOR_CLASSES.index(type(value).__name__)
     return [_TENSOR, name, class_index, bool(value.requires_grad), index, *value.shape]
@@ -189,7 +192,8 @@ def _tensor_memory(tensor: Any) -> memoryview:
 def _build_tensor(state: DecodeState, node: list[Any]) -> object:
     _, name, class_index, requires_grad, index, *shape = node
     torch = _load("torch")
-    dtype = getattr(torch, name, None) if type(name) is str else None
+    name, _, device = name.partition("@") if type(name) is str else ("", "", "")
+    dtype = getattr(torch, name, None)
     if not isinstance(dtype, torch.dtype):
         raise MalformedError(f"torch has no dtype {name!r}")
     if type(requires_grad) is not bool or class_index not in (0, 1):
@@ -200,9 +204,18 @@ def _build_tensor(state: DecodeState, node: list[Any]) -> object:
         tensor = torch.empty(shape, dtype=dtype)
     else:
         tensor = torch.frombuffer(data, dtype=dtype).reshape(shape)
+    if device:
+        tensor = _moved(tensor, device)
     if class_index == 1:
         return torch.nn.Parameter(tensor, requires_grad=requires_grad)
     return tensor.requires_grad_() if requires_grad else tensor
+
+
+def _moved(tensor: Any, device: str) -> Any:
+    try:
+        return tensor.to(device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch's own words
+        raise EncodingError(f"a tensor cannot be put on device {device!r}: {error}") from None
 
 
 ARRAY_BUILDERS: dict[Kind, Builder] = {

@@ -30,6 +30,7 @@ from .state import (
     Enclosure,
     Extension,
     MalformedError,
+    Place,
     Policy,
 )
 
@@ -66,6 +67,8 @@ class Codec:
         max_object_bytes: estimate of the memory a decoded body may take, from 1.
         hooks: (class, code, encode, decode, undo) of classes that a layer above makes travel, as
             `state.Extension` says; codes are unique, 0 to 65535.
+        place: gives the device of a destination to which a tensor on a device of this side goes,
+            by torch's names of both, or ``None``; ``None`` for no such map.
 
     Raises:
         ValueError: a number is out of its range, or two hooks have one class or code.
@@ -94,6 +97,7 @@ class Codec:
         max_nesting: int = 64,
         max_object_bytes: int = 256 << 20,
         hooks: Iterable[Hook] = (),
+        place: Place | None = None,
     ) -> None:
         if not 1 <= max_nesting <= MAX_NESTING:
             raise ValueError(f"max_nesting must be from 1 to {MAX_NESTING}, got {max_nesting}")
@@ -106,8 +110,8 @@ class Codec:
         self._shallow = min(max_nesting, self._uncounted)  # bytes: a level takes one at least
         registry = TypeRegistry() if registry is None else registry
         hooks = tuple(hooks)
-        self._given = (registry, max_nesting, max_object_bytes, hooks)
-        self._policy = _make_policy(allow_pickle, registry, hooks, self._travels_lightly)
+        self._given = (registry, max_nesting, max_object_bytes, hooks, place)
+        self._policy = _make_policy(allow_pickle, registry, hooks, self._travels_lightly, place)
         self._encoders = make_encoders(self._policy)
         self._registry_version = self._policy.registry.version
         self._strict: list[Callable[[object], bytes]] = [_new_strict_packer()]
@@ -365,13 +369,19 @@ def _make_policy(
     registry: TypeRegistry,
     hooks: Iterable[Hook],
     travels_lightly: Callable[[object], bool],
+    place: Place | None,
 ) -> Policy:
     extensions = [Extension(*hook) for hook in hooks]
     by_class = {extension.cls: extension for extension in extensions}
     by_code = {extension.code: extension for extension in extensions}
     if not len(by_class) == len(by_code) == len(extensions):
         raise ValueError("hooks must have different classes and different codes")
-    return Policy(allow_pickle, registry, by_class, by_code, travels_lightly)
+    place = place or _place_nowhere
+    return Policy(allow_pickle, registry, by_class, by_code, travels_lightly, place)
+
+
+def _place_nowhere(_to: object, _device: str) -> None:
+    """Have no map of devices."""
 
 
 def _new_packer(unicode_errors: str | None = None) -> Callable[[object], bytes]:

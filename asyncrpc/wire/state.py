@@ -30,6 +30,7 @@ __all__ = (
     "Kind",
     "MalformedError",
     "Mark",
+    "Place",
     "Policy",
     "UnencodableError",
     "mark",
@@ -118,6 +119,10 @@ class Enclosure(list[BytesLike]):
         return True
 
 
+Place: TypeAlias = Callable[[object, str], "str | None"]
+"""Takes a destination and a device here; returns the device there, ``None`` if none is named."""
+
+
 class Policy(NamedTuple):
     """What one codec allows; shared by all its messages."""
 
@@ -127,6 +132,8 @@ class Policy(NamedTuple):
     by_code: dict[int, Extension]
     travels_lightly: Callable[[object], bool]
     """Whether a value that may be left out is small and of types that travel without pickle."""
+    place: Place
+    """Where tensors go at their destination: see `Codec`."""
 
 
 Encoder: TypeAlias = Callable[["EncodeState", Any], object]
