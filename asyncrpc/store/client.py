@@ -206,6 +206,12 @@ class TCPStore(Operations):
         """Port of the server."""
         return self._dialer.address.port
 
+    @property
+    def local_host(self) -> str:
+        """Address of this host that the server is reached from; "" while there is no connection."""
+        sock = None if self._stream is None else self._stream.socket
+        return "" if sock is None else str(sock.getsockname()[0])
+
     async def __aenter__(self) -> Self:
         return self
 

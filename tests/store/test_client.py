@@ -140,6 +140,16 @@ async def test_closing_fails_what_waits(setting: Setting) -> None:
             await operation
 
 
+async def test_a_client_knows_from_where_it_reaches_the_server() -> None:
+    """What others may reach this host at; nothing while there is no connection."""
+    async with TCPStoreServer(secret=SECRET) as server:
+        client = await TCPStore.connect(server.host, server.port, secret=SECRET)
+        connected = client.local_host
+        await client.close()
+
+    assert (connected, client.local_host) == ("127.0.0.1", "")
+
+
 async def test_an_unclosed_client_warns(setting: Setting) -> None:
     """A client that is dropped without being closed is reported, a closed one is not."""
     with pytest.warns(ResourceWarning, match="unclosed <TCPStore tcp://127.0.0.1"):
