@@ -15,7 +15,7 @@ help:
 	@echo 'make torch     install torch too, for the tests that need it'
 	@echo 'make lint      ruff, formatting, mypy'
 	@echo 'make coverage  run all tests and show what they miss'
-	@echo 'make soak      run many more schedules of calls under cancels and cut links'
+	@echo 'make soak      run many more random schedules of calls, retries and rendezvous'
 	@echo 'make bench     measure against the limits of the machine and installed peers'
 	@echo 'make clean     remove what the targets above leave behind'
 
@@ -46,6 +46,7 @@ coverage: $(VENV)/.installed-test
 
 soak: $(VENV)/.installed-test
 	MESH_SEEDS=8 RREF_SEEDS=500 RETRY_SEEDS=200 $(BIN)/python -m pytest tests/adversity $(PYTEST_ARGS)
+	RENDEZVOUS_SEEDS=10000 $(BIN)/python -m pytest tests/launcher/rendezvous/test_simulation.py $(PYTEST_ARGS)
 
 bench: $(VENV)/.installed-bench
 	$(BIN)/python benchmarks/bench_rpc.py $(BENCH_ARGS)

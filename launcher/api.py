@@ -20,7 +20,7 @@ from asyncrpc.secret import NoUserSecretError, load_secret, run_secret
 from launcher import events
 from launcher.agent import LocalElasticAgent, RunResult, WorkerSpec, WorkerState
 from launcher.config import LaunchConfig, to_signals
-from launcher.errors import ChildFailedError, SignalException, UsageError
+from launcher.errors import ChildFailedError, RendezvousClosedError, SignalException, UsageError
 from launcher.limits import check_workers
 from launcher.logs import DefaultLogsSpecs, LogsSpecs
 from launcher.process import Guardian
@@ -133,6 +133,7 @@ async def launch_agent(
 
     Raises:
         ChildFailedError: workers failed, and so did the restarts allowed.
+        RendezvousClosedError: the run failed on another node, or was ended there.
         SignalException: a signal stopped the run.
         UsageError: the configuration cannot be used; nothing was started.
         LauncherError: of another kind: the launch itself failed.
@@ -140,6 +141,8 @@ async def launch_agent(
     """
     result = await run_agent(config, entrypoint, args)
     _raise_if_stopped(result)
+    if result.elsewhere is not None:
+        raise RendezvousClosedError(f"run failed on another node: {result.elsewhere.reason}")
     if result.is_failed():
         raise ChildFailedError(get_entrypoint_name(entrypoint, args), result.failures)
     return dict(result.return_values)
@@ -168,7 +171,7 @@ async def run_agent(
         LauncherError: of another kind: the launch itself failed.
         OSError: the workers could not be started.
     """
-    config = replace(config, run_id=config.run_id or os.urandom(8).hex())
+    config = replace(config, run_id=config.run_id or _default_run_id(config))
     logs_specs = config.logs_specs or DefaultLogsSpecs()
     _check(config, logs_specs, _PIPES_OF_FUNCTION if callable(entrypoint) else 0)
     secret = _run_secret(config)
@@ -181,6 +184,7 @@ async def run_agent(
             entrypoint=entrypoint,
             args=tuple(args),
             max_restarts=config.max_restarts,
+            restart_window=config.restart_window,
         ),
         logs_specs,
         log_line_prefix_template=config.log_line_prefix_template,
@@ -264,6 +268,11 @@ def _is_loop_running() -> bool:
     return True
 
 
+def _default_run_id(config: LaunchConfig) -> str:
+    # Several nodes have to call it the same without having met; torchrun's name.
+    return os.urandom(8).hex() if config.max_nodes == 1 else "none"
+
+
 def _check(config: LaunchConfig, logs_specs: LogsSpecs, pipes: int) -> None:
     """Refuse what is certain to fail, before anything is started."""
     descriptors = logs_specs.descriptors_per_worker + _STORE_CONNECTIONS + pipes
@@ -302,7 +311,9 @@ def _handler(config: LaunchConfig, secret: bytes) -> RendezvousHandler:
                 config.run_id,
                 config.min_nodes,
                 config.max_nodes,
+                config.local_addr,
                 secret=secret,
+                **config.rdzv_configs,
             )
         )
     except ValueError as error:

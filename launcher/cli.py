@@ -8,6 +8,7 @@ N. Nothing slow is imported before it is known that there is something to launch
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -38,6 +39,7 @@ __all__ = ("Launch", "main", "parse")
 _FAILURE_STATUS = 1
 _USAGE_STATUS = 2
 _WIDTH = 100
+_MASTER_PORT = 29500  # torchrun's
 _HELP_HINT = "python -m launcher --help lists the options"
 _DESCRIPTION = """\
 Start workers on this machine, watch over them, and start them all again when one fails.
@@ -238,9 +240,10 @@ def _config(
             ),
             run_id=values["rdzv_id"],
             role=values["role"],
-            rdzv_backend=values["rdzv_backend"],
-            rdzv_endpoint=values["rdzv_endpoint"],
+            **_rendezvous(values, names),
             max_restarts=values["max_restarts"],
+            restart_window=values["restart_window"] or math.inf,
+            local_addr=values["local_addr"],
             signals_to_handle=values["signals_to_handle"],
             shutdown_timeout=resolve_shutdown_timeout(values["shutdown_timeout"], environ),
             stdin=values["stdin"],
@@ -251,6 +254,52 @@ def _config(
         ) from None
     except ValueError as error:
         raise UsageError(_in_users_words(str(error), names)) from None
+
+
+def _rendezvous(values: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    """Return the fields that say how the nodes find each other."""
+    _check_rendezvous(values, names)
+    backend, endpoint = values["rdzv_backend"], values["rdzv_endpoint"]
+    rank = values["node_rank"]
+    if _has_master(values) or backend == "static":
+        backend = "static"
+        address = _bracketed(values["master_addr"] or "127.0.0.1")
+        endpoint = endpoint or f"{address}:{values['master_port'] or _MASTER_PORT}"
+        rank = values["rdzv_conf"].get("rank", 0) if rank is None else rank
+    extra = {"rank": rank, "expect_nodes": values["expect_nodes"]}
+    settings = {name: value for name, value in extra.items() if value is not None}
+    return {
+        "rdzv_backend": backend or "tcp",
+        "rdzv_endpoint": "" if values["standalone"] else endpoint,
+        "rdzv_configs": {**values["rdzv_conf"], **settings},
+    }
+
+
+def _check_rendezvous(values: Mapping[str, Any], names: Mapping[str, str]) -> None:
+    """Refuse options of which one would be without effect."""
+    _, max_nodes = values["nnodes"]
+    if values["standalone"] and max_nodes > 1:
+        raise UsageError(f"{names['nnodes']}={max_nodes}: expected one node with --standalone")
+    if not _has_master(values):
+        return
+    master = names["master_addr" if values["master_addr"] is not None else "master_port"]
+    backend = values["rdzv_backend"]
+    others = {
+        "standalone": values["standalone"],
+        "rdzv_backend": backend not in (None, "static"),
+        "rdzv_endpoint": values["rdzv_endpoint"],
+    }
+    for field, is_given in others.items():
+        if is_given:
+            raise UsageError(f"{master}: expected without {names[field]}: it selects static")
+
+
+def _has_master(values: Mapping[str, Any]) -> bool:
+    return values["master_addr"] is not None or values["master_port"] is not None
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host and not host.startswith("[") else host
 
 
 def _check_ranks(
@@ -277,9 +326,13 @@ def _listed(ranks: Iterable[int]) -> str:
 
 
 def _in_users_words(message: str, names: Mapping[str, str]) -> str:
-    """Let a message about a field, "field=value: rule", name what the user set it by."""
-    field, equals, rest = message.partition("=")
-    return f"{names[field]}={rest}" if equals and field in names else message
+    """Let a message about a field, "field=value: rule", name what the user set it by.
+
+    After the field may also come a part of it: "rdzv_conf join_timeout=x: rule".
+    """
+    field = message.partition("=")[0].partition(":")[0].partition(" ")[0]
+    rest = message[len(field) :]
+    return names[field] + rest if field in names and rest[:1] in ("=", " ", ":") else message
 
 
 def _prepare_log_dir(launch: Launch) -> None:
@@ -337,10 +390,18 @@ async def _supervise(launch: Launch, guardian: Guardian) -> int:
         _print(_report(launch, result, failures))
     if result.signal is not None:
         return 128 + result.signal
+    if result.elsewhere is not None:
+        _print(f"launcher: run failed on another node: {result.elsewhere.reason}")
+        return _status(result.elsewhere.exitcode)
     if not failures:
         return 0
     _, root = ChildFailedError(launch.target.name, failures).get_first_failure()
-    return root.exitcode if root.exitcode > 0 else 128 - root.exitcode
+    return _status(root.exitcode)
+
+
+def _status(exitcode: int) -> int:
+    """Return our exit status for that of a worker; 0 stands for a failure without one."""
+    return exitcode if exitcode > 0 else 128 - exitcode if exitcode < 0 else _FAILURE_STATUS
 
 
 def _report(launch: Launch, result: RunResult, failures: Mapping[int, ProcessFailure]) -> str:

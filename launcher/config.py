@@ -36,6 +36,7 @@ SHUTDOWN_TIMEOUT_VARIABLE = "TORCH_ELASTIC_SHUTDOWN_TIMEOUT"
 SIGNALS_TO_HANDLE_VARIABLE = "TORCHELASTIC_SIGNALS_TO_HANDLE"
 START_METHODS = ("spawn", "fork", "forkserver")
 """How a worker that runs a function comes to be."""
+_LAST_PORT = 65535
 _SHORT_FORMS = {"module": "-m", "redirects": "-r", "tee": "-t"}
 
 
@@ -94,15 +95,21 @@ class LaunchConfig:
     """How to launch one group of workers; torch's fields, those that act.
 
     Args:
-        min_nodes: nodes needed to run, at least 1. This version runs on one node: 1.
-        max_nodes: nodes at most, not below `min_nodes`: 1.
+        min_nodes: nodes needed to run, at least 1.
+        max_nodes: nodes at most, not below `min_nodes`.
         nproc_per_node: workers on this node, at least 1.
         logs_specs: where output goes; ``None``: through the launcher, no files.
-        run_id: name of the run, the same on every node; empty: a random one.
+        run_id: name of the run, the same on every node; empty: a random one for one node, "none"
+            for several.
         role: what the workers are, handed to them as ``ROLE_NAME``.
-        rdzv_backend: how nodes find each other: ``tcp`` (or ``c10d``).
-        rdzv_endpoint: ``host[:port]`` the run's store listens on; empty: a free port of loopback.
-        max_restarts: how often the group may be restarted after a failure, from 0.
+        rdzv_backend: how nodes find each other: ``tcp`` (or ``c10d``), ``static``, or a registered
+            name.
+        rdzv_endpoint: ``host[:port]`` of the run's store, the same on every node: the node that
+            can listen there does; empty, for one node: a free port of loopback.
+        rdzv_configs: settings of the backend by name, such as ``join_timeout``.
+        max_restarts: how often the run may be restarted after failures, on all nodes together.
+        restart_window: seconds after which a restart no longer counts, above 0.
+        local_addr: where other nodes reach this one; ``None``: found out.
         log_line_prefix_template: prefix of teed lines, with ``${role_name}``, ``${rank}`` and
             ``${local_rank}`` filled in; ``None``: ``[role<local rank>]:``.
         signals_to_handle: comma list of the signals that stop the run in order.
@@ -129,7 +136,10 @@ class LaunchConfig:
     role: str = "default_role"
     rdzv_backend: str = "tcp"
     rdzv_endpoint: str = ""
+    rdzv_configs: Mapping[str, object] = field(default_factory=dict)
     max_restarts: int = 3
+    restart_window: float = math.inf
+    local_addr: str | None = None
     log_line_prefix_template: str | None = None
     signals_to_handle: str = DEFAULT_SIGNALS
     shutdown_timeout: float | None = None
@@ -143,11 +153,12 @@ class LaunchConfig:
         _check("max_nodes", self.max_nodes, at_least=1)
         _check("nproc_per_node", self.nproc_per_node, at_least=1)
         _check("max_restarts", self.max_restarts, at_least=0)
-        if (self.min_nodes, self.max_nodes) != (1, 1):
+        if self.max_nodes < self.min_nodes:
             raise ValueError(
-                f"min_nodes={self.min_nodes}, max_nodes={self.max_nodes}: "
-                "expected 1 and 1, this version launches on one node"
+                f"max_nodes={self.max_nodes}: expected at least min_nodes, {self.min_nodes}"
             )
+        if not self.restart_window > 0:
+            raise ValueError(f"restart_window={self.restart_window}: expected seconds above 0")
         if self.stdin is not None:
             _check("stdin", self.stdin, at_least=0)
             if self.stdin >= self.nproc_per_node:
@@ -263,6 +274,10 @@ def _from_zero(text: str) -> int:
     return _integer(text, 0)
 
 
+def _from_one(text: str) -> int:
+    return _integer(text, 1)
+
+
 def _seconds(text: str) -> float:
     try:
         value = float(text)
@@ -283,9 +298,45 @@ def _workers(text: str) -> int:
 
 
 def _nodes(text: str) -> tuple[int, int]:
-    if text in ("1", "1:1"):
-        return 1, 1
-    raise ValueError("expected 1 or 1:1, this version launches on one node")
+    low, colon, high = text.partition(":")
+    try:
+        least = _integer(low, 1)
+        most = _integer(high, least) if colon else least
+    except ValueError:
+        raise ValueError(
+            "expected N or MIN:MAX, from 1, MIN not above MAX, such as 2 or 1:4"
+        ) from None
+    return least, most
+
+
+def _settings(text: str) -> dict[str, object]:
+    found: dict[str, object] = {}
+    for part in text.split(","):
+        name, equals, value = part.partition("=")
+        if part.strip() and not (equals and name.strip() and value.strip()):
+            raise ValueError("expected settings such as join_timeout=60,last_call_timeout=5")
+        if part.strip():
+            found[name.strip()] = value.strip()
+    return found
+
+
+def _span(text: str) -> float:
+    try:
+        value = _seconds(text)
+    except ValueError:
+        value = 0.0
+    if value > 0:
+        return value
+    raise ValueError("expected seconds, above 0")
+
+
+def _port(text: str) -> int:
+    try:
+        if (port := _integer(text, 1)) <= _LAST_PORT:
+            return port
+    except ValueError:
+        pass
+    raise ValueError(f"expected a port, from 1 to {_LAST_PORT}")
 
 
 def _ranks(text: str) -> frozenset[int]:
@@ -322,7 +373,7 @@ def _folder(text: str) -> str:
 OPTIONS: tuple[Option, ...] = (
     Option(
         name="nnodes",
-        help="number of nodes, N or MIN:MAX; this version launches on one",
+        help="number of nodes, N or MIN:MAX: the run goes on while there are MIN, and grows to MAX",
         parse=_nodes,
         default="1",
         metavar="N",
@@ -341,25 +392,78 @@ OPTIONS: tuple[Option, ...] = (
     ),
     Option(
         name="rdzv-backend",
-        help="how nodes find each other: tcp (or c10d)",
+        help="how nodes find each other: tcp (or c10d), static, or a registered name; default: "
+        "static if --master-addr or --master-port is given, else tcp",
         parse=_name,
-        default="tcp",
         metavar="NAME",
     ),
     Option(
         name="rdzv-endpoint",
-        help="host[:port] the run's store listens on; default: a free port of loopback",
+        help="host[:port] of the run's store, the same on every node; the node that can listen "
+        "there hosts it; default for one node: a free port of loopback",
         default="",
         metavar="ADDRESS",
     ),
-    Option("rdzv-id", "name of the run; default: a random one", _text, default="", metavar="ID"),
+    Option(
+        name="rdzv-id",
+        help="name of the run, the same on every node; default: a random one for one node, else "
+        "none",
+        parse=_text,
+        default="",
+        metavar="ID",
+    ),
+    Option(
+        name="rdzv-conf",
+        help="settings such as join_timeout=60,last_call_timeout=5,join_debounce=0.3",
+        parse=_settings,
+        default="",
+        metavar="SETTINGS",
+    ),
+    Option(
+        name="node-rank",
+        help="rank of this node, kept in every round of that many nodes; default: by host name, "
+        "0 with static",
+        parse=_from_zero,
+        metavar="RANK",
+    ),
+    Option(
+        name="expect-nodes",
+        help="number of nodes that the first round waits for and no longer; default: the MAX of "
+        "--nnodes",
+        parse=_from_one,
+        metavar="N",
+    ),
+    Option(
+        name="master-addr",
+        help="where rank 0 of the workers listens; selects static; default: 127.0.0.1",
+        parse=_name,
+        metavar="HOST",
+    ),
+    Option(
+        name="master-port",
+        help="the port it listens on; several nodes meet at the next one; default: 29500",
+        parse=_port,
+        metavar="PORT",
+    ),
+    Option(
+        name="local-addr",
+        help="where other nodes reach this one; default: the address it reaches the store from",
+        parse=_name,
+        metavar="HOST",
+    ),
     Option("role", "what the workers are; they read it as ROLE_NAME", _name, "default", "NAME"),
     Option(
         name="max-restarts",
-        help="how often the whole group may be restarted after a failure",
+        help="how often the run may be restarted after failures, on all nodes together",
         parse=_from_zero,
         default="0",
         metavar="N",
+    ),
+    Option(
+        name="restart-window",
+        help="seconds after which a restart no longer counts; default: it always counts",
+        parse=_span,
+        metavar="SECONDS",
     ),
     Option(
         name="shutdown-timeout",

@@ -10,7 +10,7 @@ Tree::
     ├── SignalException         .sigval
     ├── GuardianError           also RuntimeError
     └── RendezvousError
-        ├── RendezvousClosedError
+        ├── RendezvousClosedError       .reason, .exitcode
         ├── RendezvousConnectionError   also ConnectionError
         ├── RendezvousGracefulExitError
         ├── RendezvousStateError
@@ -96,7 +96,21 @@ class RendezvousError(LauncherError):
 
 
 class RendezvousClosedError(RendezvousError):
-    """The run is over: no round will be formed any more."""
+    """The run is over: no round will be formed any more.
+
+    Args:
+        message: what happened, for people.
+        reason: why the run is over, if that is known.
+        exitcode: exit status of what failed; 0 if nothing did.
+    """
+
+    def __init__(self, message: str, reason: str = "", exitcode: int = 0) -> None:
+        super().__init__(message, reason, exitcode)
+        self.reason = reason
+        self.exitcode = exitcode
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class RendezvousTimeoutError(RendezvousError, TimeoutError):

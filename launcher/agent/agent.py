@@ -19,12 +19,15 @@ from contextlib import ExitStack
 from asyncrpc.secret import load_secret, run_secret
 from launcher.agent.group import DEFAULT_ROLE, RunResult, WorkerGroup, WorkerSpec
 from launcher.agent.ranks import NodeRanks, NodeRole, assign_ranks
+from launcher.agent.roles import exchange_roles
 from launcher.agent.secretfile import secret_file
 from launcher.agent.state import (
     Event,
     Finish,
     GroupMachine,
     Instruction,
+    Over,
+    Phase,
     SignalReceived,
     Step,
     Stimulus,
@@ -35,7 +38,14 @@ from launcher.agent.variables import RunFacts, worker_variables
 from launcher.errors import ChildFailedError, one_line
 from launcher.logs import LogsSpecs, line_prefix
 from launcher.process import Guardian, ProcessContext, RunProcsResult, start_processes
-from launcher.rendezvous import RendezvousInfo
+from launcher.rendezvous import (
+    Ending,
+    Outcome,
+    RendezvousClosedError,
+    RendezvousError,
+    RendezvousGracefulExitError,
+    RendezvousInfo,
+)
 
 __all__ = ("LocalElasticAgent",)
 
@@ -67,6 +77,8 @@ class LocalElasticAgent:
         stdin: local rank of the worker that gets our standard input; ``None``: nobody.
         start_method: how workers that run a function are started: ``spawn``, ``fork`` or
             ``forkserver``.
+        exit_barrier_timeout: seconds after which a node that is done says whom it waits for; it
+            goes on waiting, for as long as they live.
     """
 
     def __init__(
@@ -81,6 +93,7 @@ class LocalElasticAgent:
         guardian: Guardian | None = None,
         stdin: int | None = None,
         start_method: str = "spawn",
+        exit_barrier_timeout: float = 300.0,
     ) -> None:
         self._spec = spec
         self._start_method = start_method
@@ -91,17 +104,22 @@ class LocalElasticAgent:
         self._signals_to_handle = signals_to_handle
         self._guardian = guardian
         self._stdin = stdin
+        self._exit_barrier_timeout = exit_barrier_timeout
         self._group = WorkerGroup(spec)
-        self._machine = GroupMachine(spec.max_restarts)
+        self._machine = GroupMachine()
         # Unbounded, but fed by one task at a time and by people sending signals.
         self._happened: asyncio.Queue[Stimulus | asyncio.Task[Stimulus | None]] = asyncio.Queue()
         self._tasks: set[asyncio.Task[Stimulus | None]] = set()
         self._facts: RunFacts | None = None  # set while `run` is under way
         self._info: RendezvousInfo | None = None  # of the current round
         self._ranks: NodeRanks | None = None  # of the current round
+        self._change = ""  # why the round before the current one ended
+        self._reported: Outcome | None = None  # how the workers of the current round ended here
+        self._ending: Ending | None = None  # of the run, once it is over for all nodes
         self._context: ProcessContext | None = None  # of the current round, once started
         self._ended: RunProcsResult | None = None  # of the last round that was started
         self._start_error: OSError | None = None  # why the last start failed
+        self._restarts = 0  # because of failures, that were told to the user
 
     def get_worker_group(self, role: str = DEFAULT_ROLE) -> WorkerGroup:  # noqa: ARG002 -- torch's
         """Return the group as it is now."""
@@ -163,45 +181,63 @@ class LocalElasticAgent:
     async def _next_stimulus(self) -> Stimulus:
         while True:
             happened = await self._happened.get()
-            stimulus = happened.result() if isinstance(happened, asyncio.Task) else happened
+            try:
+                stimulus = happened.result() if isinstance(happened, asyncio.Task) else happened
+            except RendezvousError as error:
+                if self._machine.phase is not Phase.STOPPING:
+                    raise
+                _logger.info("%s", error)  # this node has left the run, and only cleans up
+                continue
             if stimulus is not None:
                 return stimulus
 
     def _carry_out(self, instruction: Instruction) -> None:
         match instruction:
             case Step.JOIN:
-                self._announce_restart()
                 self._spawn(self._join())
             case Step.START:
+                self._announce_round()
+                self._reported = None
                 self._spawn(self._start())
+                self._spawn(self._follow())
             case Step.WATCH:
                 self._spawn(self._watch())
+            case Step.REPORT:
+                self._spawn(self._report())
+            case Step.LEAVE:
+                self._spawn(self._leave())
             case Step.KILL:
                 self._spawn(self._stop(signal.SIGKILL))
             case Stop(number):
                 self._spawn(self._stop(signal.Signals(number)))
 
-    def _announce_restart(self) -> None:
-        restarts, limit = self._machine.restarts, self._machine.max_restarts
-        if restarts:
+    def _announce_round(self) -> None:
+        """Say why workers are started again, if they are."""
+        info, limit = self._info, self._spec.max_restarts
+        assert info is not None
+        if info.restarts > self._restarts:
             _logger.warning(
                 "%s; starting all workers again, restart %d of %d (%d left)",
-                self._cause(),
-                restarts,
+                self._change,
+                info.restarts,
                 limit,
-                limit - restarts,
+                limit - info.restarts,
             )
+        elif self._change:
+            nodes = f"{info.world_size} node{'s' * (info.world_size > 1)}"
+            _logger.warning("starting all workers again, on %s", nodes)
+        self._restarts = info.restarts
 
-    def _cause(self) -> str:
-        """Say in a few words why the round is over."""
+    def _cause(self) -> tuple[str, int]:
+        """Say in a few words why the round failed here, and with which exit status."""
         if self._start_error is not None:
-            return f"workers could not be started: {one_line(self._start_error)}"
+            return f"workers could not be started: {one_line(self._start_error)}", 1
         assert self._ended is not None
         workers = self._group.workers
         failures = {workers[local].global_rank: f for local, f in self._ended.failures.items()}
         name = self._spec.get_entrypoint_name()
         rank, failure = ChildFailedError(name, failures).get_first_failure()
-        return f"rank {rank} (pid {failure.pid}) {failure.ending()}"
+        return f"rank {rank} (pid {failure.pid}) {failure.ending()}", failure.exitcode
 
     def _spawn(self, activity: Coroutine[object, object, Stimulus | None]) -> None:
         task = asyncio.create_task(activity)
@@ -210,13 +246,56 @@ class LocalElasticAgent:
         task.add_done_callback(self._happened.put_nowait)
 
     async def _join(self) -> Stimulus:
-        info = await self._spec.rdzv_handler.next_rendezvous()
-        node = NodeRole(role=self._spec.role, local_world_size=self._spec.local_world_size)
-        # Nodes start the same number of workers in the same role: no need to ask the others.
-        ranks = assign_ranks([node] * info.world_size)[info.rank]
-        self._info, self._ranks = info, ranks
-        self._group.assign(info, ranks)
+        handler = self._spec.rdzv_handler
+        nodes = None
+        while nodes is None:
+            try:
+                self._info = info = await handler.next_rendezvous()
+            except RendezvousGracefulExitError as error:
+                _logger.warning("%s", error)
+                self._ending = Ending(is_success=True)
+                return Over(is_success=True)
+            except RendezvousClosedError as error:
+                if self._info is None:
+                    raise  # this node came too late
+                self._ending = Ending(False, error.reason or str(error), error.exitcode)
+                return Over(is_success=False)
+            node = NodeRole(role=self._spec.role, local_world_size=self._spec.local_world_size)
+            nodes = await exchange_roles(handler, info, node, os.environ)
+        self._ranks = assign_ranks(nodes)[info.rank]
+        self._group.assign(info, self._ranks)
         return Event.JOINED
+
+    async def _follow(self) -> Stimulus:
+        """Wait until the round is over for all nodes."""
+        end = await self._spec.rdzv_handler.round_over()
+        if isinstance(end, Ending):
+            self._ending = end
+            return Over(end.is_success)
+        self._change = end.reason
+        if self._machine.phase in (Phase.STARTING, Phase.RUNNING):
+            _logger.warning("%s; stopping the workers for another round", end.reason)
+        return Event.CHANGED
+
+    async def _report(self) -> None:
+        """Tell the others how the workers ended, and name those that keep us waiting."""
+        failure, exitcode = "", 0
+        if self._start_error is not None or (self._ended and self._ended.is_failed()):
+            failure, exitcode = self._cause()
+        info = self._info
+        self._reported = outcome = Outcome(
+            failure, exitcode, self._spec.max_restarts, self._spec.restart_window
+        )
+        await self._spec.rdzv_handler.report(outcome)
+        while not failure:
+            await asyncio.sleep(self._exit_barrier_timeout)
+            if self._machine.phase is not Phase.REPORTING or self._info is not info:
+                return
+            missing = await self._spec.rdzv_handler.missing()
+            _logger.warning("the workers here are done; waiting for %s", ", ".join(missing))
+
+    async def _leave(self) -> None:
+        await self._spec.rdzv_handler.leave()
 
     async def _start(self) -> Stimulus:
         workers = self._group.workers
@@ -273,7 +352,7 @@ class LocalElasticAgent:
             self._info,
             self._ranks,
             local_rank=local_rank,
-            restarts=self._machine.restarts,
+            restarts=self._info.restarts,
             environ=os.environ,
         )
 
@@ -295,6 +374,10 @@ class LocalElasticAgent:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        while not self._happened.empty():  # what failed after that which ended the run
+            happened = self._happened.get_nowait()
+            if isinstance(happened, asyncio.Task) and not happened.cancelled():
+                happened.exception()
         try:
             if self._context is not None:
                 await self._context.close(signal.SIGTERM, self._grace)
@@ -303,20 +386,28 @@ class LocalElasticAgent:
 
     def _result(self, finish: Finish) -> RunResult:
         ended = self._ended
+        result = RunResult(
+            state=finish.state,
+            restarts=self._restarts,
+            signal=finish.number,
+            elsewhere=self._elsewhere(finish),
+        )
         if ended is None:  # nothing was ever started
-            return RunResult(state=finish.state, signal=finish.number)
+            return result
         ranks = {worker.local_rank: worker.global_rank for worker in self._group.workers}
         failures = {ranks[local]: failure for local, failure in ended.failures.items()}
-        return RunResult(
-            state=finish.state,
+        return result._replace(
             return_values={ranks[local]: value for local, value in ended.return_values.items()},
-            failures=failures,
+            failures=failures if result.elsewhere is None else {},
             exit_codes={ranks[local]: code for local, code in ended.exit_codes.items()},
             log_paths=self._log_paths(ranks),
             log_dir=self._log_dir(),
-            restarts=self._machine.restarts,
-            signal=finish.number,
         )
+
+    def _elsewhere(self, finish: Finish) -> Ending | None:
+        """Return how the run failed, unless it was by workers of this node."""
+        is_ours = self._reported is not None and self._reported.failure
+        return None if finish.state is not WorkerState.FAILED or is_ours else self._ending
 
     def _log_paths(self, ranks: Mapping[int, int]) -> dict[int, dict[str, str]]:
         context = self._context

@@ -5,6 +5,7 @@ Values, and the interface of agents; torch's names and fields, those that act.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 from launcher.agent.ranks import NodeRanks
 from launcher.agent.state import WorkerState
 from launcher.errors import ProcessFailure
-from launcher.rendezvous import RendezvousHandler, RendezvousInfo
+from launcher.rendezvous import Ending, RendezvousHandler, RendezvousInfo
 
 if TYPE_CHECKING:  # the name only: a backend that has a store has imported it
     from asyncrpc.store import Store
@@ -34,7 +35,8 @@ class WorkerSpec:
         rdzv_handler: how the node's agent meets the others.
         entrypoint: what each of them runs: path or name of a program, or a function.
         args: its arguments, without the program's own name.
-        max_restarts: how often a failure may restart the group, from 0.
+        max_restarts: how often failures may restart the run, on all nodes together, from 0.
+        restart_window: seconds after which a restart no longer counts, above 0.
 
     Raises:
         ValueError: a field breaks its rule; names field, value and rule.
@@ -46,6 +48,7 @@ class WorkerSpec:
     entrypoint: Callable[..., object] | str
     args: tuple[object, ...] = ()
     max_restarts: int = 3
+    restart_window: float = math.inf
 
     def __post_init__(self) -> None:
         if not self.role:
@@ -56,6 +59,8 @@ class WorkerSpec:
             raise ValueError(f"entrypoint={self.entrypoint!r}: expected a program or a function")
         if self.max_restarts < 0:
             raise ValueError(f"max_restarts={self.max_restarts}: expected at least 0")
+        if not self.restart_window > 0:
+            raise ValueError(f"restart_window={self.restart_window}: expected seconds above 0")
 
     def get_entrypoint_name(self) -> str:
         """Name the program without its folder, or the function."""
@@ -158,9 +163,11 @@ class RunResult(NamedTuple):
     log_dir: str | None = None
     """Folder of the run's logs; ``None``: none were kept."""
     restarts: int = 0
-    """How often the group was restarted because of a failure."""
+    """How often the run was restarted because of a failure."""
     signal: int | None = None
     """The signal that stopped the launcher; ``None`` unless STOPPED."""
+    elsewhere: Ending | None = None
+    """Why the run FAILED, if not because of workers of this node."""
 
     def is_failed(self) -> bool:
         """Say whether the run failed."""

@@ -5,24 +5,34 @@ what it answers, in order.
 
 Theory of operation::
 
-    phase     stimulus            instructions                            next phase
-    --------  ------------------  --------------------------------------  ----------------
-    INIT      BEGUN               JOIN                                    JOINING
-    JOINING   JOINED              START                                   STARTING
-    STARTING  STARTED             WATCH                                   RUNNING
-    STARTING  STARTED, signalled  WATCH, Stop(first signal, or SIGKILL)   STOPPING
-    STARTING  START_FAILED        JOIN while restarts are left, or Finish JOINING, or DONE
-    RUNNING   SUCCEEDED           Finish(SUCCEEDED)                       DONE
-    RUNNING   FAILED              JOIN while restarts are left, or Finish JOINING, or DONE
-    RUNNING   SignalReceived      Stop(that signal)                       STOPPING
-    STOPPING  SignalReceived      KILL                                    STOPPING
-    STOPPING  SUCCEEDED, FAILED   Finish(STOPPED)                         DONE
-    JOINING   SignalReceived      Finish(STOPPED)                         DONE
-    STARTING  SignalReceived      - (remembered)                          STARTING
+    phase      stimulus            instructions                           next phase
+    ---------  ------------------  -------------------------------------  ----------------
+    INIT       BEGUN               JOIN                                   JOINING
+    JOINING    JOINED              START                                  STARTING
+    JOINING    Over                Finish                                 DONE
+    STARTING   STARTED             WATCH                                  RUNNING
+    STARTING   START_FAILED        REPORT                                 REPORTING
+    RUNNING    SUCCEEDED, FAILED   REPORT                                 REPORTING
+    RUNNING    CHANGED, Over       Stop(SIGTERM)                          YIELDING
+    REPORTING  CHANGED             JOIN                                   JOINING
+    REPORTING  Over                Finish                                 DONE
+    YIELDING   SUCCEEDED, FAILED   JOIN, or Finish if it was Over         JOINING, or DONE
+    RUNNING    SignalReceived      LEAVE, Stop(that signal)               STOPPING
+    YIELDING   SignalReceived      LEAVE                                  STOPPING
+    STOPPING   SignalReceived      KILL                                   STOPPING
+    STOPPING   SUCCEEDED, FAILED   Finish(STOPPED)                        DONE
+    JOINING    SignalReceived      Finish(STOPPED)                        DONE
+    REPORTING  SignalReceived      Finish(STOPPED)                        DONE
+    STARTING   SignalReceived      LEAVE                                  STARTING
 
-A failed worker has its siblings stopped by the process layer before FAILED is reported, so a
-failure always restarts or ends the group as a whole. A signal to the launcher beats everything:
-after it, nothing is started again.
+What happens while workers are being started is remembered until they are: STARTED then leads to
+STOPPING or YIELDING at once.
+
+From START on, exactly one of CHANGED and Over comes for each round that was joined: it is what all
+nodes of the run have agreed on, and it alone decides whether workers are started again. A failed
+worker has its siblings stopped by the process layer before FAILED is reported, so a failure always
+ends the group as a whole. A signal to the launcher beats everything: after it, nothing is started
+again.
 
 Values are enums and named tuples here and in the agent: making a dataclass takes five times as
 long, and the launcher's start waits for every one of them.
@@ -39,6 +49,7 @@ __all__ = (
     "Finish",
     "GroupMachine",
     "Instruction",
+    "Over",
     "Phase",
     "SignalReceived",
     "Step",
@@ -79,6 +90,8 @@ class Phase(enum.Enum):
     JOINING = "joining"
     STARTING = "starting"
     RUNNING = "running"
+    REPORTING = "reporting"
+    YIELDING = "yielding"
     STOPPING = "stopping"
     DONE = "done"
 
@@ -98,6 +111,8 @@ class Event(enum.Enum):
     """All workers of the round have ended, each with exit status 0."""
     FAILED = "failed"
     """All workers of the round have ended, and not all with 0."""
+    CHANGED = "changed"
+    """The round is over for all nodes, and the next one is to be joined."""
 
 
 class SignalReceived(NamedTuple):
@@ -106,7 +121,13 @@ class SignalReceived(NamedTuple):
     number: int
 
 
-Stimulus = Event | SignalReceived
+class Over(NamedTuple):
+    """The run is over for all nodes."""
+
+    is_success: bool
+
+
+Stimulus = Event | SignalReceived | Over
 """What can happen to a group."""
 
 
@@ -116,9 +137,13 @@ class Step(enum.Enum):
     JOIN = "join"
     """Join the rendezvous of the next round."""
     START = "start"
-    """Start the workers of the round."""
+    """Start the workers of the round, and say CHANGED or Over when it is over."""
     WATCH = "watch"
-    """Report SUCCEEDED or FAILED when no worker of the round runs any more."""
+    """Say SUCCEEDED or FAILED when no worker of the round runs any more."""
+    REPORT = "report"
+    """Tell the other nodes how the workers ended."""
+    LEAVE = "leave"
+    """Tell the other nodes that this one goes."""
     KILL = "kill"
     """End the stop that is under way with SIGKILL, now."""
 
@@ -143,19 +168,14 @@ Instruction = Step | Stop | Finish
 
 
 class GroupMachine:
-    """Decides what happens to one agent's worker group.
+    """Decides what happens to one agent's worker group."""
 
-    Args:
-        max_restarts: how often a failure may restart the group, from 0.
-    """
+    __slots__ = ("_finish", "_signals", "_verdict", "phase")
 
-    __slots__ = ("_finish", "_signals", "max_restarts", "phase", "restarts")
-
-    def __init__(self, max_restarts: int) -> None:
-        self.max_restarts = max_restarts
+    def __init__(self) -> None:
         self.phase = Phase.INIT
-        self.restarts = 0  # because of a failure; never above max_restarts
-        self._signals: list[int] = []  # to the launcher, in order; once not empty, no Join
+        self._signals: list[int] = []  # to the launcher, in order; once not empty, no JOIN
+        self._verdict: Over | Event | None = None  # CHANGED or Over, of the current round
         self._finish: Finish | None = None  # set exactly when DONE
 
     @property
@@ -165,7 +185,8 @@ class GroupMachine:
             return self._finish.state
         if self.phase is Phase.RUNNING:
             return WorkerState.HEALTHY
-        return WorkerState.UNHEALTHY if self.phase is Phase.STOPPING else WorkerState.INIT
+        is_ending = self.phase in (Phase.STOPPING, Phase.YIELDING)
+        return WorkerState.UNHEALTHY if is_ending else WorkerState.INIT
 
     def handle(self, stimulus: Stimulus) -> tuple[Instruction, ...]:
         """Take in what happened and say what to do.
@@ -182,6 +203,8 @@ class GroupMachine:
             case SignalReceived(number):
                 self._signals.append(number)
                 return self._signalled(number)
+            case Over() | Event.CHANGED:
+                return self._decided(stimulus)
             case Event.BEGUN:
                 self._expect(Phase.INIT)
                 return self._join()
@@ -194,41 +217,73 @@ class GroupMachine:
                 return self._started()
             case Event.START_FAILED:
                 self._expect(Phase.STARTING)
-                return self._conclude(is_failed=True)
+                return self._ended()
             case Event.SUCCEEDED | Event.FAILED:
-                self._expect(Phase.RUNNING, Phase.STOPPING)
-                return self._conclude(is_failed=stimulus is Event.FAILED)
+                self._expect(Phase.RUNNING, Phase.YIELDING, Phase.STOPPING)
+                return self._ended()
 
     def _started(self) -> tuple[Instruction, ...]:
-        if not self._signals:
-            self.phase = Phase.RUNNING
-            return (Step.WATCH,)
-        self.phase = Phase.STOPPING
-        number = self._signals[0] if len(self._signals) == 1 else signal.SIGKILL
-        return (Step.WATCH, Stop(number))
+        if self._signals:
+            self.phase = Phase.STOPPING
+            number = self._signals[0] if len(self._signals) == 1 else signal.SIGKILL
+            return (Step.WATCH, Stop(number))
+        self.phase = Phase.RUNNING
+        return (Step.WATCH, *(() if self._verdict is None else self._yield()))
+
+    def _decided(self, verdict: Over | Event) -> tuple[Instruction, ...]:
+        """Take in what the nodes agreed on about this round."""
+        assert self._verdict is None, f"{verdict} follows {self._verdict}"
+        self._verdict = verdict
+        match self.phase:
+            case Phase.RUNNING:
+                return self._yield()
+            case Phase.JOINING | Phase.REPORTING:
+                return self._go_on()
+            case phase:
+                # Workers are being started or stopped, and the end of that asks for the verdict.
+                assert phase in (Phase.STARTING, Phase.STOPPING), phase
+                return ()
+
+    def _ended(self) -> tuple[Instruction, ...]:
+        """Go on now that no worker of the round runs."""
+        if self._signals or self._verdict is not None:
+            return self._go_on()
+        self.phase = Phase.REPORTING
+        return (Step.REPORT,)
 
     def _signalled(self, number: int) -> tuple[Instruction, ...]:
         match self.phase:
             case Phase.RUNNING:
                 self.phase = Phase.STOPPING
-                return (Stop(number),)
+                return (Step.LEAVE, Stop(number))
+            case Phase.YIELDING:  # the workers are being stopped already
+                self.phase = Phase.STOPPING
+                return (Step.LEAVE,)
             case Phase.STOPPING:
                 return (Step.KILL,)
-            case Phase.STARTING:
-                return ()  # there is no telling whom to signal yet; `_started` will know
+            case Phase.STARTING:  # there is no telling whom to signal yet; `_started` will know
+                return (Step.LEAVE,) if len(self._signals) == 1 else ()
             case _:
-                return self._conclude(is_failed=False)
+                return self._go_on()
 
-    def _conclude(self, *, is_failed: bool) -> tuple[Instruction, ...]:
-        if is_failed and not self._signals and self.restarts < self.max_restarts:
-            self.restarts += 1
-            return self._join()
-        self.phase = Phase.DONE
+    def _yield(self) -> tuple[Instruction, ...]:
+        self.phase = Phase.YIELDING
+        return (Stop(signal.SIGTERM),)
+
+    def _go_on(self) -> tuple[Instruction, ...]:
+        """Start the next round or end, now that nothing runs and all is known."""
+        verdict, self._verdict = self._verdict, None
         if self._signals:
-            self._finish = Finish(WorkerState.STOPPED, self._signals[0])
-        else:
-            self._finish = Finish(WorkerState.FAILED if is_failed else WorkerState.SUCCEEDED)
-        return (self._finish,)
+            return self._end(Finish(WorkerState.STOPPED, self._signals[0]))
+        if isinstance(verdict, Over):
+            state = WorkerState.SUCCEEDED if verdict.is_success else WorkerState.FAILED
+            return self._end(Finish(state))
+        return self._join()
+
+    def _end(self, finish: Finish) -> tuple[Instruction, ...]:
+        self.phase = Phase.DONE
+        self._finish = finish
+        return (finish,)
 
     def _join(self) -> tuple[Instruction, ...]:
         self.phase = Phase.JOINING

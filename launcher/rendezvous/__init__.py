@@ -9,6 +9,9 @@ from launcher.errors import (
     RendezvousTimeoutError,
 )
 from launcher.rendezvous.base import (
+    Change,
+    Ending,
+    Outcome,
     RendezvousHandler,
     RendezvousInfo,
     RendezvousParameters,
@@ -17,6 +20,9 @@ from launcher.rendezvous.base import (
 from launcher.rendezvous.registry import get_rendezvous_handler, register, unregister
 
 __all__ = (
+    "Change",
+    "Ending",
+    "Outcome",
     "RendezvousClosedError",
     "RendezvousConnectionError",
     "RendezvousError",

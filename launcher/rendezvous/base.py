@@ -6,20 +6,27 @@ themselves to the registry; the agent sees nothing else of them.
 
 from __future__ import annotations
 
+import asyncio
+import math
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:  # the name only: a backend that has a store has imported it
     from asyncrpc.store import Store
 
 __all__ = (
+    "Change",
+    "Ending",
+    "Outcome",
     "RendezvousHandler",
     "RendezvousInfo",
     "RendezvousParameters",
     "RendezvousStoreInfo",
 )
+
+_MONITOR_INTERVAL = 0.1  # seconds; torchrun's
 
 
 class RendezvousStoreInfo(NamedTuple):
@@ -44,6 +51,8 @@ class RendezvousInfo(NamedTuple):
     """Where workers find the run's store, ``tcp://host:port``; its keys outlive rounds."""
     open_store: Callable[[], Store]
     """Returns `store`, the same one each time; opened by the first call."""
+    restarts: int = 0
+    """Restarts of the run because of failures so far, the same number on every node."""
 
     @property
     def store(self) -> Store:
@@ -51,9 +60,38 @@ class RendezvousInfo(NamedTuple):
         return self.open_store()
 
 
-@dataclass(frozen=True, slots=True)
+class Outcome(NamedTuple):
+    """How the workers of one node ended a round."""
+
+    failure: str = ""
+    """What failed, for people; empty: all succeeded."""
+    exitcode: int = 0
+    """Exit status of what failed."""
+    max_restarts: int = 0
+    """How often failures may restart the run."""
+    restart_window: float = math.inf
+    """Seconds after which a restart no longer counts."""
+
+
+class Change(NamedTuple):
+    """The round is over, and the next one is to be joined."""
+
+    reason: str
+    """Why, for people."""
+
+
+class Ending(NamedTuple):
+    """The run is over."""
+
+    is_success: bool
+    reason: str = ""
+    """Why it did not succeed, for people."""
+    exitcode: int = 0
+    """Exit status of what failed, if workers did."""
+
+
 class RendezvousParameters:
-    """How to make a rendezvous handler.
+    """How to make a rendezvous handler; torch's class.
 
     Args:
         backend: the name it is registered under.
@@ -61,6 +99,8 @@ class RendezvousParameters:
         run_id: name of the run.
         min_nodes: agents needed for a round, at least 1.
         max_nodes: agents at most, not below `min_nodes`.
+        local_addr: where other nodes reach this one; ``None``: what the run's store is reached
+            from.
         secret: the run's secret, at least 16 bytes: who does not know it cannot join; ``None``:
             made of this user's secret and the run id. Not shown by repr.
         config: the backend's own settings, by name.
@@ -69,27 +109,82 @@ class RendezvousParameters:
         ValueError: a field breaks its rule; names field, value and rule.
     """
 
-    backend: str
-    endpoint: str
-    run_id: str
-    min_nodes: int
-    max_nodes: int
-    secret: bytes | None = field(default=None, repr=False, kw_only=True)
-    config: Mapping[str, str] = field(default_factory=dict, kw_only=True)
-
-    def __post_init__(self) -> None:
-        if not self.backend:
+    def __init__(
+        self,
+        backend: str,
+        endpoint: str,
+        run_id: str,
+        min_nodes: int,
+        max_nodes: int,
+        local_addr: str | None = None,
+        *,
+        secret: bytes | None = None,
+        **config: object,
+    ) -> None:
+        if not backend:
             raise ValueError("backend='': expected the name of a rendezvous backend")
-        if self.min_nodes < 1:
-            raise ValueError(f"min_nodes={self.min_nodes}: expected at least 1")
-        if self.max_nodes < self.min_nodes:
-            raise ValueError(
-                f"max_nodes={self.max_nodes}: expected at least min_nodes, {self.min_nodes}"
-            )
+        if min_nodes < 1:
+            raise ValueError(f"min_nodes={min_nodes}: expected at least 1")
+        if max_nodes < min_nodes:
+            raise ValueError(f"max_nodes={max_nodes}: expected at least min_nodes, {min_nodes}")
+        self.backend = backend
+        self.endpoint = endpoint
+        self.run_id = run_id
+        self.min_nodes = min_nodes
+        self.max_nodes = max_nodes
+        self.local_addr = local_addr
+        self.secret = secret
+        self.config = config
+
+    def __repr__(self) -> str:
+        return (
+            f"RendezvousParameters({self.backend!r}, {self.endpoint!r}, {self.run_id!r}, "
+            f"{self.min_nodes}, {self.max_nodes}, {self.local_addr!r}, **{self.config!r})"
+        )
+
+    def get(self, key: str, default: object = None) -> object:
+        """Return a setting as it was given, `default` if it was not."""
+        return self.config.get(key, default)
+
+    def get_as_bool(self, key: str, default: bool | None = None) -> bool | None:
+        """Return a setting that is true or false, `default` if it was not given.
+
+        Raises:
+            ValueError: it is neither.
+        """
+        value = self.config.get(key, default)
+        if value is None or isinstance(value, bool):
+            return value
+        lowered = str(value).strip().lower()
+        if lowered in ("1", "true", "t", "yes", "y"):
+            return True
+        if lowered in ("0", "false", "f", "no", "n"):
+            return False
+        raise ValueError(f"rdzv_conf {key}={value}: expected 1 or 0 (or true, false, yes, no)")
+
+    def get_as_int(self, key: str, default: int | None = None) -> int | None:
+        """Return a setting that is an integer, `default` if it was not given.
+
+        Raises:
+            ValueError: it is none.
+        """
+        value = self.config.get(key, default)
+        try:
+            return None if value is None else int(str(value))
+        except ValueError:
+            raise ValueError(f"rdzv_conf {key}={value}: expected an integer") from None
 
 
 class RendezvousHandler(ABC):
-    """How one agent takes part in the rounds of a run."""
+    """How one agent takes part in the rounds of a run.
+
+    What is abstract is all that a backend must have; it is then asked again and again whether
+    nodes wait, and restarts are counted for each node by itself. A backend that knows better also
+    has `report` and `round_over`.
+    """
+
+    _ended: asyncio.Future[Change | Ending] | None = None  # what `report` decided, until told
+    _restarted: tuple[float, ...] = ()  # when the restarts were that `report` allowed
 
     @abstractmethod
     def get_backend(self) -> str:
@@ -108,6 +203,7 @@ class RendezvousHandler(ABC):
 
         Raises:
             RendezvousClosedError: the run is over.
+            RendezvousGracefulExitError: the run is over and has succeeded, without this node.
             RendezvousTimeoutError: too few nodes came in time; names who is missing.
             RendezvousConnectionError: the place they meet at cannot be reached, or the address it
                 is to be served on is taken.
@@ -133,8 +229,60 @@ class RendezvousHandler(ABC):
             Whether everything was released in order.
         """
 
+    async def report(self, outcome: Outcome) -> None:
+        """Tell the others how this node's workers ended the round; `round_over` has the answer.
+
+        Args:
+            outcome: none of the workers runs any more.
+        """
+        self._decision().set_result(self._decide(outcome))
+
+    async def round_over(self) -> Change | Ending:
+        """Wait until the round that was joined last cannot go on.
+
+        Returns:
+            What follows.
+
+        Raises:
+            RendezvousConnectionError: the place where agents meet was lost.
+        """
+        decision = self._decision()
+        while not decision.done():
+            await asyncio.wait({decision}, timeout=_MONITOR_INTERVAL)
+            if not decision.done() and await self.num_nodes_waiting() > 0:
+                return Change("other nodes wait to join")
+        self._ended = None
+        return decision.result()
+
+    async def missing(self) -> tuple[str, ...]:
+        """Name the nodes of the round whose workers have not all ended, for people."""
+        return ()
+
+    async def leave(self) -> None:  # noqa: B027 -- alone there is nobody to tell
+        """Tell the others at once that this node goes; `close` follows."""
+
     async def close(self) -> None:  # noqa: B027 -- holding nothing is a sound default
         """Release what the handler holds and leave the run open to the others; may be repeated.
 
         Called instead of `shutdown` when a signal stopped this agent.
         """
+
+    def _decision(self) -> asyncio.Future[Change | Ending]:
+        if self._ended is None:
+            self._ended = asyncio.get_running_loop().create_future()
+        return self._ended
+
+    def _decide(self, outcome: Outcome) -> Change | Ending:
+        if not outcome.failure:
+            return Ending(is_success=True)
+        now = time.monotonic()
+        spent = sum(now - at < outcome.restart_window for at in self._restarted)
+        if spent >= outcome.max_restarts:
+            return Ending(is_success=False, exitcode=outcome.exitcode)
+        self._restarted = (*self._restarted, now)
+        return Change(outcome.failure)
+
+    @property
+    def restarts(self) -> int:
+        """Restarts because of failures that `report` allowed."""
+        return len(self._restarted)

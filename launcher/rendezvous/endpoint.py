@@ -1,17 +1,20 @@
 """Where a rendezvous takes place: `host[:port]` as users write it, and ports nobody uses.
 
-Called by the backends. `parse_endpoint` is pure; `free_port` asks the kernel.
+Called by the backends. `parse_endpoint` is pure; `free_port` and `check_port` ask the kernel.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import socket
 from collections.abc import Container
 from contextlib import suppress
 
-__all__ = ("free_port", "parse_endpoint")
+from launcher.errors import RendezvousConnectionError
+
+__all__ = ("check_port", "free_port", "is_address", "parse_endpoint")
 
 _LABEL = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)\Z", re.ASCII)
 _EPHEMERAL_RANGE = "/proc/sys/net/ipv4/ip_local_port_range"
@@ -38,12 +41,12 @@ def parse_endpoint(endpoint: str, default_port: int) -> tuple[str, int]:
         return "localhost", default_port
     if endpoint.startswith("["):
         host, bracket, rest = endpoint[1:].partition("]")
-        is_host = bracket == "]" and _is_address(host) and (not rest or rest[0] == ":")
+        is_host = bracket == "]" and is_address(host) and (not rest or rest[0] == ":")
         port = rest[1:] if rest else None
     else:
         host, colon, text = endpoint.rpartition(":")
         host, port = (host, text) if colon else (endpoint, None)
-        is_host = _is_address(host) or all(_LABEL.match(label) for label in host.split("."))
+        is_host = is_address(host) or all(_LABEL.match(label) for label in host.split("."))
     if not is_host:
         raise ValueError(
             f"The hostname of the rendezvous endpoint '{endpoint}' must be a dot-separated list "
@@ -89,6 +92,34 @@ def free_port(host: str, taken: Container[int] = ()) -> int:
     return port
 
 
+def check_port(host: str, port: int) -> None:
+    """Make sure that a port of this host can be listened on, by someone who reuses addresses.
+
+    Args:
+        host: name or address; one that is not of this host, but stands for it elsewhere, passes.
+        port: from 1.
+
+    Raises:
+        RendezvousConnectionError: something listens there; names the port.
+    """
+    try:
+        socket.create_server((host, port)).close()
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise RendezvousConnectionError(
+                f"master_port={port}: something listens at {host}:{port} already"
+            ) from error
+
+
+def is_address(host: str) -> bool:
+    """Say whether a host is given by its address, not by a name."""
+    for family in (socket.AF_INET, socket.AF_INET6):
+        with suppress(OSError):
+            socket.inet_pton(family, host)
+            return True
+    return False
+
+
 def _bind(host: str, port: int) -> int:
     # Not by getaddrinfo, which loads the tables of international names even for an address.
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -108,11 +139,3 @@ def _first_ephemeral_port() -> int:
             return int(file.read().split()[0])
     except (OSError, ValueError):  # another system: only the kernel's choice is left
         return 0
-
-
-def _is_address(host: str) -> bool:
-    for family in (socket.AF_INET, socket.AF_INET6):
-        with suppress(OSError):
-            socket.inet_pton(family, host)
-            return True
-    return False

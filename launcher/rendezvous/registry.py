@@ -18,7 +18,11 @@ HandlerFactory = Callable[[RendezvousParameters], RendezvousHandler]
 """Makes a handler; plain, and nothing is opened before its first coroutine."""
 
 # c10d is what torchrun calls its own store; scripts and habits know it by that name.
-_BUILT_IN = {"tcp": "launcher.rendezvous.tcp", "c10d": "launcher.rendezvous.tcp"}
+_BUILT_IN = {
+    "tcp": "launcher.rendezvous.tcp",
+    "c10d": "launcher.rendezvous.tcp",
+    "static": "launcher.rendezvous.static",
+}
 _registered: dict[str, HandlerFactory] = {}
 
 
@@ -55,8 +59,15 @@ def get_rendezvous_handler(parameters: RendezvousParameters) -> RendezvousHandle
 
     Raises:
         ValueError: no such backend, or the backend refuses the parameters.
+        RuntimeError: the handler answers to another name than it was registered by.
     """
-    return _factory(parameters.backend)(parameters)
+    handler = _factory(parameters.backend)(parameters)
+    if handler.get_backend() != parameters.backend:
+        raise RuntimeError(
+            f"rdzv_backend={parameters.backend!r}: its handler calls itself "
+            f"{handler.get_backend()!r}"
+        )
+    return handler
 
 
 def _factory(backend: str) -> HandlerFactory:

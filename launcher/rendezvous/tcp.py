@@ -1,7 +1,9 @@
-"""Rendezvous of one node: it serves the run's store itself and is alone in every round.
+"""The tcp backend: a node that is alone serves the run's store itself, several share one.
 
-Every round gets a fresh port for its rank 0 and an agents' store of its own, so nothing of an
-earlier round can be read in it. Made by the registry for ``tcp`` and ``c10d``.
+`TcpRendezvous` is for a run of one node, which is alone in every round; runs of several nodes get a
+`dynamic` handler, loaded only for them. Every round gets a fresh port for its rank 0 and an agents'
+store of its own, so nothing of an earlier round can be read in it. Made by the registry for ``tcp``
+and ``c10d``.
 
 Theory of operation: the socket of the run's store listens before the first worker starts, but the
 store itself is loaded when the first worker connects, who waits in the socket meanwhile. Workers
@@ -20,17 +22,20 @@ from typing import TYPE_CHECKING
 from asyncrpc.secret import load_secret, run_secret
 from launcher.errors import RendezvousClosedError, RendezvousConnectionError
 from launcher.rendezvous.base import (
+    Change,
+    Ending,
     RendezvousHandler,
     RendezvousInfo,
     RendezvousParameters,
     RendezvousStoreInfo,
 )
-from launcher.rendezvous.endpoint import free_port, parse_endpoint
+from launcher.rendezvous.endpoint import check_port, free_port, parse_endpoint
 
 if TYPE_CHECKING:
     from asyncrpc.store import Store
+    from launcher.rendezvous.settings import Settings
 
-__all__ = ("TcpRendezvous", "create_handler")
+__all__ = ("TcpRendezvous", "create_handler", "run_secret_of")
 
 _BACKLOG = 1024  # workers of one node that may connect while the store is loaded
 _DEFAULT_PORT = 29400  # torchrun's, for an endpoint that names a host only
@@ -45,21 +50,24 @@ class TcpRendezvous(RendezvousHandler):
     Args:
         parameters: of the run; the endpoint is where the store listens, any free port of loopback
             when it is empty.
+        master: where rank 0's workers are to listen in every round, and no endpoint is for the
+            store then; ``None``: at a free port, a new one in each round.
 
     Raises:
         ValueError: the endpoint is malformed, a setting is unknown, or there is no secret.
     """
 
-    def __init__(self, parameters: RendezvousParameters) -> None:
-        for key in parameters.config:
-            raise ValueError(f"rdzv_conf {key}: expected no settings for {parameters.backend}")
-        host, self._port = _place(parameters.endpoint)
+    def __init__(
+        self, parameters: RendezvousParameters, master: RendezvousStoreInfo | None = None
+    ) -> None:
+        if parameters.config:
+            _read_settings(parameters)  # none of which matters to a node alone
+        self._master = master
+        host, self._port = _place("" if master else parameters.endpoint)
         self._host = _LOOPBACK if host == "localhost" else host
         self._backend = parameters.backend
         self._run_id = parameters.run_id
-        self._secret = parameters.secret or run_secret(
-            load_secret(None, os.environ), parameters.run_id
-        )
+        self._secret = run_secret_of(parameters)
         self._socket: socket.socket | None = None  # listens; None once the server has taken it
         self._serving: asyncio.Task[None] | None = None  # None until a worker connects
         self._url = ""  # of the store, once its socket listens
@@ -89,17 +97,25 @@ class TcpRendezvous(RendezvousHandler):
             raise RendezvousClosedError(f"run {self._run_id} is closed")
         if not self._url:
             self._listen()
-        port = free_port(self._host, self._given_ports)
-        self._given_ports.add(port)
+        if self._master is not None and self._round == 0:
+            check_port(*self._master)
         number, self._round = self._round, self._round + 1
         return RendezvousInfo(
             rank=0,
             world_size=1,
-            bootstrap_store_info=RendezvousStoreInfo(master_addr=self._host, master_port=port),
+            bootstrap_store_info=self._master or self._free_place(),
             round=number,
             store_url=self._url,
             open_store=cache(_memory_store),  # there is no other agent to share it with
+            restarts=self.restarts,
         )
+
+    async def round_over(self) -> Change | Ending:
+        """Wait for what `report` decides: there is nobody else who could end a round."""
+        decision = self._decision()
+        await asyncio.wait({decision})
+        self._ended = None
+        return decision.result()
 
     async def is_closed(self) -> bool:
         """Say whether the run is over."""
@@ -128,6 +144,11 @@ class TcpRendezvous(RendezvousHandler):
         if self._serving is not None:
             self._serving.cancel()
             await asyncio.wait([self._serving])
+
+    def _free_place(self) -> RendezvousStoreInfo:
+        port = free_port(self._host, self._given_ports)
+        self._given_ports.add(port)
+        return RendezvousStoreInfo(master_addr=self._host, master_port=port)
 
     def _listen(self) -> None:
         """Listen where the store is to be, and serve it when the first client comes."""
@@ -176,8 +197,60 @@ class TcpRendezvous(RendezvousHandler):
 
 
 def create_handler(parameters: RendezvousParameters) -> RendezvousHandler:
-    """Make the handler of a run; see `TcpRendezvous`."""
-    return TcpRendezvous(parameters)
+    """Make the handler of a run.
+
+    Args:
+        parameters: of the run; several nodes need an endpoint.
+
+    Returns:
+        A `TcpRendezvous` for one node, a `DynamicRendezvous` for several.
+
+    Raises:
+        ValueError: endpoint or settings break their rule, or there is no secret.
+    """
+    return TcpRendezvous(parameters) if parameters.max_nodes == 1 else _shared(parameters)
+
+
+def _shared(parameters: RendezvousParameters) -> RendezvousHandler:
+    from launcher.rendezvous.dynamic import DynamicRendezvous  # noqa: PLC0415 -- for several nodes
+    from launcher.rendezvous.place import TcpPlace  # noqa: PLC0415 -- brings the store
+
+    settings = _read_settings(parameters)
+    if not parameters.endpoint:
+        raise ValueError(
+            "rdzv_endpoint=: expected host[:port], the same on every node, to launch on up to "
+            f"{parameters.max_nodes} nodes"
+        )
+    host, port = _place(parameters.endpoint)
+    if port == 0:
+        raise ValueError(
+            f"rdzv_endpoint={parameters.endpoint}: expected a port that every node knows, not 0"
+        )
+    place = TcpPlace(
+        host,
+        port,
+        run_secret_of(parameters),
+        parameters.run_id,
+        local_addr=parameters.local_addr,
+        is_host=settings.is_host,
+        read_timeout=settings.read_timeout,
+    )
+    return DynamicRendezvous(parameters, settings, place)
+
+
+def _read_settings(parameters: RendezvousParameters) -> Settings:
+    from launcher.rendezvous.settings import read_settings  # noqa: PLC0415 -- if there are any
+
+    return read_settings(parameters)
+
+
+def run_secret_of(parameters: RendezvousParameters) -> bytes:
+    """Return the secret that the agents of the run share.
+
+    Raises:
+        ValueError: it is not given, and there is none to make it of.
+    """
+    return parameters.secret or run_secret(load_secret(None, os.environ), parameters.run_id)
 
 
 def _place(endpoint: str) -> tuple[str, int]:

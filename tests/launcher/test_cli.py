@@ -94,7 +94,18 @@ def test_the_shutdown_timeout_is_option_else_variable_else_30() -> None:
         (["--nproc-per-node", "0", "a.py"], {}, ["--nproc-per-node=0", "at least 1"]),
         (["--nproc_per_node", "x", "a.py"], {}, ["--nproc-per-node=x", "at least 1"]),
         (["--nproc-per-node"], {}, ["--nproc-per-node", "argument"]),
-        (["--nnodes", "1:2", "a.py"], {}, ["--nnodes=1:2", "1 or 1:1"]),
+        (["--nnodes", "2:1", "a.py"], {}, ["--nnodes=2:1", "N or MIN:MAX"]),
+        (["--nnodes=2", "--standalone", "a.py"], {}, ["--nnodes=2", "one node", "--standalone"]),
+        (
+            ["--master-port=1", "--rdzv-endpoint=a:1", "a.py"],
+            {},
+            ["--master-port: ", "without --rdzv-endpoint", "static"],
+        ),
+        (
+            ["--master-addr=a", "a.py"],
+            {"PET_RDZV_BACKEND": "c10d"},
+            ["--master-addr: ", "without PET_RDZV_BACKEND"],
+        ),
         (["--bogus", "a.py"], {}, ["--bogus"]),
         (["--standalone=yes", "a.py"], {}, ["--standalone", "expected no value", "'yes'"]),
         (["--nproc", "2", "a.py"], {}, ["--nproc"]),
@@ -123,13 +134,20 @@ def test_a_usage_error_names_option_value_and_rule(
 
 INTEGER = "expected an integer, at least 0"
 BAD = {
-    "nnodes": ("expected 1 or 1:1", ("", "0", "-1", "nan", "x", "2", "1:2")),
+    "nnodes": ("expected N or MIN:MAX", ("", "0", "-1", "nan", "x", "2:1", ":2", "1:2:3")),
     "nproc-per-node": (
         "expected an integer, at least 1, or auto or cpu",
         ("", "0", "-1", "nan", "1.5", "1_0", "gpu"),
     ),
     "rdzv-backend": ("expected a name", ("",)),
     "rdzv-endpoint": ("", ()),  # the backend knows the rule: see the end-to-end tests
+    "rdzv-conf": ("expected settings such as", ("x", "=1", "join_timeout=")),
+    "node-rank": (INTEGER, ("", "-1", "nan", "x")),
+    "expect-nodes": ("expected an integer, at least 1", ("", "0", "-1", "nan", "x")),
+    "master-addr": ("expected a name", ("",)),
+    "master-port": ("expected a port", ("", "0", "-1", "nan", "x", "65536")),
+    "local-addr": ("expected a name", ("",)),
+    "restart-window": ("expected seconds, above 0", ("", "0", "-1", "nan", "inf", "x")),
     "rdzv-id": ("expected text in UTF-8", ("\udcff",)),
     "role": ("expected a name", ("",)),
     "max-restarts": (INTEGER, ("", "-1", "nan", "1.5", "x", "9" * 5000)),
@@ -311,3 +329,31 @@ def test_a_python_that_is_missing_is_named() -> None:
     """PYTHON_EXEC is checked like everything else."""
     with pytest.raises(UsageError, match="PYTHON_EXEC=/no/python: expected a program"):
         Target(name=__file__).check({"PYTHON_EXEC": "/no/python"})
+
+
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        ([], ("tcp", "", {})),
+        (["--rdzv-backend=c10d", "--rdzv-endpoint=a"], ("c10d", "a", {})),
+        (["--master-port=1234"], ("static", "127.0.0.1:1234", {"rank": 0})),
+        (
+            ["--nnodes=2", "--master-addr=::1", "--node-rank=1"],
+            ("static", "[::1]:29500", {"rank": 1}),
+        ),
+        (
+            ["--nnodes=2", "--rdzv-backend=static", "--rdzv-endpoint=a:1", "--rdzv-conf=rank=1"],
+            ("static", "a:1", {"rank": "1"}),
+        ),
+        (
+            ["--nnodes=1:4", "--rdzv-endpoint=a", "--expect-nodes=3", "--rdzv-conf=timeout=9"],
+            ("tcp", "a", {"timeout": "9", "expect_nodes": 3}),
+        ),
+        (["--standalone", "--rdzv-endpoint=a"], ("tcp", "", {})),
+    ],
+)
+def test_how_nodes_find_each_other(argv: list[str], expected: tuple[str, str, object]) -> None:
+    """A master address selects the static backend; ranks and counts are settings of a backend."""
+    config = parse([*argv, "a.py"], {}).config
+
+    assert (config.rdzv_backend, config.rdzv_endpoint, config.rdzv_configs) == expected

@@ -13,6 +13,7 @@ from launcher.agent.state import (
     Finish,
     GroupMachine,
     Instruction,
+    Over,
     Phase,
     SignalReceived,
     Step,
@@ -27,28 +28,29 @@ def play(machine: GroupMachine, *stimuli: Stimulus) -> list[Instruction]:
     return [instruction for stimulus in stimuli for instruction in machine.handle(stimulus)]
 
 
-def running(max_restarts: int = 0) -> GroupMachine:
+def running() -> GroupMachine:
     """Return a machine whose workers run."""
-    machine = GroupMachine(max_restarts)
+    machine = GroupMachine()
     play(machine, Event.BEGUN, Event.JOINED, Event.STARTED)
     return machine
 
 
 def test_a_run_joins_starts_watches_and_succeeds() -> None:
     """The straight way."""
-    machine = GroupMachine(0)
+    machine = GroupMachine()
 
-    assert play(machine, Event.BEGUN, Event.JOINED, Event.STARTED, Event.SUCCEEDED) == [
+    assert play(machine, Event.BEGUN, Event.JOINED, Event.STARTED, Event.SUCCEEDED, Over(True)) == [
         Step.JOIN,
         Step.START,
         Step.WATCH,
+        Step.REPORT,
         Finish(WorkerState.SUCCEEDED),
     ]
 
 
 def test_states_follow_the_phases() -> None:
     """From outside: INIT until the workers run, then how they are, then how it ended."""
-    machine = GroupMachine(0)
+    machine = GroupMachine()
     seen = [machine.state]
     stimuli = (Event.BEGUN, Event.JOINED, Event.STARTED, SignalReceived(SIGTERM), Event.FAILED)
     for stimulus in stimuli:
@@ -69,45 +71,87 @@ def test_states_follow_the_phases() -> None:
     ]
 
 
-def test_a_failure_without_restarts_ends_the_run() -> None:
-    """Nothing is allowed, nothing is tried."""
-    assert play(running(0), Event.FAILED) == [Finish(WorkerState.FAILED)]
-
-
-def test_a_failure_starts_the_group_again_as_often_as_allowed() -> None:
-    """Each restart is a new round and is counted."""
-    machine = running(2)
-    again = (Event.FAILED, Event.JOINED, Event.STARTED)
-
-    assert play(machine, *again, *again, Event.FAILED) == [
-        Step.JOIN,
-        Step.START,
-        Step.WATCH,
-        Step.JOIN,
-        Step.START,
-        Step.WATCH,
-        Finish(WorkerState.FAILED),
-    ]
+def test_the_nodes_decide_whether_a_failure_ends_the_run() -> None:
+    """It is reported, and nothing happens before all have agreed."""
+    assert play(running(), Event.FAILED) == [Step.REPORT]
+    assert play(running(), Event.FAILED, Over(False)) == [Step.REPORT, Finish(WorkerState.FAILED)]
+    assert play(running(), Event.FAILED, Event.CHANGED) == [Step.REPORT, Step.JOIN]
 
 
 def test_a_failed_start_is_a_failure() -> None:
-    """It uses up a restart like any other."""
-    machine = GroupMachine(1)
+    """It is reported like any other."""
+    machine = GroupMachine()
+    play(machine, Event.BEGUN, Event.JOINED)
 
-    assert play(
-        machine, Event.BEGUN, Event.JOINED, Event.START_FAILED, Event.JOINED, Event.START_FAILED
-    ) == [
+    assert play(machine, Event.START_FAILED, Event.CHANGED, Event.JOINED) == [
+        Step.REPORT,
         Step.JOIN,
         Step.START,
+    ]
+
+
+@pytest.mark.parametrize("ended", [Event.FAILED, Event.SUCCEEDED])
+def test_a_round_that_is_over_stops_the_workers_for_the_next(ended: Event) -> None:
+    """However they end then, it is not reported: the round was over before."""
+    machine = running()
+
+    assert play(machine, Event.CHANGED) == [Stop(SIGTERM)]
+    assert machine.state is WorkerState.UNHEALTHY
+    assert play(machine, ended, Event.JOINED, Event.STARTED) == [
         Step.JOIN,
         Step.START,
+        Step.WATCH,
+    ]
+
+
+def test_a_run_that_is_over_stops_the_workers_for_good() -> None:
+    """Another node failed, or ended it."""
+    assert play(running(), Over(False), Event.FAILED) == [
+        Stop(SIGTERM),
         Finish(WorkerState.FAILED),
     ]
+
+
+def test_a_round_that_is_over_while_workers_start_stops_them_once_started() -> None:
+    """If they do not start at all, there is nothing to stop."""
+    machine, failing = GroupMachine(), GroupMachine()
+    play(machine, Event.BEGUN, Event.JOINED, Event.CHANGED)
+    play(failing, Event.BEGUN, Event.JOINED, Event.CHANGED)
+
+    assert play(machine, Event.STARTED) == [Step.WATCH, Stop(SIGTERM)]
+    assert play(failing, Event.START_FAILED) == [Step.JOIN]
+
+
+def test_a_run_that_was_over_before_this_node_came_ends_it() -> None:
+    """Nothing is ever started."""
+    assert play(GroupMachine(), Event.BEGUN, Over(True)) == [
+        Step.JOIN,
+        Finish(WorkerState.SUCCEEDED),
+    ]
+
+
+def test_a_signal_while_workers_stop_for_the_next_round_ends_the_run() -> None:
+    """They have a signal already; a second one to us kills them."""
+    machine = running()
+    play(machine, Event.CHANGED)
+
+    assert play(machine, SignalReceived(SIGINT)) == [Step.LEAVE]
+    assert play(machine, SignalReceived(SIGINT)) == [Step.KILL]
+    assert play(machine, Event.FAILED) == [Finish(WorkerState.STOPPED, SIGINT)]
+
+
+def test_a_signal_while_the_others_are_waited_for_ends_the_run() -> None:
+    """Whatever they would have said."""
+    machine = running()
+    play(machine, Event.SUCCEEDED)
+
+    assert play(machine, SignalReceived(SIGTERM)) == [Finish(WorkerState.STOPPED, SIGTERM)]
 
 
 def test_a_signal_is_forwarded_and_ends_the_run() -> None:
     """However the workers then end, and whatever restarts are left."""
-    assert play(running(3), SignalReceived(SIGINT), Event.FAILED) == [
+    assert play(running(), SignalReceived(SIGINT), Event.FAILED) == [
+        Step.LEAVE,
         Stop(SIGINT),
         Finish(WorkerState.STOPPED, SIGINT),
     ]
@@ -118,6 +162,7 @@ def test_a_second_signal_kills() -> None:
     stimuli = (SignalReceived(SIGINT), SignalReceived(SIGTERM), Event.FAILED)
 
     assert play(running(), *stimuli) == [
+        Step.LEAVE,
         Stop(SIGINT),
         Step.KILL,
         Finish(WorkerState.STOPPED, SIGINT),
@@ -127,7 +172,7 @@ def test_a_second_signal_kills() -> None:
 @pytest.mark.parametrize("stimuli", [[], [Event.BEGUN]])
 def test_a_signal_before_the_start_ends_the_run_at_once(stimuli: list[Stimulus]) -> None:
     """No worker is there to be waited for."""
-    machine = GroupMachine(1)
+    machine = GroupMachine()
     play(machine, *stimuli)
 
     assert play(machine, SignalReceived(SIGTERM)) == [Finish(WorkerState.STOPPED, SIGTERM)]
@@ -136,7 +181,7 @@ def test_a_signal_before_the_start_ends_the_run_at_once(stimuli: list[Stimulus])
 @pytest.mark.parametrize(("signals", "number"), [([SIGINT], SIGINT), ([SIGINT, SIGTERM], SIGKILL)])
 def test_a_signal_during_the_start_is_remembered(signals: list[int], number: int) -> None:
     """Workers just started are stopped at once; two signals kill them."""
-    machine = GroupMachine(1)
+    machine = GroupMachine()
     play(machine, Event.BEGUN, Event.JOINED, *(SignalReceived(signal) for signal in signals))
 
     assert play(machine, Event.STARTED) == [Step.WATCH, Stop(number)]
@@ -144,7 +189,7 @@ def test_a_signal_during_the_start_is_remembered(signals: list[int], number: int
 
 def test_a_signal_during_a_failing_start_ends_the_run() -> None:
     """Nothing is started again once the launcher was told to stop."""
-    machine = GroupMachine(1)
+    machine = GroupMachine()
     play(machine, Event.BEGUN, Event.JOINED, SignalReceived(SIGTERM))
 
     assert play(machine, Event.START_FAILED) == [Finish(WorkerState.STOPPED, SIGTERM)]
@@ -153,7 +198,7 @@ def test_a_signal_during_a_failing_start_ends_the_run() -> None:
 def test_a_late_signal_changes_nothing() -> None:
     """The run is over; how it ended stays."""
     machine = running()
-    play(machine, Event.SUCCEEDED)
+    play(machine, Event.SUCCEEDED, Over(True))
 
     assert play(machine, SignalReceived(SIGTERM)) == []
     assert machine.state is WorkerState.SUCCEEDED
@@ -165,13 +210,14 @@ class Life(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.joining = self.starting = self.watching = self.stopping = False
-        self.starts = self.failures = 0
+        self.following = False  # whether what the nodes agree on is still to come
+        self.over: Over | None = None
         self.signals: list[int] = []
         self.finished: Finish | None = None
 
-    @initialize(max_restarts=st.integers(0, 3))
-    def begin(self, max_restarts: int) -> None:
-        self.machine = GroupMachine(max_restarts)
+    @initialize()
+    def begin(self) -> None:
+        self.machine = GroupMachine()
         self.carry_out(Event.BEGUN)
 
     def under_way(self) -> list[str]:
@@ -184,15 +230,21 @@ class Life(RuleBasedStateMachine):
             match instruction:
                 case Step.JOIN:
                     assert self.under_way() == []
+                    assert not self.following, "the round before is not over"
                     assert not self.signals, "nothing is started after a signal"
+                    assert self.over is None, "nothing is started after the end of the run"
                     self.joining = True
                 case Step.START:
                     assert self.under_way() == []
-                    assert self.machine.restarts == self.failures
-                    self.starting, self.starts = True, self.starts + 1
+                    self.starting = self.following = True
                 case Step.WATCH:
                     assert self.under_way() == []
                     self.watching = True
+                case Step.REPORT:
+                    assert self.under_way() == []
+                    assert self.following, "what is reported is asked for"
+                case Step.LEAVE:
+                    assert len(self.signals) == 1
                 case Stop():
                     assert self.watching
                     assert not self.stopping
@@ -204,24 +256,31 @@ class Life(RuleBasedStateMachine):
                     self.finished = instruction
 
     @precondition(lambda self: self.joining and self.finished is None)
-    @rule()
-    def joined(self) -> None:
+    @rule(over=st.sampled_from([None, None, None, Over(True)]))
+    def joined(self, over: Over | None) -> None:
         self.joining = False
-        self.carry_out(Event.JOINED)
+        self.over = over
+        self.carry_out(over or Event.JOINED)
 
     @precondition(lambda self: self.starting)
     @rule(is_failed=st.booleans())
     def started(self, is_failed: bool) -> None:
         self.starting = False
-        self.failures += is_failed
         self.carry_out(Event.START_FAILED if is_failed else Event.STARTED)
 
     @precondition(lambda self: self.watching)
     @rule(is_failed=st.booleans())
     def ended(self, is_failed: bool) -> None:
         self.watching = self.stopping = False
-        self.failures += is_failed
         self.carry_out(Event.FAILED if is_failed else Event.SUCCEEDED)
+
+    @precondition(lambda self: self.following and self.finished is None)
+    @rule(verdict=st.sampled_from([Event.CHANGED, Over(True), Over(False)]))
+    def decided(self, verdict: Event | Over) -> None:
+        self.following = False
+        if isinstance(verdict, Over):
+            self.over = verdict
+        self.carry_out(verdict)
 
     @rule(number=st.sampled_from([SIGINT, SIGTERM]))
     def signalled(self, number: int) -> None:
@@ -231,25 +290,20 @@ class Life(RuleBasedStateMachine):
 
     @invariant()
     def there_is_something_to_wait_for(self) -> None:
-        """Either an activity is under way or the run is over."""
+        """Something is under way, or the nodes have not agreed, or the run is over."""
         if hasattr(self, "machine"):
-            assert self.under_way() or self.finished is not None
-
-    @invariant()
-    def budget_is_kept(self) -> None:
-        """Never more starts than one and the restarts allowed."""
-        if hasattr(self, "machine"):
-            assert self.starts <= 1 + self.machine.max_restarts
-            assert self.machine.restarts <= self.machine.max_restarts
+            assert self.under_way() or self.following or self.finished is not None
 
     @invariant()
     def outcome_is_told_truly(self) -> None:
-        """A signal beats a failure beats success; the state outside says the same."""
+        """A signal beats what the nodes agreed on; the state outside says the same."""
         if self.finished is not None:
             first = self.signals[0] if self.signals else None
+            is_success = self.finished.state is WorkerState.SUCCEEDED
 
             assert self.finished.number == first
             assert (self.finished.state is WorkerState.STOPPED) == (first is not None)
+            assert first is not None or (self.over is not None and self.over[0] == is_success)
             assert self.machine.state is self.finished.state
             assert self.machine.phase is Phase.DONE
 

@@ -13,6 +13,7 @@ from launcher.rendezvous import (
     register,
     unregister,
 )
+from launcher.rendezvous.tcp import TcpRendezvous
 
 SECRET = b"s" * 32
 
@@ -31,9 +32,7 @@ def smoke() -> Iterator[str]:
 
 def make(parameters: RendezvousParameters) -> RendezvousHandler:
     """Make a handler under whatever name."""
-    return get_rendezvous_handler(
-        RendezvousParameters("tcp", "", parameters.run_id, 1, 1, secret=SECRET)
-    )
+    return TcpRendezvous(parameters)
 
 
 @pytest.mark.parametrize("backend", ["tcp", "c10d"])
@@ -52,9 +51,17 @@ def test_a_registered_backend_is_found(smoke: str) -> None:
     assert get_rendezvous_handler(parameters(smoke)).get_run_id() == "run"
 
 
+def test_a_handler_answers_to_the_name_it_was_registered_by(smoke: str) -> None:
+    """Else logs would name a backend that nobody asked for."""
+    register(smoke, lambda given: make(parameters("tcp", given.endpoint)))
+
+    with pytest.raises(RuntimeError, match="rdzv_backend='smoke': its handler calls itself 'tcp'"):
+        get_rendezvous_handler(parameters(smoke))
+
+
 def test_an_unknown_backend_is_refused() -> None:
     """The text lists those there are."""
-    with pytest.raises(ValueError, match="rdzv_backend='smoke': expected one of c10d, tcp"):
+    with pytest.raises(ValueError, match="rdzv_backend='smoke': expected one of c10d, static, tcp"):
         get_rendezvous_handler(parameters("smoke"))
 
 
@@ -62,7 +69,7 @@ def test_names_belong_to_one_factory(smoke: str) -> None:
     """Neither a built-in name nor another's can be taken, and no name is not one."""
     register(smoke, make)
 
-    for name in ("tcp", "c10d", smoke):
+    for name in ("tcp", "c10d", "static", smoke):
         with pytest.raises(ValueError, match="expected a name that is not taken"):
             register(name, get_rendezvous_handler)
     with pytest.raises(ValueError, match="expected a name"):
@@ -83,6 +90,22 @@ def test_parameters_name_the_field_they_refuse(
     """Field, value and rule are in the message."""
     with pytest.raises(ValueError, match=text):
         RendezvousParameters(backend, "", "run", *nodes)
+
+
+def test_parameters_are_torchs() -> None:
+    """Settings by name, of any type that a command line or a program writes them in."""
+    given = RendezvousParameters(
+        "tcp", "", "run", 1, 2, "10.0.0.1", yes="true", no=False, number="7", text="x"
+    )
+
+    assert (given.local_addr, given.get("text"), given.get("none", 3)) == ("10.0.0.1", "x", 3)
+    assert (given.get_as_bool("yes"), given.get_as_bool("no")) == (True, False)
+    assert (given.get_as_int("number"), given.get_as_int("none", 3)) == (7, 3)
+    assert (given.get_as_bool("none"), given.get_as_bool("none", True)) == (None, True)
+    with pytest.raises(ValueError, match="rdzv_conf text=x: expected an integer"):
+        given.get_as_int("text")
+    with pytest.raises(ValueError, match="rdzv_conf text=x: expected 1 or 0"):
+        given.get_as_bool("text")
 
 
 def test_parameters_hide_the_secret() -> None:

@@ -26,7 +26,7 @@ SECRET = b"s" * 32
 async def rendezvous(endpoint: str = "", **config: str) -> AsyncIterator[TcpRendezvous]:
     """Give a handler that is shut down at the end."""
     handler = TcpRendezvous(
-        RendezvousParameters("tcp", endpoint, "run", 1, 1, secret=SECRET, config=config)
+        RendezvousParameters("tcp", endpoint, "run", 1, 1, secret=SECRET, **config)
     )
     try:
         yield handler
@@ -150,6 +150,6 @@ async def test_nobody_waits_for_the_next_round() -> None:
 
 async def test_unknown_settings_are_refused() -> None:
     """They would be ignored, and their author would wonder."""
-    with pytest.raises(ValueError, match="rdzv_conf bogus: expected no settings for tcp"):
-        async with rendezvous(bogus="1"):
+    with pytest.raises(ValueError, match=r"rdzv_conf join_timout: .* mean join_timeout"):
+        async with rendezvous(join_timout="1"):
             pass

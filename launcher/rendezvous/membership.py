@@ -1,0 +1,349 @@
+"""`Membership`: one agent's standing among the agents of a run, in the store they share.
+
+Announces the node under a lease, follows the record, and leads when nobody else does. Knows nothing
+of what the node wants. Used by `dynamic`.
+
+Theory of operation
+-------------------
+Three tasks run while a membership is open. One follows the record and who leads. One waits until
+nobody leads, tries to, and leads if it won: it watches all announcements and writes what `Leader`
+makes of them. One makes sure that the store answers and that the lease lives. Both keys of a node,
+its announcement and perhaps the leadership, hang on its one lease, so that both end with it. If the
+store is lost, everything fails, now and later.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
+
+from asyncrpc.observe import Clock, time_limit
+from asyncrpc.store import (
+    Lease,
+    PrefixStore,
+    Store,
+    StoreConnectionError,
+    StoreError,
+    StoreWatch,
+)
+from launcher.errors import RendezvousClosedError, RendezvousError
+from launcher.rendezvous.changes import Changes
+from launcher.rendezvous.leader import Leader, Terms
+from launcher.rendezvous.place import Place
+from launcher.rendezvous.state import End, Node, Record, decode_node, decode_record, encode
+
+__all__ = ("Membership",)
+
+_PREFIX = "launcher"  # of our keys in the run's store, whose other keys are the workers'
+_SHARED = "shared/"
+_RECORD = "shared/record"
+_LEADER = "shared/leader"
+_HOST = "shared/host"
+_NODES = "nodes/"
+
+_logger = logging.getLogger("launcher.rendezvous")
+
+
+class Membership:
+    """Takes part in the common record of a run.
+
+    Args:
+        place: where the agents meet.
+        terms: of the run, for the case that this node leads.
+        interval: seconds between signs of life, of this node and of the store.
+        ttl: seconds of silence after which this node is lost, or the store for this node.
+        clock: tells the time.
+    """
+
+    def __init__(
+        self, place: Place, terms: Terms, *, interval: float, ttl: float, clock: Clock
+    ) -> None:
+        self.changes = Changes(clock)
+        """Of the record; of the failure too."""
+        self._place = place
+        self._terms = terms
+        self._interval = interval
+        self._ttl = ttl
+        self._clock = clock
+        self._node: Node | None = None  # as it was announced last; None before
+        self._record = Record()  # as far as it is known here
+        self._stored = b""  # its form in the store, which compare-and-set expects
+        self._leader = ""  # id of the node that leads; empty: nobody, or we do not know yet
+        self._failure: RendezvousError | None = None  # why there is no way on
+        self._host = ""  # label of the node that the store goes with; empty: of none
+        self._store: PrefixStore | None = None  # None until it is open
+        self._lease: Lease | None = None  # None until something is announced
+        self._leasing = asyncio.Lock()  # around making one
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the store was reached, and neither lost nor left since."""
+        return self._store is not None and self._failure is None
+
+    @property
+    def has_announced(self) -> bool:
+        """Whether the others may know of this node."""
+        return self._node is not None and self.is_open
+
+    @property
+    def record(self) -> Record:
+        """The record, as far as it is known here.
+
+        Raises:
+            RendezvousError: the store was lost or left.
+        """
+        if self._failure is not None:
+            raise type(self._failure)(str(self._failure)) from self._failure.__cause__
+        return self._record
+
+    def round_store(self, number: int) -> Store:
+        """Return the store of one round, which nothing of another round is in."""
+        assert self._store is not None
+        return PrefixStore(f"rounds/{number}", self._store)
+
+    async def open(self, timeout: float) -> None:
+        """Reach the store, once, and read the record.
+
+        Args:
+            timeout: seconds to try.
+
+        Raises:
+            RendezvousError: it cannot be reached, or was lost or left.
+        """
+        if self._store is None and self._failure is None:
+            self._store = PrefixStore(_PREFIX, await self._place.open(timeout))
+            await self._look()
+            self._spawn(self._follow)
+        _ = self.record
+
+    async def announce(self, node: Node) -> None:
+        """Let the others know what is new of this node; from now on it may lead.
+
+        Raises:
+            RendezvousError: the store was lost or left.
+        """
+        _ = self.record
+        assert self._store is not None
+        is_first, self._node = self._node is None, node
+        with self._translated():
+            before = self._lease
+            lease = await self._hold()
+            if lease is before:  # else it was announced along with the new lease
+                try:
+                    await self._store.set(_NODES + node.id, encode(node), lease=lease)
+                except StoreConnectionError:
+                    raise
+                except StoreError:  # it has lapsed, and we are the last to know
+                    lease.mark_lost()
+                    await self._hold()
+        if is_first:
+            await self._say_who_hosts(node)
+            self._spawn(partial(self._lead_when_needed, node.id))
+            self._spawn(self._keep_alive)
+
+    async def _say_who_hosts(self, node: Node) -> None:
+        if self._place.is_host:
+            assert self._store is not None
+            with self._translated():
+                await self._store.set(_HOST, node.label)
+
+    async def nodes(self) -> dict[str, Node]:
+        """Return every announcement there is, by the node's id.
+
+        Raises:
+            RendezvousError: the store was lost or left, or holds something else.
+        """
+        _ = self.record
+        assert self._store is not None
+        with self._translated():
+            values, _version = await self._store.snapshot(_NODES)
+        return {key.removeprefix(_NODES): decode_node(value) for key, value in values.items()}
+
+    async def end(self, why: str) -> None:
+        """End the run for everybody, if it is not over yet.
+
+        Args:
+            why: for people.
+
+        Raises:
+            RendezvousError: the store was lost or left.
+        """
+        with self._translated():
+            while self.record.end is End.NOT_YET:
+                await self._write(self._record._replace(end=End.CLOSED, why=why))
+
+    async def close(self, timeout: float) -> None:
+        """Withdraw the announcement and let go of the store. Idempotent.
+
+        Args:
+            timeout: seconds for what needs the store.
+        """
+        self._fail(RendezvousClosedError("this node has left the run"))
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        lease, self._lease = self._lease, None
+        if lease is not None:
+            with suppress(StoreError, TimeoutError):
+                async with asyncio.timeout(timeout):
+                    await lease.__aexit__(None, None, None)
+        await self._place.close()
+
+    # The record
+
+    async def _look(self) -> int:
+        """Read what all share, and return the version of that moment."""
+        assert self._store is not None
+        with self._translated():
+            values, version = await self._store.snapshot(_SHARED)
+        self._take(_RECORD, values.get(_RECORD, b""))
+        self._take(_LEADER, values.get(_LEADER, b""))
+        self._take(_HOST, values.get(_HOST, b""))
+        return version
+
+    def _take(self, key: str, value: bytes) -> None:
+        if key == _LEADER:
+            self._leader = value.decode("ascii", "replace")
+        elif key == _HOST:
+            self._host = value.decode("utf-8", "replace")
+        elif key == _RECORD and value:
+            record = decode_record(value)
+            if record.revision <= self._record.revision:
+                return  # our own write told us earlier than the watch did
+            self._record, self._stored = record, value
+        self.changes.notify()
+
+    async def _write(self, record: Record) -> None:
+        """Write the record if the one known here is still there; know the one that is there."""
+        assert self._store is not None
+        data = encode(record._replace(revision=self._record.revision + 1))
+        self._take(_RECORD, await self._store.compare_set(_RECORD, self._stored, data))
+
+    async def _follow(self) -> None:
+        """Know the record and who leads, as they change."""
+        assert self._store is not None
+        while True:
+            version = await self._look()
+            async with self._store.watch(_SHARED, since=version) as watch:
+                with _keeping_up():
+                    async for event in watch:
+                        self._take(event.key, event.value)
+
+    # Leading
+
+    async def _lead_when_needed(self, node_id: str) -> None:
+        assert self._store is not None
+        while True:
+            while self._leader:
+                await self.changes.wait()
+            lease = await self._hold()
+            try:
+                found = await self._store.compare_set(_LEADER, "", node_id, lease=lease)
+            except StoreConnectionError:
+                raise
+            except StoreError:  # it has lapsed, and we are the last to know
+                lease.mark_lost()
+                continue
+            self._take(_LEADER, found)
+            while self._leader == node_id:
+                await self._lead(node_id)
+
+    async def _lead(self, node_id: str) -> None:
+        """Write what follows from the announcements, for as long as this node leads."""
+        assert self._store is not None
+        leader = Leader(self._terms)
+        values, version = await self._store.snapshot(_NODES)
+        nodes = {key.removeprefix(_NODES): decode_node(value) for key, value in values.items()}
+        async with self._store.watch(_NODES, since=version) as watch:
+            taking = asyncio.create_task(self._take_nodes(watch, nodes))
+            try:
+                while self._leader == node_id and not taking.done():
+                    plan = leader.lead(self._record, nodes, self._clock.time())
+                    if plan.record is not self._record:
+                        await self._write(plan.record)
+                    else:
+                        await self.changes.wait(plan.wake_at)
+            finally:
+                taking.cancel()
+                await asyncio.gather(taking, return_exceptions=True)
+        if not taking.cancelled():
+            taking.result()
+
+    async def _take_nodes(self, watch: StoreWatch, nodes: dict[str, Node]) -> None:
+        with _keeping_up():
+            async for event in watch:
+                node_id = event.key.removeprefix(_NODES)
+                if event.kind == "put":
+                    nodes[node_id] = decode_node(event.value)
+                else:
+                    nodes.pop(node_id, None)
+                self.changes.notify()
+        self.changes.notify()
+
+    # Staying alive
+
+    async def _hold(self) -> Lease:
+        """Return the lease that the announcement hangs on, both made anew if it has lapsed."""
+        assert self._store is not None
+        assert self._node is not None
+        async with self._leasing:
+            if self._lease is None or not self._lease.is_alive:
+                lease = await self._store.lease(self._ttl).__aenter__()
+                self._lease = lease
+                await self._store.set(_NODES + self._node.id, encode(self._node), lease=lease)
+            return self._lease
+
+    async def _keep_alive(self) -> None:
+        """Notice a lease that has lapsed, and a store that says nothing any more."""
+        assert self._store is not None
+        while True:
+            await self._clock.sleep(self._interval)
+            try:
+                async with time_limit(self._clock, self._ttl):
+                    await self._hold()
+                    await self._store.check([])
+            except TimeoutError as error:
+                raise self._place.lost(error, self._host) from error
+
+    # Failing
+
+    def _spawn(self, activity: Callable[[], Awaitable[None]]) -> None:
+        self._tasks.add(asyncio.create_task(self._guarded(activity)))
+
+    async def _guarded(self, activity: Callable[[], Awaitable[None]]) -> None:
+        try:
+            with self._translated():
+                await activity()
+        except RendezvousError as error:
+            self._fail(error)
+
+    def _fail(self, error: RendezvousError) -> None:
+        if self._failure is None:
+            self._failure = error
+            self.changes.notify()
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        """Tell errors of the store in the user's words; the store is lost then for good."""
+        try:
+            yield
+        except StoreError as error:
+            lost = self._place.lost(error, self._host)
+            self._fail(lost)
+            raise lost from error
+
+
+@contextmanager
+def _keeping_up() -> Iterator[None]:
+    """Let a watch end that fell behind, so that its reader looks anew."""
+    try:
+        yield
+    except StoreConnectionError:
+        raise
+    except StoreError as error:
+        _logger.info("looking anew at what changed: %s", error)

@@ -1,0 +1,209 @@
+"""Where the agents of several nodes meet: the run's store, hosted by one of them or reached.
+
+`Place` is what `dynamic` needs of it, `TcpPlace` the store of this package behind an endpoint that
+all nodes were given. A node hosts it if it can listen there: names of hosts are not compared, since
+they lie in containers. Made by the backends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import socket
+from typing import Protocol
+
+from asyncrpc.errors import AuthenticationError
+from asyncrpc.store import Store, StoreConnectionError, TCPStore, TCPStoreServer
+from asyncrpc.transport import SocketNetwork
+from launcher.errors import RendezvousConnectionError
+from launcher.rendezvous.endpoint import is_address
+
+__all__ = ("Place", "TcpPlace")
+
+_BACKLOG = 1024
+_GRACE = 0.75  # seconds that a node whose connection broke has to come back; see `Leader`
+_RECONNECT = 1.0  # seconds to reach a store whose connection broke; its host may be dying
+_FAREWELL = 1.0  # seconds for the others to hear that the store goes
+_IS_ELSEWHERE = (errno.EADDRINUSE, errno.EADDRNOTAVAIL)  # another one's, or another host's
+
+
+class Place(Protocol):
+    """A store that the agents of a run share."""
+
+    is_host: bool
+    """Whether it goes when this agent goes; known once it is open."""
+    address: str
+    """Where others reach this host; known once it is open."""
+    url: str
+    """Where workers find the store; known once it is open."""
+
+    async def open(self, timeout: float) -> Store:
+        """Reach the store.
+
+        Args:
+            timeout: seconds to try.
+
+        Raises:
+            RendezvousConnectionError: it cannot be reached; names endpoint and reason.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Let go of the store, and tell the others first if it goes with us. Idempotent."""
+        ...
+
+    def lost(self, error: Exception, host: str) -> RendezvousConnectionError:
+        """Say in the user's words that the store was lost.
+
+        Args:
+            error: how that showed.
+            host: the node that hosts it, for people; empty: not known.
+        """
+        ...
+
+
+class TcpPlace:
+    """A store at an endpoint, hosted by whoever can listen there.
+
+    Args:
+        host: name or address that all nodes were given.
+        port: that all nodes were given, 1 to 65535.
+        secret: of the run.
+        run_id: of the run; a store of another one is refused.
+        local_addr: where others reach this host; ``None``: found out.
+        is_host: whether to host it; ``None``: if this host has the address.
+        read_timeout: seconds that the store may take to answer.
+    """
+
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        secret: bytes,
+        run_id: str,
+        *,
+        local_addr: str | None = None,
+        is_host: bool | None = None,
+        read_timeout: float = 60.0,
+    ) -> None:
+        self._host = "127.0.0.1" if host == "localhost" else host
+        self._port = port
+        self._secret = secret
+        self._run_id = run_id
+        self._wants_host = is_host
+        self._read_timeout = read_timeout
+        self._server: TCPStoreServer | None = None
+        self._client: TCPStore | None = None
+        self._own_host = ""  # where this node reaches its own store, if it hosts it
+        self.address = local_addr or ""
+        self.is_host = False
+        shown = f"[{self._host}]" if ":" in self._host else self._host
+        self.endpoint = f"{shown}:{port}"
+        self.url = f"tcp://{self.endpoint}"
+
+    async def open(self, timeout: float) -> Store:
+        """Host the store or connect to it; see `Place.open`."""
+        if self._wants_host is not False:
+            await self._try_to_host()
+        try:
+            self._client = await self._connect(timeout)
+        except AuthenticationError as error:
+            raise RendezvousConnectionError(
+                f"rdzv_endpoint={self.endpoint}: the store there is not this run's: {error}; "
+                f"this node's rdzv_id is {self._run_id!r}"
+            ) from error
+        except StoreConnectionError as error:
+            raise RendezvousConnectionError(f"rdzv_endpoint={self.endpoint}: {error}") from error
+        if not self.address:
+            # Others know the host of the store by the name they were given; a name may stand for
+            # a loopback address in this host's own tables.
+            self.address = self._host if self.is_host else self._client.local_host
+        return self._client
+
+    async def close(self) -> None:
+        """Close what was opened; see `Place.close`."""
+        client, self._client = self._client, None
+        if client is not None:
+            await client.close()
+        server, self._server = self._server, None
+        if server is not None:
+            await server.wait_unused(_FAREWELL)
+            await server.close()
+
+    def lost(self, error: Exception, host: str) -> RendezvousConnectionError:
+        """Say that the store was lost; see `Place.lost`."""
+        who = f"{host}, which" if host else "the node that"
+        return RendezvousConnectionError(
+            f"{who} hosts the run's store at {self.endpoint}, was lost: {error}"
+        )
+
+    async def _connect(self, timeout: float) -> TCPStore:
+        """Connect; an attempt lasts as long as the store may take to answer later."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout
+        while True:
+            remaining = deadline - loop.time()
+            try:
+                return await TCPStore.connect(
+                    self._own_host or self._host,
+                    self._port,
+                    min(self._read_timeout, max(remaining, 0.0)),
+                    self._secret,
+                    run_id=self._run_id,
+                    reconnect_timeout=_RECONNECT,
+                )
+            except StoreConnectionError:
+                if remaining <= self._read_timeout:
+                    raise
+
+    async def _try_to_host(self) -> None:
+        try:
+            listening = await asyncio.to_thread(self._listen)  # which may ask for a name
+        except OSError as error:
+            if self._wants_host is None and error.errno in (*_IS_ELSEWHERE, None):
+                return
+            raise RendezvousConnectionError(
+                f"rdzv_endpoint={self.endpoint}: cannot listen there: "
+                f"{(error.strerror or str(error)).partition(' (while')[0]}"
+            ) from error
+        host, port = listening.getsockname()[:2]
+        self._own_host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
+        listening.setblocking(False)
+        network = SocketNetwork(listening=listening)
+        self._server = TCPStoreServer(
+            host, port, self._secret, run_id=self._run_id, network=network, grace=_GRACE
+        )
+        try:
+            await self._server.start()
+        except BaseException:
+            listening.close()
+            raise
+        self.is_host = True
+
+    def _listen(self) -> socket.socket:
+        """Listen at the endpoint.
+
+        Raises:
+            OSError: this host does not have the address, or something listens there already.
+        """
+        try:
+            found = socket.getaddrinfo(
+                self._host, self._port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            )
+        except socket.gaierror as error:
+            if self._wants_host:
+                raise OSError(None, f"{self._host} is not known: {error.strerror}") from error
+            raise OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL)) from error
+        family, _, _, _, address = found[0]
+        if not self._wants_host:
+            _check_local(family, address[0])
+        if not is_address(self._host):
+            # What the name means here may not be where the others look for it.
+            address = ("", self._port)
+        return socket.create_server((str(address[0]), self._port), family=family, backlog=_BACKLOG)
+
+
+def _check_local(family: int, address: str | int) -> None:
+    with socket.socket(family) as probe:
+        probe.bind((str(address), 0))
