@@ -32,7 +32,7 @@ from asyncrpc.errors import (
 from asyncrpc.execution import ServedCall, current_call, decode_failure
 from asyncrpc.options import UNSET, check_timeout
 from asyncrpc.retry import RetryPolicy
-from asyncrpc.wire import CALLS, CHUNK_SIZE, DEDUP, HEADER, Enclosure, MessageType
+from asyncrpc.wire import CALLS, CHUNK_SIZE, DEDUP, HEADER, Enclosure, HeaderMap, MessageType
 
 if TYPE_CHECKING:
     from asyncrpc.agent.agent import Agent
@@ -290,7 +290,43 @@ class Caller:
 
     def carried_about(self, peer: Peer, reference: bytes) -> bytes:
         """Return the header map of a call to ``peer`` about a reference, made here."""
-        return self.carried(peer, ambient.get(), current_call.get(), reference=reference)
+        around, served = ambient.get(), current_call.get()
+        if around is None and (served is None or served.headers is None):
+            return HeaderMap.encode_reference(reference)
+        return self.carried(peer, around, served, reference=reference)
+
+    def write_plain(
+        self, future: RpcFuture[Any], peer: Peer, kind: int, function: int, depth: int,
+        meta: bytes, body: bytes,
+    ) -> bool:  # fmt: skip
+        """Send a call that was begun, if it is small and nothing waits: see `call`.
+
+        Returns:
+            Whether it was sent.
+        """
+        connection = peer.connection
+        if (
+            connection is None
+            or peer.queue
+            or connection.hook is not None
+            or (peer.inflight >= peer.limit and not depth)
+            or len(meta) + len(body) >= self._max_plain
+            or future.done()
+        ):
+            return False
+        if function and function not in connection.announced:
+            connection.announce(function, self.name_of(function))
+        future.is_sent = future.counts = True
+        peer.inflight += 1
+        self.pending[future.call_id] = future
+        size, left = len(meta) + len(body), 0.0
+        if future.deadline:
+            left = max(future.deadline - self._now(), _LEAST)
+            if future.deadline < self._deadlines.armed:
+                self._deadlines.arm(future.deadline)
+        header = pack_header(size, kind, 0, depth, future.call_id, function, len(meta), left)
+        connection.write(header + meta + body)
+        return True
 
     def collect(self, future: RpcFuture[Any]) -> None:
         """Have the scope that is open here, if any, wait for a call: see `asyncrpc.wait_all`."""

@@ -206,11 +206,9 @@ class Holder:
             future.deadline = min(own, deadline) if deadline else own
         meta = caller.carried_about(peer, reference)
         body, buffers = encoded
-        future.message = Request(
-            kind, future.call_id, body, buffers, function=function, depth=depth,
-            deadline=future.deadline, meta=meta,
-        )  # fmt: skip
-        caller.submit(peer, future.message, future)
+        future.parts = (kind, function, depth, meta, body, buffers)
+        if buffers or not caller.write_plain(future, peer, kind, function, depth, meta, body):
+            caller.submit(peer, future.message(), future)
 
     def _fetch_here(self, handle: Fork, seconds: float) -> asyncio.Future[Any]:
         """Wait for a value that is kept here."""
@@ -245,15 +243,15 @@ class _ReferenceFuture(RpcFuture[Any]):
     """A call to an owner: when that is gone for good, so is the value.
 
     Attributes:
-        message: what is sent.
+        parts: what is sent: type, function, depth, header map, body, buffers.
         is_idempotent: whether it is sent again when its link breaks.
         rref: whose value it is about; kept until the call is over, so that it is not deleted
             before the call comes.
     """
 
-    __slots__ = ("_was_sent", "is_idempotent", "message", "rref")
+    __slots__ = ("_was_sent", "is_idempotent", "parts", "rref")
 
-    message: Request
+    parts: tuple[int, int, int, bytes, bytes, Sequence[Any]]
     is_idempotent: bool
     rref: RRef | None
 
@@ -269,7 +267,15 @@ class _ReferenceFuture(RpcFuture[Any]):
     def send_again(self) -> Request | None:
         """See `RpcFuture.send_again`."""
         self._was_sent = True
-        return self.message if self.is_idempotent else None
+        return self.message() if self.is_idempotent else None
+
+    def message(self) -> Request:
+        """Return the request."""
+        kind, function, depth, meta, body, buffers = self.parts
+        return Request(
+            kind, self.call_id, body, buffers, function=function, depth=depth,
+            deadline=self.deadline, meta=meta,
+        )  # fmt: skip
 
     def set_result(self, result: Any) -> None:
         self.rref = None

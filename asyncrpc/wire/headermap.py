@@ -20,6 +20,7 @@ _TRACE = 3
 _METADATA = 4
 _WINDOW = 5
 _REFERENCE = 6
+_LONE = bytes((0x81, _REFERENCE, 0xC4))  # a map of one entry: a reference, its length in a byte
 _MOST = 16 * 1024  # bytes of an encoded map but for its attempt
 _ATTEMPT_SIZE = 10  # most bytes of that: a call that was sent once can be sent again
 _MOST_ITEMS = 128  # entries of the user's metadata
@@ -44,6 +45,11 @@ class HeaderMap:
     metadata: dict[str, str] = field(default_factory=dict)
     window: int = 0
     reference: bytes = b""
+
+    @staticmethod
+    def encode_reference(reference: bytes) -> bytes:
+        """Return the bytes of a map that holds a reference, up to 255 bytes, and nothing else."""
+        return _LONE + bytes((len(reference),)) + reference
 
     def encode(self) -> bytes:
         """Return the map's bytes, empty if there is nothing in it.
@@ -75,6 +81,8 @@ class HeaderMap:
         Raises:
             RemoteProtocolError: these bytes are none.
         """
+        if data[:3] == _LONE and data.nbytes > 3 and data[3] == data.nbytes - 4:
+            return cls(reference=bytes(data[4:]))  # as it comes with every use of a reference
         try:
             if data.nbytes > _MOST + _ATTEMPT_SIZE:
                 raise ValueError(f"it has {data.nbytes} bytes")

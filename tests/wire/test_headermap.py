@@ -77,3 +77,16 @@ def test_what_was_sent_once_can_be_sent_again() -> None:
     assert again == HeaderMap.decode(memoryview(again.encode()))
     with pytest.raises(ValueError, match="metadata"):
         too_large.encode()
+
+
+@pytest.mark.parametrize("size", [48, 96])
+def test_reference_alone(size: int) -> None:
+    """The map of a call about a reference is written and read without a detour, and is a map."""
+    reference = bytes(range(size))
+    data = HeaderMap.encode_reference(reference)
+
+    assert HeaderMap(reference=reference).encode() == data
+    assert HeaderMap(reference=reference) == HeaderMap.decode(memoryview(data))
+    for broken in (data[:-1], data + b"x"):
+        with pytest.raises(RemoteProtocolError):
+            HeaderMap.decode(memoryview(broken))
