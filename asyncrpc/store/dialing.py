@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import math
 import os
 import random
 from collections.abc import Callable
@@ -107,7 +108,7 @@ class Dialer:
 
         Args:
             timeout: seconds to try, above 0; infinity for no limit.
-            refused_timeout: seconds to try while every answer is that nobody listens there.
+            refused_timeout: seconds to try while each answer is that nobody listens there.
 
         Returns:
             The stream, paused; the incarnation of the server; bytes it sent already.
@@ -119,7 +120,8 @@ class Dialer:
         loop = asyncio.get_running_loop()
         start = loop.time()
         attempts = protocol_errors = 0
-        only_refused = True
+        give_up = start + timeout
+        refused_until = math.inf  # given up then, if nothing but refusals comes from here on
         while True:
             attempts += 1
             try:
@@ -133,11 +135,14 @@ class Dialer:
             protocol_errors += (
                 isinstance(last, RemoteProtocolError) and last.delivery is Delivery.NOT_SENT
             )
-            only_refused = only_refused and _errno(last) == errno.ECONNREFUSED
+            if _errno(last) != errno.ECONNREFUSED:
+                refused_until = math.inf
+            elif refused_until == math.inf:
+                # a server that dies may reset a connection or two before nobody listens any more
+                refused_until = loop.time() + refused_timeout
             delay = min(_FIRST_DELAY * 2 ** min(attempts - 1, 10), _MAX_DELAY)
             delay *= 0.5 + self._jitter() / 2
-            limit = min(timeout, refused_timeout) if only_refused else timeout
-            is_over = loop.time() + delay + _LEAST >= start + limit
+            is_over = loop.time() + delay + _LEAST >= min(give_up, refused_until)
             if is_over or protocol_errors >= _PROTOCOL_ERRORS:
                 raise self._failure(last, attempts, loop.time() - start) from last
             await asyncio.sleep(delay)

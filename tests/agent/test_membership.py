@@ -165,6 +165,7 @@ async def test_name_of_a_living_process(tmp_path: Path) -> None:
         assert await worker.line() == "back"
 
 
+@pytest.mark.timeout(90)
 async def test_server_of_the_store_is_killed(tmp_path: Path, free_port: int) -> None:
     """When the process that serves the store dies, another one serves it, and the group goes on."""
     secret = tmp_path / "secret"
