@@ -18,7 +18,8 @@ from typing import NamedTuple
 
 from asyncrpc.secret import NoUserSecretError, load_secret, run_secret
 from launcher import events
-from launcher.agent import LocalElasticAgent, RunResult, WorkerSpec, WorkerState
+from launcher.affinity import cpus_of_workers
+from launcher.agent import LocalElasticAgent, RunResult, WorkerSpec, WorkerState, own_device
 from launcher.config import LaunchConfig, to_signals
 from launcher.errors import ChildFailedError, RendezvousClosedError, SignalException, UsageError
 from launcher.limits import check_workers
@@ -185,6 +186,10 @@ async def run_agent(
             args=tuple(args),
             max_restarts=config.max_restarts,
             restart_window=config.restart_window,
+            numa_options=config.numa_options,
+            duplicate_stdout_filters=config.duplicate_stdout_filters,
+            duplicate_stderr_filters=config.duplicate_stderr_filters,
+            virtual_local_rank=config.virtual_local_rank,
         ),
         logs_specs,
         log_line_prefix_template=config.log_line_prefix_template,
@@ -279,6 +284,9 @@ def _check(config: LaunchConfig, logs_specs: LogsSpecs, pipes: int) -> None:
     try:
         check_workers(config.nproc_per_node, descriptors)
         events.check_destination(config.event_log_handler)
+        cpus_of_workers(config.numa_options, config.nproc_per_node)
+        if config.virtual_local_rank:
+            own_device(os.environ, config.nproc_per_node - 1)
     except ValueError as error:
         raise UsageError(str(error)) from error
 

@@ -221,7 +221,8 @@ def _read(name: str, text: str, read: Any) -> Any:
 def _config(
     values: Mapping[str, Any], names: Mapping[str, str], environ: Mapping[str, str]
 ) -> LaunchConfig:
-    from launcher.logs import DefaultLogsSpecs, Std  # noqa: PLC0415 -- not needed for --help
+    from launcher.affinity import NumaOptions  # noqa: PLC0415 -- not needed for --help
+    from launcher.logs import Std, get_logs_specs_class  # noqa: PLC0415
 
     streams = {
         field: _read(names[field], values[field], Std.from_str) for field in ("redirects", "tee")
@@ -233,7 +234,7 @@ def _config(
             min_nodes,
             max_nodes,
             values["nproc_per_node"],
-            logs_specs=DefaultLogsSpecs(
+            logs_specs=get_logs_specs_class(values["logs_specs"])(
                 log_dir=values["log_dir"],
                 local_ranks_filter=values["local_ranks_filter"],
                 **streams,
@@ -247,6 +248,11 @@ def _config(
             signals_to_handle=values["signals_to_handle"],
             shutdown_timeout=resolve_shutdown_timeout(values["shutdown_timeout"], environ),
             stdin=values["stdin"],
+            numa_options=NumaOptions(binding) if (binding := values["numa_binding"]) else None,
+            virtual_local_rank=values["virtual_local_rank"],
+            duplicate_stdout_filters=values["duplicate_stdout_filters"],
+            duplicate_stderr_filters=values["duplicate_stderr_filters"],
+            event_log_handler=values["event_log_handler"],
         )
     except NotADirectoryError:
         raise UsageError(

@@ -10,11 +10,12 @@ from __future__ import annotations
 import math
 import os
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
-if TYPE_CHECKING:  # the name only: whoever sets the field imports it
+if TYPE_CHECKING:  # the names only: whoever sets the fields imports them
+    from launcher.affinity import NumaOptions
     from launcher.logs import LogsSpecs
 
 __all__ = (
@@ -120,6 +121,15 @@ class LaunchConfig:
             there is one worker only, else nobody.
         start_method: how workers that run a function are started: ``spawn``, ``fork`` or
             ``forkserver``.
+        numa_options: which processors each worker may use; ``None``: all.
+        virtual_local_rank: whether every worker has ``LOCAL_RANK=0``, and in
+            ``CUDA_VISIBLE_DEVICES`` its own device only.
+        duplicate_stdout_filters: texts; lines of the workers' stdout with any of them are copied to
+            one file of the round, ``filtered_stdout.log``; ``None``: none.
+        duplicate_stderr_filters: the same for stderr.
+        rdzv_timeout: torch's older name of the setting ``timeout`` in `rdzv_configs`, seconds;
+            -1: not set.
+        metrics_cfg: accepted empty, for torch's callers: this version emits no metrics.
         monitor_interval: accepted for torch's callers: what happens is heard of, not polled for.
         event_log_handler: where events of the run go: ``null``, ``console`` (JSON lines on stderr),
             or the name of a handler given to `launcher.events.register_handler`.
@@ -144,7 +154,13 @@ class LaunchConfig:
     signals_to_handle: str = DEFAULT_SIGNALS
     shutdown_timeout: float | None = None
     stdin: int | None = None
+    rdzv_timeout: int = -1
+    metrics_cfg: Mapping[str, str] = field(default_factory=dict)
     start_method: str = "spawn"
+    numa_options: NumaOptions | None = None
+    virtual_local_rank: bool = False
+    duplicate_stdout_filters: Sequence[str] | None = None
+    duplicate_stderr_filters: Sequence[str] | None = None
     monitor_interval: float = 0.1
     event_log_handler: str = "null"
 
@@ -166,6 +182,11 @@ class LaunchConfig:
                     f"stdin={self.stdin}: expected a local rank below "
                     f"nproc_per_node={self.nproc_per_node}"
                 )
+        if self.metrics_cfg:
+            raise ValueError(f"metrics_cfg={self.metrics_cfg}: expected {{}}, there are no metrics")
+        if self.rdzv_timeout != -1:
+            settings = {**self.rdzv_configs, "timeout": self.rdzv_timeout}
+            object.__setattr__(self, "rdzv_configs", settings)
         if self.start_method not in START_METHODS:
             methods = ", ".join(START_METHODS)
             raise ValueError(f"start_method={self.start_method!r}: expected one of {methods}")
@@ -364,6 +385,21 @@ def _name(text: str) -> str:
     raise ValueError("expected a name")
 
 
+def _texts(text: str) -> tuple[str, ...]:
+    # torch's: a comma that is meant is written twice.
+    parts = text.replace(",,", "\0").split(",")
+    return tuple(part.replace("\0", ",") for part in parts if part)
+
+
+def _one_of(*names: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text in names:
+            return text
+        raise ValueError(f"expected one of {', '.join(names)}")
+
+    return parse
+
+
 def _folder(text: str) -> str:
     if text:
         return text  # bytes of any kind: `os.fsencode` knows them
@@ -512,5 +548,45 @@ OPTIONS: tuple[Option, ...] = (
         parse=_ranks,
         default="",
         metavar="RANKS",
+    ),
+    Option(
+        name="duplicate-stdout-filters",
+        help="copy lines of stdout with any of these texts, separated by commas, to one "
+        "filtered_stdout.log for all workers; ,, is a comma",
+        parse=_texts,
+        default="",
+        metavar="TEXTS",
+    ),
+    Option(
+        name="duplicate-stderr-filters",
+        help="the same for stderr and filtered_stderr.log",
+        parse=_texts,
+        default="",
+        metavar="TEXTS",
+    ),
+    Option(
+        name="logs-specs",
+        help="what decides where logs go: an entry point of the group launcher.logs_specs",
+        parse=_name,
+        metavar="NAME",
+    ),
+    Option(
+        name="numa-binding",
+        help="bind workers to processors: node, socket, exclusive or core-complex",
+        parse=_one_of("node", "socket", "exclusive", "core-complex"),
+        metavar="MODE",
+    ),
+    Option(
+        name="virtual-local-rank",
+        help="give every worker LOCAL_RANK=0, and in CUDA_VISIBLE_DEVICES its own device only",
+        parse=None,
+    ),
+    Option(
+        name="event-log-handler",
+        help="where events of the run go: null, console (JSON lines on stderr) or a registered "
+        "handler",
+        parse=_name,
+        default="null",
+        metavar="NAME",
     ),
 )

@@ -37,7 +37,7 @@ ROWS: dict[str, Sequence[str]] = {
     ),
     "launcher": (
         "errors",
-        "signals target limits logs",
+        "signals target limits affinity logs",
         "config",
         "events metrics",
         "environment rendezvous",

@@ -10,6 +10,7 @@ from launcher.agent.group import (
     WorkerSpec,
 )
 from launcher.agent.state import WorkerState
+from launcher.agent.variables import own_device
 
 __all__ = (
     "DEFAULT_ROLE",
@@ -20,4 +21,5 @@ __all__ = (
     "WorkerGroup",
     "WorkerSpec",
     "WorkerState",
+    "own_device",
 )

@@ -158,6 +158,7 @@ class LocalElasticAgent:
                     max_restarts=self._spec.max_restarts,
                     secret_file=path,
                     signals_to_handle=self._signals_to_handle,
+                    virtual_local_rank=self._spec.virtual_local_rank,
                 )
                 finish = await self._drive()
             finally:
@@ -318,6 +319,9 @@ class LocalElasticAgent:
                 self._logs_specs,
                 prefixes,
                 self._start_method,
+                self._spec.numa_options,
+                self._spec.duplicate_stdout_filters,
+                self._spec.duplicate_stderr_filters,
                 guardian=self._guardian,
                 shutdown_timeout=self._grace,
                 stdin=self._stdin,

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from launcher.affinity import NumaOptions
 from launcher.agent.ranks import NodeRanks
 from launcher.agent.state import WorkerState
 from launcher.errors import ProcessFailure
@@ -37,6 +38,10 @@ class WorkerSpec:
         args: its arguments, without the program's own name.
         max_restarts: how often failures may restart the run, on all nodes together, from 0.
         restart_window: seconds after which a restart no longer counts, above 0.
+        numa_options: which processors each of them may use; ``None``: all.
+        duplicate_stdout_filters: texts; lines of stdout with any of them are copied to one file.
+        duplicate_stderr_filters: the same for stderr.
+        virtual_local_rank: whether each is told that it is the only one on the node.
 
     Raises:
         ValueError: a field breaks its rule; names field, value and rule.
@@ -47,6 +52,10 @@ class WorkerSpec:
     rdzv_handler: RendezvousHandler
     entrypoint: Callable[..., object] | str
     args: tuple[object, ...] = ()
+    numa_options: NumaOptions | None = None
+    duplicate_stdout_filters: Sequence[str] | None = None
+    duplicate_stderr_filters: Sequence[str] | None = None
+    virtual_local_rank: bool = False
     max_restarts: int = 3
     restart_window: float = math.inf
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from launcher.agent.ranks import NodeRanks
 from launcher.rendezvous import RendezvousInfo
 
-__all__ = ("RunFacts", "worker_variables")
+__all__ = ("RunFacts", "own_device", "worker_variables")
 
 
 class RunFacts(NamedTuple):
@@ -25,6 +25,8 @@ class RunFacts(NamedTuple):
     """Path of the file that holds the run's secret."""
     signals_to_handle: str
     """Comma list of the signals that stop the run in order."""
+    virtual_local_rank: bool = False
+    """Whether each worker is told that it is the only one, with one device."""
 
 
 def worker_variables(
@@ -80,4 +82,34 @@ def worker_variables(
     if "OMP_NUM_THREADS" not in environ and ranks.local_world_size > 1:
         # Each worker would else start a thread per processor; torchrun's remedy.
         variables["OMP_NUM_THREADS"] = 1
+    if facts.virtual_local_rank:
+        variables["LOCAL_RANK"] = 0
+        variables["CUDA_VISIBLE_DEVICES"] = own_device(environ, local_rank)
     return {name: str(value) for name, value in variables.items()}
+
+
+def own_device(environ: Mapping[str, str], local_rank: int) -> str:
+    """Return the device of one worker, if each has one.
+
+    Args:
+        environ: where ``CUDA_VISIBLE_DEVICES`` may list them.
+        local_rank: which worker, from 0.
+
+    Returns:
+        The local rank where nothing is listed; "" where none is visible.
+
+    Raises:
+        ValueError: there are fewer than workers.
+    """
+    listed = environ.get("CUDA_VISIBLE_DEVICES")
+    if listed is None:
+        return str(local_rank)
+    if not listed:
+        return ""
+    devices = listed.split(",")
+    if local_rank >= len(devices):
+        raise ValueError(
+            f"virtual_local_rank: expected a device for each worker, CUDA_VISIBLE_DEVICES={listed} "
+            f"has none for local rank {local_rank}"
+        )
+    return devices[local_rank].strip()

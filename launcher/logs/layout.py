@@ -118,7 +118,23 @@ class LogsDest:
 
 
 class LogsSpecs(ABC):
-    """What the user wants logged, and how that becomes files in each round."""
+    """What the user wants logged, and how that becomes files in each round.
+
+    Args:
+        log_dir: folder for files; ``None`` for none that the user has named.
+        redirects: streams written to files and not shown.
+        tee: streams shown with a prefix on each line, and written to files.
+        local_ranks_filter: the only local ranks whose output is shown; ``None`` or empty for all.
+    """
+
+    @abstractmethod
+    def __init__(
+        self,
+        log_dir: str | os.PathLike[str] | None = None,
+        redirects: Std | Mapping[int, Std] = Std.NONE,
+        tee: Std | Mapping[int, Std] = Std.NONE,
+        local_ranks_filter: Iterable[int] | None = None,
+    ) -> None: ...
 
     @property
     @abstractmethod

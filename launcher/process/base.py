@@ -25,6 +25,7 @@ from contextlib import ExitStack
 from types import TracebackType
 from typing import Self
 
+from launcher.affinity import NumaOptions, cpus_of_workers
 from launcher.errors import ProcessFailure, SignalException
 from launcher.limits import MAX_STARTING, explain_shortage
 from launcher.logs import LogsSpecs, WorkerOutput
@@ -57,6 +58,7 @@ class ProcessContext(ABC):
         log_line_prefixes: text before each line of teed output, by local rank; ``None`` for
             "[<name><local rank>]:".
         start_method: how those that run a function are started.
+        numa_options: which processors each may use; ``None`` for all.
         duplicate_stdout_filters: texts; lines of stdout with any of them are copied to one file
             for all workers besides, see `LogsDest.filtered_stdout`; ``None`` for none.
         duplicate_stderr_filters: the same for stderr.
@@ -68,6 +70,7 @@ class ProcessContext(ABC):
 
     Raises:
         RuntimeError: a mapping does not have exactly the local ranks 0 to n - 1.
+        ValueError: the workers cannot be bound to processors like that.
     """
 
     def __init__(
@@ -79,6 +82,7 @@ class ProcessContext(ABC):
         logs_specs: LogsSpecs,
         log_line_prefixes: Mapping[int, str] | None = None,
         start_method: str = "spawn",
+        numa_options: NumaOptions | None = None,
         duplicate_stdout_filters: Sequence[str] | None = None,
         duplicate_stderr_filters: Sequence[str] | None = None,
         *,
@@ -103,6 +107,7 @@ class ProcessContext(ABC):
         self.filtered_stdout = ""
         self.filtered_stderr = ""
         self._start_method = start_method
+        self._cpus = cpus_of_workers(numa_options, self.nprocs)
         self._filters = (
             check_texts(duplicate_stdout_filters),
             check_texts(duplicate_stderr_filters),
@@ -293,7 +298,7 @@ class ProcessContext(ABC):
             try:
                 descriptors = {0: stdin, **self._output.open(rank), **self.open(rank)}
                 self._processes[rank] = await self._guardian.spawn(
-                    self.command_line(rank), env, descriptors, _current_folder()
+                    self.command_line(rank), env, descriptors, _current_folder(), self._cpus[rank]
                 )
             except OSError as error:
                 if (why := explain_shortage(error)) is None:

@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import Callable, Mapping, Sequence
 
+from launcher.affinity import NumaOptions
 from launcher.config import DEFAULT_SIGNALS, SIGNALS_TO_HANDLE_VARIABLE, to_signals
 from launcher.logs import LogsSpecs
 from launcher.process.base import SHUTDOWN_TIMEOUT, ProcessContext
@@ -23,6 +24,7 @@ async def start_processes(
     logs_specs: LogsSpecs,
     log_line_prefixes: Mapping[int, str] | None = None,
     start_method: str = "spawn",
+    numa_options: NumaOptions | None = None,
     duplicate_stdout_filters: Sequence[str] | None = None,
     duplicate_stderr_filters: Sequence[str] | None = None,
     *,
@@ -45,6 +47,7 @@ async def start_processes(
         start_method: of functions; programs have only one. ``spawn``: each worker is a new Python
             that imports the function's module; ``forkserver``: a fork of one that has imported it;
             ``fork``: a fork of this process, whose threads are not in it.
+        numa_options: which processors each may use; ``None`` for all.
         duplicate_stdout_filters: texts; lines of stdout with any of them are also copied, with the
             prefix, to the file ``filtered_stdout`` of the context; ``None`` for none.
         duplicate_stderr_filters: the same for stderr.
@@ -64,8 +67,8 @@ async def start_processes(
         PermissionError: it may not be executed.
         NotADirectoryError: a file is where a log folder has to be.
         OSError: it cannot be started for another reason.
-        ValueError: an argument or variable has a NUL byte, the variable names no signals, or there
-            is no such start method.
+        ValueError: an argument or variable has a NUL byte, the variable names no signals, there is
+            no such start method, or the workers cannot be bound to processors like that.
         pickle.PicklingError: the function or an argument cannot be sent to another process.
         GuardianError: the guardian could not be started, or has died.
     """
@@ -80,6 +83,7 @@ async def start_processes(
         logs_specs,
         log_line_prefixes,
         start_method,
+        numa_options,
         duplicate_stdout_filters,
         duplicate_stderr_filters,
         guardian=guardian,

@@ -41,3 +41,8 @@ def clean_up(folder: str) -> None:
         time.sleep(100)
     finally:
         Path(folder, "cleaned").touch()
+
+
+def processors() -> list[int]:
+    """Return those this process may use."""
+    return sorted(os.sched_getaffinity(0))

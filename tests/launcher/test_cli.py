@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from launcher.affinity import AffinityMode, NumaOptions
 from launcher.cli import main, parse
 from launcher.config import OPTIONS, Option
 from launcher.errors import UsageError
@@ -161,6 +162,12 @@ BAD = {
     "standalone": ("expected 1 or 0", ("2", "-1", "nan", "maybe")),
     "module": ("expected 1 or 0", ("2", "-1", "nan", "maybe")),
     "no-python": ("expected 1 or 0", ("2", "-1", "nan", "maybe")),
+    "virtual-local-rank": ("expected 1 or 0", ("2", "-1", "nan", "maybe")),
+    "duplicate-stdout-filters": ("", ()),  # any text is one to look for
+    "duplicate-stderr-filters": ("", ()),
+    "logs-specs": ("expected", ("", "x")),
+    "numa-binding": ("expected one of node, socket", ("", "x", "NODE")),
+    "event-log-handler": ("expected a name", ("",)),
 }
 """For each option, the rule as it is told, and texts that break it for one worker."""
 
@@ -357,3 +364,27 @@ def test_how_nodes_find_each_other(argv: list[str], expected: tuple[str, str, ob
     config = parse([*argv, "a.py"], {}).config
 
     assert (config.rdzv_backend, config.rdzv_endpoint, config.rdzv_configs) == expected
+
+
+def test_options_of_logs_and_processors() -> None:
+    """They come to the fields of the same names; ,, in a list of texts is a comma."""
+    argv = ["--duplicate-stdout-filters", "a,b,,c", "--numa-binding=exclusive", "a.py"]
+    config = parse([*argv], {"PET_VIRTUAL_LOCAL_RANK": "1", "PET_EVENT_LOG_HANDLER": "x"}).config
+
+    assert config.duplicate_stdout_filters == ("a", "b,c")
+    assert not config.duplicate_stderr_filters
+    assert config.numa_options == NumaOptions(AffinityMode.EXCLUSIVE)
+    assert config.virtual_local_rank
+    assert config.event_log_handler == "x"
+
+
+@pytest.mark.parametrize(
+    ("option", "text"),
+    [
+        ("numa-binding", "--numa-binding=x: expected one of node, socket, exclusive, core-complex"),
+        ("logs-specs", "--logs-specs=x: expected one of default"),
+    ],
+)
+def test_unknown_names_are_refused(option: str, text: str) -> None:
+    """With those that there are."""
+    assert refusal([f"--{option}=x", "a.py"]).startswith(text)

@@ -203,3 +203,46 @@ def test_one_worker_has_the_standard_input(
 ) -> None:
     """The one asked for, else the only one."""
     assert LaunchConfig(1, 1, workers, stdin=given).stdin_rank == rank
+
+
+def test_every_field_of_torch_is_accepted_with_its_default() -> None:
+    """But the backend; a program that names them all need not be changed."""
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=1,
+        logs_specs=None,
+        run_id="",
+        role="default_role",
+        rdzv_endpoint="",
+        rdzv_backend="tcp",
+        rdzv_configs={},
+        rdzv_timeout=-1,
+        max_restarts=3,
+        monitor_interval=0.1,
+        start_method="spawn",
+        log_line_prefix_template=None,
+        metrics_cfg={},
+        local_addr=None,
+        event_log_handler="null",
+        numa_options=None,
+        signals_to_handle="SIGTERM,SIGINT,SIGHUP,SIGQUIT",
+        duplicate_stdout_filters=None,
+        duplicate_stderr_filters=None,
+        virtual_local_rank=False,
+        shutdown_timeout=None,
+    )
+
+    assert config == LaunchConfig(1, 1, 1)
+
+
+def test_the_older_name_of_the_timeout() -> None:
+    """It is a setting like the others."""
+    assert LaunchConfig(1, 1, 1, rdzv_timeout=7).rdzv_configs == {"timeout": 7}
+
+
+@pytest.mark.parametrize(("field", "value"), [("start_method", "x"), ("metrics_cfg", {"a": "b"})])
+def test_what_cannot_be_done_is_refused(field: str, value: object) -> None:
+    """Field, value and rule."""
+    with pytest.raises(ValueError, match=f"^{field}=.*: expected "):
+        LaunchConfig(1, 1, 1, **{field: value})  # type: ignore[arg-type]

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NoReturn, Self
 
 from launcher.errors import GuardianError
@@ -142,6 +142,7 @@ class Guardian:
         env: Mapping[str, str],
         descriptors: Mapping[int, int],
         cwd: str = "",
+        cpus: Collection[int] = (),
     ) -> GuardedProcess:
         """Start a program as leader of a new session.
 
@@ -152,6 +153,7 @@ class Guardian:
             descriptors: for each descriptor number it shall have, ours; it gets no other. Ours
                 may be closed when this returns.
             cwd: folder to start in; "" for the one the guardian was started in.
+            cpus: processors it may use; none for all that the guardian may.
 
         Returns:
             The process, which is running the program.
@@ -170,7 +172,7 @@ class Guardian:
         arguments = [_encode(os.fspath(argument)) for argument in argv]
         variables = {_encode_name(name): _encode(value) for name, value in env.items()}
         message = messages.encode_start(
-            number, arguments, variables, _encode(cwd), tuple(descriptors)
+            number, arguments, variables, _encode(cwd), tuple(descriptors), cpus
         )
         self._starting[number] = (process, started, os.fspath(argv[0]), cwd)
         try:

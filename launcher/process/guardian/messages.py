@@ -11,7 +11,7 @@ import struct
 
 TYPE_CHECKING = False  # the typing module is not worth its import time here
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
 __all__ = (
     "CLEAR",
@@ -43,7 +43,7 @@ EXITED = struct.Struct("!Ii?d")
 CLEARED = struct.Struct("!III")
 """Request, numbers of processes: that could not be killed, that had to be."""
 _HEADER = struct.Struct("!IB")
-_START = struct.Struct("!IBII")  # worker, number of descriptors, of arguments, of variables
+_START = struct.Struct("!IBIII")  # worker; numbers of descriptors, cpus, arguments, variables
 
 
 class Kind:
@@ -85,6 +85,7 @@ def encode_start(
     env: Mapping[bytes, bytes],
     cwd: bytes,
     targets: Sequence[int],
+    cpus: Collection[int] = (),
 ) -> bytes:
     """Return the request to start a worker.
 
@@ -94,23 +95,25 @@ def encode_start(
         env: the whole environment, likewise.
         cwd: folder to start in; empty for the guardian's own.
         targets: numbers the attached descriptors get in the worker, in their order.
+        cpus: processors it may use; none for all that the guardian may.
     """
     strings = [cwd, *argv, *(b"%b=%b" % item for item in env.items())]
-    head = _START.pack(worker, len(targets), len(argv), len(env))
-    numbers = struct.pack(f"!{len(targets)}I", *targets)
+    head = _START.pack(worker, len(targets), len(cpus), len(argv), len(env))
+    numbers = struct.pack(f"!{len(targets) + len(cpus)}I", *targets, *cpus)
     return encode(Kind.START, head + numbers + b"\0".join(strings))
 
 
 def decode_start(
     body: bytes,
-) -> tuple[int, tuple[int, ...], list[bytes], dict[bytes, bytes], bytes]:
-    """Return worker, targets, arguments, environment and folder of a START."""
-    number, n_targets, n_arguments, n_variables = _START.unpack_from(body)
-    targets = struct.unpack_from(f"!{n_targets}I", body, _START.size)
-    cwd, *strings = body[_START.size + 4 * n_targets :].split(b"\0")
+) -> tuple[int, tuple[int, ...], tuple[int, ...], list[bytes], dict[bytes, bytes], bytes]:
+    """Return worker, targets, processors, arguments, environment and folder of a START."""
+    number, n_targets, n_cpus, n_arguments, n_variables = _START.unpack_from(body)
+    numbers = struct.unpack_from(f"!{n_targets + n_cpus}I", body, _START.size)
+    cwd, *strings = body[_START.size + 4 * len(numbers) :].split(b"\0")
     assert len(strings) == n_arguments + n_variables
     env = dict(variable.split(b"=", 1) for variable in strings[n_arguments:])
-    return number, targets, strings[:n_arguments], env, cwd
+    targets, cpus = numbers[:n_targets], numbers[n_targets:]
+    return number, targets, cpus, strings[:n_arguments], env, cwd
 
 
 def encode(kind: int, body: bytes) -> bytes:

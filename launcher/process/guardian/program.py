@@ -226,7 +226,7 @@ class _Program:
             return
 
     def _start(self, body: bytes) -> None:
-        number, targets, argv, env, cwd = decode_start(body)
+        number, targets, cpus, argv, env, cwd = decode_start(body)
         sources = self._descriptors[: len(targets)]
         del self._descriptors[: len(targets)]
         descriptors = dict(zip(targets, sources, strict=True))
@@ -234,7 +234,7 @@ class _Program:
         own: tuple[int, ...] = ()
         if self._call is not None:
             become, own = self._become, self._own_descriptors()
-        pid, error, is_about_cwd = spawn(argv, env, cwd, descriptors, become, own)
+        pid, error, is_about_cwd = spawn(argv, env, cwd, descriptors, become, own, cpus)
         for fd in sources:
             os.close(fd)
         if not error:

@@ -51,6 +51,7 @@ def spawn(
     descriptors: Mapping[int, int],
     become: Become,
     own: Sequence[int] = (),
+    cpus: Sequence[int] = (),
 ) -> tuple[int, int, bool]:
     """Start a worker as leader of a new session.
 
@@ -63,6 +64,7 @@ def spawn(
             two arguments and a descriptor to close once it cannot fail any more, and does not
             return.
         own: descriptors that are not for workers, where no exec closes them.
+        cpus: processors it may use; none for all of ours.
 
     Returns:
         Process id, errno (0 for success), and whether the errno is about ``cwd``.
@@ -80,7 +82,7 @@ def spawn(
     if pid == 0:
         for fd in (failed, *own):
             os.close(fd)
-        _become(argv, env, cwd, descriptors, fails, become)
+        _become(argv, env, cwd, descriptors, fails, become, cpus)
     os.close(fails)
     report = os.read(failed, _EXEC_FAILURE.size)
     os.close(failed)
@@ -114,6 +116,7 @@ def _become(
     descriptors: Mapping[int, int],
     fails: int,
     become: Become,
+    cpus: Sequence[int],
 ) -> None:
     """Turn this forked process into the program; does not return."""
     is_about_cwd = False
@@ -121,6 +124,8 @@ def _become(
         guardian = os.getppid()
         os.setsid()
         end_with_parent(guardian)
+        if cpus:
+            os.sched_setaffinity(0, cpus)
         is_about_cwd = True
         if cwd:
             os.chdir(cwd)

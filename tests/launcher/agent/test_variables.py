@@ -13,7 +13,11 @@ from launcher.rendezvous import RendezvousInfo, RendezvousStoreInfo
 
 
 def variables(
-    local_rank: int, nproc: int, environ: Mapping[str, str] | None = None
+    local_rank: int,
+    nproc: int,
+    environ: Mapping[str, str] | None = None,
+    *,
+    virtual_local_rank: bool = False,
 ) -> dict[str, str]:
     """Return the variables of a worker of the second of three nodes."""
     nodes = [
@@ -28,6 +32,7 @@ def variables(
             max_restarts=5,
             secret_file="/secret",
             signals_to_handle="SIGTERM",
+            virtual_local_rank=virtual_local_rank,
         ),
         RendezvousInfo(
             rank=1,
@@ -86,3 +91,31 @@ def test_an_inherited_choice_for_nccl_is_kept() -> None:
     found = variables(0, 1, {"TORCH_NCCL_ASYNC_ERROR_HANDLING": "3"})
 
     assert found["TORCH_NCCL_ASYNC_ERROR_HANDLING"] == "3"
+
+
+@pytest.mark.parametrize(
+    ("environ", "device"),
+    [
+        ({}, "1"),
+        ({"CUDA_VISIBLE_DEVICES": "4, 6,7"}, "6"),
+        ({"CUDA_VISIBLE_DEVICES": "GPU-a,GPU-b"}, "GPU-b"),
+        ({"CUDA_VISIBLE_DEVICES": ""}, ""),
+    ],
+)
+def test_a_virtual_local_rank(environ: dict[str, str], device: str) -> None:
+    """Every worker is the only one, on its own device; its other ranks are the real ones."""
+    found = variables(1, 2, environ, virtual_local_rank=True)
+
+    assert (found["LOCAL_RANK"], found["CUDA_VISIBLE_DEVICES"]) == ("0", device)
+    assert (found["RANK"], found["LOCAL_WORLD_SIZE"]) == ("4", "2")
+
+
+def test_a_virtual_local_rank_without_a_device() -> None:
+    """Two workers on one device is not what was asked for."""
+    with pytest.raises(ValueError, match="CUDA_VISIBLE_DEVICES=7 has none for local rank 1"):
+        variables(1, 2, {"CUDA_VISIBLE_DEVICES": "7"}, virtual_local_rank=True)
+
+
+def test_a_real_local_rank_leaves_devices_alone() -> None:
+    """They are inherited."""
+    assert "CUDA_VISIBLE_DEVICES" not in variables(1, 2, {"CUDA_VISIBLE_DEVICES": "7"})

@@ -24,6 +24,7 @@ NAMES = STRINGS.map(lambda data: b"N" + data.replace(b"=", b""))
     st.dictionaries(NAMES, STRINGS),
     STRINGS,
     st.lists(st.integers(0, 1000), max_size=5),
+    st.lists(st.integers(0, 1000), max_size=5),
 )
 def test_start_round_trip(
     worker: int,
@@ -31,12 +32,13 @@ def test_start_round_trip(
     env: dict[bytes, bytes],
     cwd: bytes,
     targets: list[int],
+    cpus: list[int],
 ) -> None:
     """Empty strings, "=" in values and any number of descriptors arrive as they were."""
-    ((kind, body),) = MessageReader().feed(encode_start(worker, argv, env, cwd, targets))
+    ((kind, body),) = MessageReader().feed(encode_start(worker, argv, env, cwd, targets, cpus))
 
     assert kind == Kind.START
-    assert decode_start(body) == (worker, tuple(targets), argv, env, cwd)
+    assert decode_start(body) == (worker, tuple(targets), tuple(cpus), argv, env, cwd)
 
 
 @given(st.integers(1, 50))
