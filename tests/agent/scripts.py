@@ -68,3 +68,9 @@ async def wait(seconds: float) -> None:
 def not_a_script(value: object) -> str:
     """Is no script function."""
     return type(value).__name__
+
+
+@rpc.script(name="fail")
+def fail(text: str) -> None:
+    """Raise a ValueError."""
+    raise ValueError(text)

@@ -63,11 +63,12 @@ async def test_check_failed_messages() -> None:
 
 
 @pytest.mark.parametrize("to", PLACES)
-async def test_remote_message_dropped_pickle(to: str) -> None:
+@pytest.mark.parametrize(("message", "_fetch", "func"), KINDS)
+async def test_remote_message_dropped_pickle(message: str, _fetch: str, func: Any, to: str) -> None:
     """A reference whose creation was dropped cannot be passed on: refused before any send."""
-    async with cluster(4, options=faulty(["PYTHON_REMOTE_CALL"])) as agents:
+    async with cluster(4, options=faulty([message])) as agents:
         a = agents[0]
-        rref = a.remote(to, workers.add, args=(1,))
+        rref = a.remote(to, func, args=(1, 2))
         await flushed(a)
         sent = a.debug_info()["agent.bytes_sent"]
         with pytest.raises(rpc.RRefCreationError, match=NOT_CREATED):
