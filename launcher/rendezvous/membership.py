@@ -44,6 +44,9 @@ _LEADER = "shared/leader"
 _HOST = "shared/host"
 _NODES = "nodes/"
 
+_MANY = 64
+_PAUSE = 1e-5  # seconds for each of many nodes, between two looks at all of them
+
 _logger = logging.getLogger("launcher.rendezvous")
 
 
@@ -266,8 +269,11 @@ class Membership:
                     plan = leader.lead(self._record, nodes, self._clock.time())
                     if plan.record is not self._record:
                         await self._write(plan.record)
-                    else:
-                        await self.changes.wait(plan.wake_at)
+                        continue
+                    await self.changes.wait(plan.wake_at)
+                    if len(nodes) > _MANY:
+                        # To look at all for each that comes would be work for their square.
+                        await self._clock.sleep(_PAUSE * len(nodes))
             finally:
                 taking.cancel()
                 await asyncio.gather(taking, return_exceptions=True)

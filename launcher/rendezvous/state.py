@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import enum
 import math
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import msgpack
@@ -237,6 +238,7 @@ def decode_node(data: bytes) -> Node:
         raise _broken(Node, data) from error
 
 
+@lru_cache(maxsize=2)  # many agents in one process read the same, which is as long as they are many
 def decode_record(data: bytes) -> Record:
     """Read the record.
 

@@ -1,0 +1,136 @@
+"""`launcher.rendezvous.place`: who hosts the store of several nodes, and what becomes of it."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from launcher.errors import RendezvousConnectionError
+from launcher.rendezvous.place import TcpPlace
+from tests.launcher.rendezvous.meeting import SECRET, free_port
+
+pytestmark = pytest.mark.asyncio
+
+OTHER_HOST = "192.0.2.1"  # of a network for documentation: nobody has it
+
+
+@asynccontextmanager
+async def place(
+    port: int, host: str = "127.0.0.1", run_id: str = "run", **options: Any
+) -> AsyncIterator[TcpPlace]:
+    """Give a place that is closed at the end."""
+    made = TcpPlace(host, port, SECRET, run_id, **options)
+    try:
+        yield made
+    finally:
+        await made.close()
+        await made.close()  # harmless
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+async def test_the_first_hosts_and_the_others_connect(host: str) -> None:
+    """They share one store, and know it by one URL."""
+    port = free_port()
+    async with place(port, host) as first, place(port, host) as second:
+        one, two = await first.open(5.0), await second.open(5.0)
+        await one.set("key", b"value")
+
+        assert await two.get("key", 5.0) == b"value"
+        assert (first.is_host, second.is_host) == (True, False)
+        assert first.url == second.url == f"tcp://127.0.0.1:{port}"
+        assert (first.address, second.address) == ("127.0.0.1", "127.0.0.1")
+
+
+async def test_an_address_that_was_given_is_the_one_that_others_hear() -> None:
+    """Whoever hosts."""
+    async with place(free_port(), local_addr="node7") as given:
+        await given.open(5.0)
+
+        assert given.address == "node7"
+
+
+async def test_who_shall_not_host_waits_for_the_host() -> None:
+    """It may come later."""
+    port = free_port()
+    async with place(port, is_host=False) as early, place(port) as host:
+        opening = asyncio.create_task(early.open(10.0))
+        await asyncio.sleep(0.05)
+        await host.open(5.0)
+        await opening
+
+        assert (early.is_host, host.is_host) == (False, True)
+
+
+async def test_who_shall_host_must() -> None:
+    """Else everybody would wait for it."""
+    port = free_port()
+    with socket.create_server(("127.0.0.1", port)):
+        async with place(port, is_host=True) as host:
+            with pytest.raises(RendezvousConnectionError, match="cannot listen there: Address al"):
+                await host.open(5.0)
+    async with place(port, OTHER_HOST, is_host=True) as host:
+        with pytest.raises(RendezvousConnectionError, match="cannot listen there: Cannot assign"):
+            await host.open(5.0)
+
+
+async def test_a_name_that_stands_for_this_host_is_listened_at_everywhere() -> None:
+    """In the host's own tables it may stand for loopback, where the others do not look."""
+    port = free_port()
+    async with place(port, socket.gethostname(), is_host=True) as host:
+        await host.open(5.0)
+        with socket.create_connection(("127.0.0.3", port), timeout=5.0):
+            pass
+
+        assert host.address == socket.gethostname()
+
+
+async def test_what_nobody_hosts_cannot_be_reached() -> None:
+    """The endpoint and the reason are named."""
+    port = free_port()
+    async with place(port, is_host=False) as early:
+        with pytest.raises(
+            RendezvousConnectionError, match=rf"rdzv_endpoint=127.0.0.1:{port}: .* refused"
+        ):
+            await early.open(0.1)
+
+
+async def test_another_run_at_the_endpoint_is_told() -> None:
+    """With what this node takes the run to be."""
+    port = free_port()
+    async with place(port) as host, place(port, run_id="other") as other:
+        await host.open(5.0)
+        with pytest.raises(
+            RendezvousConnectionError, match=r"another run: .*; this node's rdzv_id is 'other'"
+        ):
+            await other.open(5.0)
+
+
+async def test_something_else_at_the_endpoint_is_told() -> None:
+    """It answers, but not as a store does."""
+
+    async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    async with server, place(port) as other:
+        with pytest.raises(RendezvousConnectionError, match="speaks HTTP"):
+            await other.open(5.0)
+
+
+async def test_a_lost_store_is_told_with_its_host() -> None:
+    """If that is known."""
+    port = free_port()
+    async with place(port) as any_place:
+        named = any_place.lost(OSError("gone"), "node1 (agent 3)")
+        unnamed = any_place.lost(OSError("gone"), "")
+
+    where = f"hosts the run's store at 127.0.0.1:{port}, was lost: gone"
+    assert str(named) == f"node1 (agent 3), which {where}"
+    assert str(unnamed) == f"the node that {where}"
