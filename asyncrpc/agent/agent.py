@@ -193,7 +193,7 @@ class Agent:
         await self._acceptor.close()
         links = self.connections()
         for link in links:
-            link.goaway(goodbye, reason)
+            link.upkeep.goaway(goodbye, reason)
             link.stream.close()
         for server in tuple(self.servers):
             server.release(asker)

@@ -9,14 +9,14 @@ The hot path is `buffer_updated`: one loop over the plain calls and replies of a
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from asyncrpc.agent.backlog import SLICE, Backlog, is_unread
+from asyncrpc.agent.bulk import Bulk
+from asyncrpc.agent.upkeep import Upkeep
 from asyncrpc.errors import RemoteProtocolError, RpcError
 from asyncrpc.transport import Stream
 from asyncrpc.wire import (
@@ -48,10 +48,7 @@ _PYTHON_CALL = int(MessageType.PYTHON_CALL)
 _PYTHON_RET = int(MessageType.PYTHON_RET)
 _CANCEL = int(MessageType.CANCEL)
 _PING = int(MessageType.PING)
-_PONG = int(MessageType.PONG)
 _CANCELLED = int(MessageType.CANCELLED)
-_GOAWAY = int(MessageType.GOAWAY)
-_INTERN = int(MessageType.INTERN)
 _STREAM_CALL = int(MessageType.STREAM_CALL)
 _STREAM_ITEM = int(MessageType.STREAM_ITEM)
 _STREAM_END = int(MessageType.STREAM_END)
@@ -70,8 +67,6 @@ _ANSWERS = frozenset(filter(None, REPLIES.values()))
 
 _HEADER_SIZE = HEADER.size
 unpack_header = HEADER.unpack_from
-_MAX_FUNCTIONS = 65_536  # names one peer may intern
-_INTERLEAVED = 8  # transfers that share the link; those behind wait, so that the first get done
 _STRETCH = 2048  # bytes of small requests handled between looks at what is unread
 _RECENT = 256  # newest unsent frames looked through when a call is cancelled
 
@@ -89,28 +84,23 @@ class Connection:
     __slots__ = (
         "_agent",
         "_backlog",
-        "_bulk",
         "_decode",
-        "_fences",
         "_handlers",
         "_is_closed",
-        "_next_fence",
-        "_next_transfer",
         "_pending",
         "_reader",
         "announced",
-        "functions",
+        "bulk",
         "get_buffer",
         "hello",
         "hook",
         "is_heard",
-        "misses",
         "peer",
         "received",
-        "rtt",
         "serve",
         "server",
         "stream",
+        "upkeep",
         "write",
     )
 
@@ -122,20 +112,16 @@ class Connection:
         self.hook: FaultHook | None = agent.fault_hook
         self.is_heard = True
         """Whether bytes came since the last look of the failure detector."""
-        self.misses = 0
-        self.rtt = 0.0
         self.received = 0
-        self.functions: dict[int, str] = {}
-        """The peer's interned names; they die with the link."""
         self.announced: set[int] = set()
         """Ids of the functions whose names the peer was told."""
         self.write = stream.write
         """Puts a small frame on the stream, past the fault hook."""
-        self._bulk: deque[Transfer] = deque()
-        self._next_transfer = 1
+        self.bulk = Bulk(stream, agent.became_idle)
+        """Large messages on their way out."""
         self._is_closed = False
-        self._fences: dict[int, asyncio.Future[None]] = {}
-        self._next_fence = 0
+        self.upkeep = Upkeep(agent, self)
+        """Signs of life, fences, names and goodbyes."""
         self._pending = agent.pending
         self._decode = agent.codec.decode
         self._reader = FrameReader(
@@ -157,9 +143,7 @@ class Connection:
             _CANCEL: self._on_cancel,
             _CANCELLED: self._on_cancelled,
             _PING: self._on_ping,
-            _PONG: self._on_pong,
-            _GOAWAY: self._on_goaway,
-            _INTERN: self._on_intern,
+            **self.upkeep.handlers,
             _STREAM_ITEM: partial(agent.streams.take_item, self),
             _STREAM_END: partial(agent.streams.take_end, self),
             _STREAM_CREDIT: self.server.grant,
@@ -172,7 +156,7 @@ class Connection:
         """Tell the peer once which name ``function`` stands for, before it is first used."""
         if function not in self.announced:
             self.announced.add(function)
-            self.write(encode_frame(_INTERN, 0, name.encode(), function=function))
+            self.upkeep.introduce(function, name)
 
     def send(self, message: bytes | Transfer) -> None:
         """Send a frame, or queue a transfer behind other bulk."""
@@ -184,10 +168,7 @@ class Connection:
     def transmit(self, message: bytes | Transfer) -> None:
         """Put a message on the stream, past the fault hook."""
         if isinstance(message, Transfer):
-            message.ident = self._next_transfer
-            self._next_transfer += 1
-            self._bulk.append(message)
-            self._pump()
+            self.bulk.add(message)
         else:
             self.stream.write(message)
 
@@ -197,7 +178,7 @@ class Connection:
         Returns:
             Whether it never reached the socket, so that it cannot have run.
         """
-        is_unsent = self._drop_transfer(call_id) or self._unwrite(call_id)
+        is_unsent = self.bulk.withdraw(call_id) or self._unwrite(call_id)
         if self.hook is not None:  # which may have let a copy of it go
             is_unsent = self.hook.withdraw(self, call_id)
         if is_unsent:
@@ -205,63 +186,15 @@ class Connection:
         self.send(encode_frame(_CANCEL, call_id))
         return False
 
-    def is_sending(self, call_id: int) -> bool:
-        """Whether a large request has not left completely."""
-        return any(t.call == call_id and t.kind in REPLIES for t in self._bulk if not t.is_finished)
-
-    def ping(self) -> None:
-        """Ask for a sign of life."""
-        self.write(encode_frame(_PING, 0, remaining=self._agent.clock.time()))
-
-    def fence(self) -> asyncio.Future[None]:
-        """Return a future that is done once all sent before has arrived, or the link ended."""
-        done = self._agent.loop.create_future()
-        self._next_fence += 1
-        ident = self._next_fence
-        self._fences[ident] = done
-        self.write(encode_frame(_PING, ident))
-        return done
-
-    def goaway(self, kind: str, reason: str) -> None:
-        """Say that this side leaves the group, how and why."""
-        self.write(encode_frame(_GOAWAY, 0, f"{kind}\n{reason}".encode()))
-
     @property
     def is_idle(self) -> bool:
         """Whether nothing large is on its way out."""
-        return not (self._bulk or (self.hook is not None and self.hook.holds(self)))
+        return not (self.bulk or (self.hook is not None and self.hook.holds(self)))
 
     def take_unsent(self) -> list[bytes | Transfer]:
         """Hand over what never left completely, in order; for a link that is gone."""
-        transfers = [transfer for transfer in self._bulk if not transfer.is_finished]
-        self._bulk.clear()
         held = [] if self.hook is None else self.hook.take_held(self)
-        return [*filter(None, self.stream.batch), *transfers, *held]
-
-    def _pump(self) -> None:
-        """Write chunks, one of each of the first transfers in turn, while the stream takes them."""
-        bulk = self._bulk
-        stream = self.stream
-        while bulk and stream.is_writable and not stream.is_closed:
-            transfer = bulk.popleft()
-            parts = transfer.next_chunk()
-            if parts is None:
-                continue
-            bulk.insert(_INTERLEAVED - 1, transfer)
-            stream.write_parts(parts)
-        if not bulk:
-            self._agent.became_idle()
-
-    def _drop_transfer(self, call_id: int) -> bool:
-        """Take a request out of the bulk queue; true if none of it was sent."""
-        for transfer in self._bulk:
-            is_it = transfer.call == call_id and transfer.kind in REPLIES
-            if is_it and not transfer.is_finished:
-                self._bulk.remove(transfer)
-                if transfer.is_started:
-                    self.stream.write(transfer.abort_frame())
-                return True  # an incomplete request is never run
-        return False
+        return [*filter(None, self.stream.batch), *self.bulk.take_unsent(), *held]
 
     def _unwrite(self, call_id: int) -> bool:
         """Take a request out of the batch that has not left yet."""
@@ -299,7 +232,7 @@ class Connection:
             self.fail(error)
         if stream.batch:
             stream.flush()  # replies of calls that did not have to wait
-            if len(stream.batch) > SLICE or self._bulk:
+            if len(stream.batch) > SLICE or self.bulk:
                 self._look_at_unread()
         elif not was_due:
             stream.is_flush_due = False
@@ -315,13 +248,13 @@ class Connection:
     def _look_at_unread(self) -> None:
         """Keep the peer's requests from now on if it does not read what waits for it."""
         limits = self._agent.options.limits
-        if self._backlog is None and is_unread(self.stream, len(self._bulk), limits):
+        if self._backlog is None and is_unread(self.stream, len(self.bulk), limits):
             self._backlog = Backlog(self.peer.info.name, limits, self._agent.clock.time)
             self.serve = self._backlog.add
 
     def _serve_backlog(self, backlog: Backlog) -> None:
         """Serve what was kept, unless the peer falls behind again meanwhile."""
-        if is_unread(self.stream, len(self._bulk), self._agent.options.limits):
+        if is_unread(self.stream, len(self.bulk), self._agent.options.limits):
             return
         self._backlog, self.serve = None, self.server.request
         for frames in backlog.slices():
@@ -415,7 +348,7 @@ class Connection:
 
     def write_ready(self) -> None:
         """Go on with bulk, and with what had to wait for room."""
-        self._pump()
+        self.bulk.pump()
         if self._backlog is not None:
             self._serve_backlog(self._backlog)
 
@@ -424,12 +357,11 @@ class Connection:
         if self._is_closed:
             return
         self._is_closed = True
-        for fence in self._fences.values():
-            self._pass_fence(fence)
+        self.upkeep.end()
         self._agent.tally.closed(self)
         self.server.close()
         self.peer.link_lost(self, error)
-        self._bulk.clear()
+        self.bulk.take_unsent()
 
     def fail(self, error: RpcError) -> None:
         """Close the link because of what the peer sent."""
@@ -510,27 +442,4 @@ class Connection:
                 self._backlog.add(frame)
                 return
             self._backlog.count_answer()
-        self.write(encode_frame(_PONG, frame[3], remaining=frame[5]))
-
-    def _on_pong(self, frame: Frame) -> None:
-        self.misses = 0
-        if frame[3]:
-            self._pass_fence(self._fences.pop(frame[3], None))
-        else:
-            self.rtt = max(0.0, self._agent.clock.time() - frame[5])
-
-    def _pass_fence(self, fence: asyncio.Future[None] | None) -> None:
-        if fence is not None and not fence.done():
-            fence.set_result(None)
-
-    def _on_goaway(self, frame: Frame) -> None:
-        kind, _, reason = bytes(frame[7]).decode(errors="replace").partition("\n")
-        self.peer.said_goodbye(kind, reason)
-
-    def _on_intern(self, frame: Frame) -> None:
-        if len(self.functions) >= _MAX_FUNCTIONS:
-            raise RemoteProtocolError(f"more than {_MAX_FUNCTIONS} function names interned")
-        try:
-            self.functions[frame[4]] = bytes(frame[7]).decode()
-        except UnicodeDecodeError as error:
-            raise RemoteProtocolError("interned name is not UTF-8") from error
+        self.upkeep.answer_ping(frame)

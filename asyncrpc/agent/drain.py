@@ -99,8 +99,10 @@ class Drain:
                 agent.is_leaving = True
                 links = [link for link in agent.connections() if link.hello is not None]
                 for link in links:
-                    link.goaway("leaving", "it shuts down")
-                await asyncio.gather(*[link.fence() for link in links])  # all before has come
+                    link.upkeep.goaway("leaving", "it shuts down")
+                await asyncio.gather(
+                    *[link.upkeep.fence() for link in links]
+                )  # all before has come
                 await agent.wait_idle()
                 self._phase = "references"
                 agent.references.note_leaks()

@@ -57,16 +57,16 @@ class FailureDetector:
             if connection.hello is None:
                 continue  # the link to oneself
             if connection.is_heard:
-                connection.misses = 0
+                connection.upkeep.misses = 0
             elif not is_late:
                 self._silent(connection)
             connection.is_heard = False
-            connection.ping()
+            connection.upkeep.ping()
 
     def _silent(self, connection: Connection) -> None:
         """Count an interval without a byte from the peer, which was asked for one."""
-        connection.misses += 1
-        is_over = connection.misses >= self._misses
+        connection.upkeep.misses += 1
+        is_over = connection.upkeep.misses >= self._misses
         has_thread = connection.peer.record.liveness is not None
         if is_over and not (has_thread and self._misses == 1):
             self._lose(connection)

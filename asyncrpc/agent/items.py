@@ -67,4 +67,4 @@ class Items:
 
     async def drained(self) -> None:
         """Wait until what was sent before has arrived: a ping behind it came back."""
-        await self._connection.fence()
+        await self._connection.upkeep.fence()

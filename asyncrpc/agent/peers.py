@@ -256,7 +256,7 @@ class Peer:
     def repeat(self, request: Request) -> None:
         """Send a request once more that is out, unless its first send has not left completely."""
         connection = self.connection
-        if connection is not None and not connection.is_sending(request.call_id):
+        if connection is not None and not connection.bulk.holds(request.call_id):
             connection.send(request.frame(self._agent.clock.time()))
 
     def unqueue(self, future: RpcFuture[Any]) -> None:
@@ -302,7 +302,7 @@ class Peer:
         connection = self.connection
         self.is_fenced = True
         if connection is not None:
-            await connection.fence()
+            await connection.upkeep.fence()
 
     def opened(self, connection: Connection) -> None:
         """Take an authenticated link into use and send what waits."""

@@ -500,7 +500,7 @@ class Server:
             RemoteProtocolError: the peer never said.
             FunctionNotFoundError, PermissionDeniedError: as `FunctionTable.resolve`.
         """
-        name = self._connection.functions.get(function)
+        name = self._connection.upkeep.functions.get(function)
         if name is None:
             raise RemoteProtocolError(f"function id {function} was never interned")
         if name.startswith("."):

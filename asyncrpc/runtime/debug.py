@@ -31,7 +31,7 @@ def counters(agent: Agent, references: Mapping[str, int]) -> dict[str, str]:
         "agent.loop_lag": f"{agent.detector.lag:.6f}",
     }
     for link in links:
-        info[f"peer.{link.peer}.rtt"] = f"{link.rtt:.6f}"
+        info[f"peer.{link.peer}.rtt"] = f"{link.upkeep.rtt:.6f}"
         info[f"peer.{link.peer}.inflight"] = link.peer.inflight
     info["agent.peers_gone"] = agent.members.gone_count()
     if agent.profiler is not None:

@@ -82,7 +82,7 @@ def measured(agent: Agent) -> Metrics:
             is_connected=peer.connection is not None,
             in_flight=peer.inflight,
             queued=peer.waiting,
-            rtt=0.0 if (link := peer.connection) is None else link.rtt,
+            rtt=0.0 if (link := peer.connection) is None else link.upkeep.rtt,
         )
         for peer in agent.members.present()
     )

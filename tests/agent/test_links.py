@@ -132,7 +132,7 @@ async def test_half_sent_transfer_is_sent_again(kind: str) -> None:
         await a.rpc_async("worker1", targets.add, args=(1,))
         data = bytes(64 << 20)
         large = a.rpc_async("worker1", len, args=(data,))
-        assert link(a, "worker1")._bulk[0].is_started
+        assert link(a, "worker1").bulk._transfers[0].is_started
         link(a, "worker1").stream.abort()
 
         assert len(data) == await large

@@ -260,7 +260,7 @@ async def test_large_items_do_not_pile_up() -> None:
         sizes, most = [], 0
         async for item in stream:
             sizes.append(len(item))
-            most = max(most, len(link(b, "worker0")._bulk))
+            most = max(most, len(link(b, "worker0").bulk))
         left = await at_rest(agents)
 
     assert ([1 << 20] * 40, {}) == (sizes, left)
