@@ -400,6 +400,7 @@ class Server:
             return
         if call.deadline and self._now() >= call.deadline:
             return  # the caller's own time is over: it must not hear of it as an error from here
+        _log.debug("%s, called by %s, failed", call.target.name, self.caller, exc_info=error)
         is_ours = call.outlet is not None and error is call.outlet.error
         self._send_failure(call, encoding_error(error) if is_ours else error, is_ours=is_ours)
 

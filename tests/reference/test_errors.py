@@ -9,12 +9,14 @@ Elsewhere: `py_function_exception` (tests/agent/test_calls.py, ``test_wrong_arit
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import Any
 
 import pytest
 
 import asyncrpc as rpc
 from asyncrpc.testing import cluster
+from tests.agent import targets
 from tests.reference.functions import (
     MODES,
     CustomException,
@@ -67,6 +69,20 @@ async def test_async_function_wrong_return_type(mode: str) -> None:
     async with cluster(4) as (a, *_):
         with pytest.raises(TypeError, match=r"must return an awaitable, but got builtins\.int"):
             await call(mode, a, "worker1", async_wrong_type)
+
+
+async def test_py_raise_in_user_func(mode: str, caplog: pytest.LogCaptureFixture) -> None:
+    """The caller gets the error; the callee logs it with its traceback, for who wants to see it."""
+    caplog.set_level(logging.DEBUG, logger="asyncrpc")
+    async with cluster(4) as (a, *_):
+        with pytest.raises(ValueError, match=r"^Expected error$"):
+            await call(mode, a, "worker1", targets.fail, ("Expected error",))
+    seen = [record for record in caplog.records if record.exc_info]
+    text = "tests.agent.targets:fail, called by WorkerInfo(id=0, name=worker0), failed"
+
+    assert [text] == [record.getMessage() for record in seen]
+    assert [ValueError] == [record.exc_info[0] for record in seen if record.exc_info]
+    assert {logging.DEBUG} == {record.levelno for record in seen}
 
 
 async def test_custom_exception_throw_during_reconstruction(mode: str) -> None:
