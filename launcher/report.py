@@ -14,6 +14,7 @@ from launcher.errors import NOT_AVAILABLE, ChildFailedError, ProcessFailure
 __all__ = ("failure_report",)
 
 _STDERR_LINES = 30  # enough for a traceback with its cause; the log file has the rest
+_MAX_LISTED = 8  # of those that failed later: the cause must not scroll away
 _BORDER = 60  # torchrun's: wider ones wrap in job consoles
 _MEANINGS = {
     signal.SIGKILL: "killed from outside: often by the kernel because memory ran out "
@@ -69,9 +70,14 @@ def failure_report(
     own = [(rank, failure) for rank, failure in others.items() if not failure.stopped_by_us]
     if own:
         lines.append("Failed after it:")
-        lines += [_summarize(rank, failure, cause) for rank, failure in own]
+        lines += [_summarize(rank, failure, cause) for rank, failure in own[:_MAX_LISTED]]
+        if len(own) > _MAX_LISTED:
+            more = [rank for rank, _ in own[_MAX_LISTED:]]
+            lines.append(f"  and {len(more)} more: rank {_ranks(more)}")
     if stopped:
         lines.append(f"Stopped by the launcher because rank {root} failed: {_ranks(stopped)}")
+    # Of a long report, the end is what people still see on their terminals.
+    lines.append(f"First to fail: rank {root} (pid: {cause.pid}), it {cause.ending()}")
     lines.append(_restarts(restarts, max_restarts))
     if log_dir is not None:
         lines.append(f"Logs: {log_dir}")

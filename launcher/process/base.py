@@ -165,7 +165,7 @@ class ProcessContext(ABC):
     def hand_over(self, local_rank: int) -> None:  # noqa: B027 -- nothing to do is a sound default
         """Close what the worker has by now, or will never have."""
 
-    def value(self, local_rank: int) -> object:  # noqa: ARG002 -- for those below
+    async def value(self, local_rank: int) -> object:  # noqa: ARG002 -- for those below
         """Return what a worker that ended with 0 has returned.
 
         Raises:
@@ -336,7 +336,7 @@ class ProcessContext(ABC):
                 await self._termination.run()
             await self._clear_leftovers()
             await self._output.drain(ends_lines=not self._is_success())
-            result = self._result()
+            result = await self._result()
             if self._owns_guardian:
                 await self._guardian.close()
             self._logs_specs.tidy()
@@ -382,7 +382,7 @@ class ProcessContext(ABC):
         ended = (process for process in self._processes.values() if not process.is_running)
         return not any(process.exited.result().code for process in ended)
 
-    def _result(self) -> RunProcsResult:
+    async def _result(self) -> RunProcsResult:
         failures = {
             rank: failure
             for rank, process in self._processes.items()
@@ -390,17 +390,17 @@ class ProcessContext(ABC):
         }
         exit_codes = dict.fromkeys(self._processes, 0)
         exit_codes |= {rank: failure.exitcode for rank, failure in failures.items()}
-        values = {} if failures else self._values(failures)
+        values = {} if failures else await self._values(failures)
         return RunProcsResult(
             {} if failures else values, failures, self.stdouts, self.stderrs, exit_codes
         )
 
-    def _values(self, failures: dict[int, ProcessFailure]) -> dict[int, object]:
+    async def _values(self, failures: dict[int, ProcessFailure]) -> dict[int, object]:
         """Return what the workers returned; those that did not join the failures."""
         values = {}
         for rank, process in self._processes.items():
             try:
-                values[rank] = self.value(rank)
+                values[rank] = await self.value(rank)
             except ValueError as error:
                 failures[rank] = self._failed(rank, process, process.exited.result())
                 failures[rank].message = str(error)

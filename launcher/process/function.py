@@ -96,7 +96,7 @@ class FunctionContext(ProcessContext):
         for fd in self._handover.pop(local_rank, ()):
             os.close(fd)
 
-    def value(self, local_rank: int) -> object:
+    async def value(self, local_rank: int) -> object:
         """Return what a worker returned.
 
         Raises:
@@ -109,7 +109,7 @@ class FunctionContext(ProcessContext):
                 f"{self._function_name} never returned: its process ended with status 0"
             )
         try:
-            return result.value()
+            return await asyncio.to_thread(result.value)  # a big one takes its time
         except Exception as error:
             raise ValueError(
                 f"what {self._function_name} returned cannot be unpickled here: "
@@ -141,8 +141,8 @@ class FunctionContext(ProcessContext):
         self._loop.remove_reader(fd)
         os.close(fd)
 
-    def _result(self) -> RunProcsResult:
-        result = super()._result()
+    async def _result(self) -> RunProcsResult:
+        result = await super()._result()
         own = {rank: f for rank, f in result.failures.items() if not f.stopped_by_us}
         result.failures = own or result.failures
         return result

@@ -78,10 +78,22 @@ def test_the_whole_report() -> None:
         "Failed after it:",
         "  rank 2 (local_rank: 2), exitcode 3 (pid: 102), 0.250 s later, error_file <N/A>",
         "Stopped by the launcher because rank 1 failed: 0, 3-4",
+        "First to fail: rank 1 (pid: 101), it exited with status 1",
         "Restarts: 2 of 2 used (--max-restarts)",
         "Logs: /logs/run",
         "=" * 60,
     ]
+
+
+def test_the_cause_is_at_the_end_however_many_lines_and_ranks_there_are() -> None:
+    """Thirty lines from the end people still see who failed first, and why."""
+    stderr = (*("noise",) * 29, "ValueError: x")
+    others = [failure(rank, 1, 11.0) for rank in range(1, 100)]
+    last = report(failure(0, 1, 10.0, stderr=stderr), *others).splitlines()[-30:]
+
+    assert "    ValueError: x" in last
+    assert "First to fail: rank 0 (pid: 100), it exited with status 1" in last
+    assert "  and 91 more: rank 9-99" in last
 
 
 def test_the_first_failure_is_the_cause() -> None:

@@ -10,7 +10,8 @@ import os
 import pickle
 import signal
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from multiprocessing import resource_tracker
 from pathlib import Path
 
 import psutil
@@ -30,6 +31,14 @@ from tests.launcher.process import functions
 pytestmark = pytest.mark.slow
 
 Call = Callable[..., Awaitable[ProcessContext]]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def no_tracker() -> Iterator[None]:
+    """End what was started for locks: other modules count the children of this process."""
+    yield
+    gc.collect()
+    resource_tracker._resource_tracker._stop()  # type: ignore[attr-defined]
 
 
 @pytest.fixture(params=["spawn", "fork", "forkserver"])
