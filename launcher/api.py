@@ -186,6 +186,7 @@ async def run_agent(
             args=tuple(args),
             max_restarts=config.max_restarts,
             restart_window=config.restart_window,
+            restart_backoff=config.restart_backoff,
             numa_options=config.numa_options,
             duplicate_stdout_filters=config.duplicate_stdout_filters,
             duplicate_stderr_filters=config.duplicate_stderr_filters,

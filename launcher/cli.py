@@ -16,9 +16,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from launcher.config import (
-    OPTIONS,
     LaunchConfig,
-    Option,
     resolve_shutdown_timeout,
 )
 from launcher.errors import (
@@ -28,6 +26,7 @@ from launcher.errors import (
     UsageError,
     one_line,
 )
+from launcher.options import OPTIONS, Option
 from launcher.target import Target
 
 if TYPE_CHECKING:
@@ -244,6 +243,7 @@ def _config(
             **_rendezvous(values, names),
             max_restarts=values["max_restarts"],
             restart_window=values["restart_window"] or math.inf,
+            restart_backoff=values["restart_backoff"],
             local_addr=values["local_addr"],
             signals_to_handle=values["signals_to_handle"],
             shutdown_timeout=resolve_shutdown_timeout(values["shutdown_timeout"], environ),

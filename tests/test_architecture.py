@@ -39,7 +39,7 @@ ROWS: dict[str, Sequence[str]] = {
         "errors",
         "signals target limits affinity logs",
         "config",
-        "events metrics",
+        "events metrics options",
         "environment rendezvous",
         "process timer health",
         "agent report",

@@ -49,6 +49,8 @@ from launcher.rendezvous import (
 
 __all__ = ("LocalElasticAgent",)
 
+_LONGEST_WAIT = 60.0  # seconds before a restart, however many there were
+_DOUBLINGS = 16  # of the wait; more make no difference
 _HOPELESS = (  # to try again: somebody has to change something first
     errno.ENOENT,
     errno.ENOTDIR,
@@ -248,6 +250,10 @@ class LocalElasticAgent:
 
     async def _join(self) -> Stimulus:
         handler = self._spec.rdzv_handler
+        if self._reported is not None and self._reported.failure:
+            # The others wait for this node: they need not wait as well.
+            doublings = min(self._restarts, _DOUBLINGS)
+            await asyncio.sleep(min(self._spec.restart_backoff * 2**doublings, _LONGEST_WAIT))
         nodes = None
         while nodes is None:
             try:

@@ -38,6 +38,8 @@ class WorkerSpec:
         args: its arguments, without the program's own name.
         max_restarts: how often failures may restart the run, on all nodes together, from 0.
         restart_window: seconds after which a restart no longer counts, above 0.
+        restart_backoff: seconds that the node whose workers failed waits before the first restart,
+            from 0; twice as long for each further one, a minute at most.
         numa_options: which processors each of them may use; ``None``: all.
         duplicate_stdout_filters: texts; lines of stdout with any of them are copied to one file.
         duplicate_stderr_filters: the same for stderr.
@@ -58,6 +60,7 @@ class WorkerSpec:
     virtual_local_rank: bool = False
     max_restarts: int = 3
     restart_window: float = math.inf
+    restart_backoff: float = 0.0
 
     def __post_init__(self) -> None:
         if not self.role:
@@ -70,6 +73,8 @@ class WorkerSpec:
             raise ValueError(f"max_restarts={self.max_restarts}: expected at least 0")
         if not self.restart_window > 0:
             raise ValueError(f"restart_window={self.restart_window}: expected seconds above 0")
+        if not 0 <= self.restart_backoff < math.inf:
+            raise ValueError(f"restart_backoff={self.restart_backoff}: expected seconds from 0")
 
     def get_entrypoint_name(self) -> str:
         """Name the program without its folder, or the function."""

@@ -10,8 +10,8 @@ import pytest
 
 from launcher.affinity import AffinityMode, NumaOptions
 from launcher.cli import main, parse
-from launcher.config import OPTIONS, Option
 from launcher.errors import UsageError
+from launcher.options import OPTIONS, Option
 from launcher.target import Target
 
 
@@ -148,6 +148,7 @@ BAD = {
     "master-addr": ("expected a name", ("",)),
     "master-port": ("expected a port", ("", "0", "-1", "nan", "x", "65536")),
     "local-addr": ("expected a name", ("",)),
+    "restart-backoff": ("expected seconds, at least 0", ("", "-1", "nan", "inf", "x")),
     "restart-window": ("expected seconds, above 0", ("", "0", "-1", "nan", "inf", "x")),
     "rdzv-id": ("expected text in UTF-8", ("\udcff",)),
     "role": ("expected a name", ("",)),

@@ -484,3 +484,25 @@ def test_torch_is_never_imported(script: Callable[[str], str], start: Start) -> 
 
     assert status == 0
     assert imported & {"torch", "numpy", "aiohttp", "rich", "multiprocessing"} == set()
+
+
+def test_restarts_keep_a_growing_distance(script: Callable[[str], str], start: Start) -> None:
+    """As long as asked for before the first one, twice that before the second."""
+    path = script("sys.exit(5)")
+    begun_at = time.monotonic()
+    status, _, stderr = finish(start("--max-restarts=2", "--restart-backoff=0.4", path))
+
+    assert status == 5
+    assert "restart 2 of 2" in stderr
+    assert time.monotonic() - begun_at >= 1.2
+
+
+def test_a_signal_ends_the_wait_for_a_restart(script: Callable[[str], str], start: Start) -> None:
+    """Nobody has to wait a minute."""
+    path = script("print('running', flush=True); sys.exit(5)")
+    process = start("--max-restarts=1", "--restart-backoff=60", path)
+    wait_for_lines(process, 1)
+    psutil.wait_procs(psutil.Process(process.pid).children(recursive=True), timeout=0.5)
+    process.send_signal(signal.SIGTERM)
+
+    assert finish(process)[0] == 128 + signal.SIGTERM

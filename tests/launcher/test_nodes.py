@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import signal
@@ -15,6 +16,8 @@ from typing import Any
 import psutil
 import pytest
 
+from launcher import ChildFailedError, LaunchConfig, elastic_launch, launch_agent
+from launcher.errors import RendezvousClosedError
 from tests.launcher.rendezvous.meeting import free_endpoint, free_port
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(60)]
@@ -38,6 +41,14 @@ WORKER = """
         time.sleep(0.02)
 """
 """Tells who it is, then waits until it may end, or shall fail."""
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep the user's secret to itself in launches from this process."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.delenv("ASYNCRPC_SECRET_FILE", raising=False)
 
 
 @pytest.fixture
@@ -355,6 +366,134 @@ def test_a_rendezvous_that_cannot_be_starts_nothing(
     assert status == 2
     assert stderr.startswith(f"launcher: {text}"[: len(stderr)]) or text in stderr
     assert stderr.count("\n") == 1
+
+
+def test_a_silent_node_is_lost_and_may_come_back(agent: Agent, tmp_path: Path) -> None:
+    """After three signs of life that it missed; awake again, it stops what it ran and joins."""
+    alive = "--rdzv-conf=keep_alive_interval=0.4,last_call_timeout=600"
+    one = agent(1, "--nnodes=1:2", alive)
+    wait_for_host(one)
+    two = agent(2, "--nnodes=1:2", alive)
+    facts_of(one)
+    worker = psutil.Process(int(facts_of(two)[0]["pid"]))
+    two.send_signal(signal.SIGSTOP)
+    alone = facts_of(one)[0]
+    two.send_signal(signal.SIGCONT)
+    together = facts_of(one)[0], facts_of(two)[0]
+    gone = not worker.is_running()
+    (tmp_path / "go").touch()
+
+    assert world(alone) == (0, 1, 1, 0)
+    assert sorted(world(fact)[:2] for fact in together) == [(0, 2), (1, 2)]
+    assert together[0]["LAUNCHER_ROUND"] == together[1]["LAUNCHER_ROUND"]
+    assert gone
+    assert finish(one)[0] == finish(two)[0] == 0
+
+
+def test_a_silent_host_of_the_store_ends_the_run(agent: Agent) -> None:
+    """The others do not wait for the network to tell them."""
+    alive = "--rdzv-conf=keep_alive_interval=0.4"
+    one = agent(1, "--nnodes=2", alive)
+    wait_for_host(one)
+    two = agent(2, "--nnodes=2", alive)
+    facts_of(one)
+    facts_of(two)
+    one.send_signal(signal.SIGSTOP)
+    status, stderr = finish(two)
+    one.kill()
+
+    assert status == 1
+    assert re.search(r"127\.0\.0\.1 \(agent \d+\), which hosts the run's store at", stderr)
+
+
+@pytest.mark.parametrize("options", [["--nnodes=2"], ["--nnodes=1:2"]])
+def test_a_signal_ends_the_wait_for_other_nodes(agent: Agent, options: list[str]) -> None:
+    """Nothing was started, and nothing is left."""
+    one = agent(1, *options)
+    wait_for_host(one)
+    one.send_signal(signal.SIGINT)
+
+    assert finish(one) == (128 + signal.SIGINT, "")
+
+
+def test_launches_of_several_nodes_return_their_own_values() -> None:
+    """Two launches make one world; each has the values of its node, by global rank."""
+    found = asyncio.run(launch_two())
+
+    assert sorted(found, key=min) == [dict.fromkeys(range(4)), dict.fromkeys(range(4, 8))]
+
+
+async def launch_two() -> list[dict[int, object]]:
+    """Launch on two nodes, both of this process."""
+    config = LaunchConfig(
+        1, 2, 4, rdzv_endpoint=free_endpoint(), rdzv_configs={"last_call_timeout": 600}
+    )
+    return await asyncio.gather(*(launch_agent(config, "sh", ("-c", "exit 0")) for _ in range(2)))
+
+
+def test_one_node_of_two_runs_after_the_last_call() -> None:
+    """It need not be alone for ever."""
+    config = LaunchConfig(
+        1, 2, 4, rdzv_endpoint=free_endpoint(), rdzv_configs={"last_call_timeout": 0.1}
+    )
+    found = elastic_launch(config, "sh")("-c", "exit $(( WORLD_SIZE - 4 ))")
+
+    assert found == dict.fromkeys(range(4))
+
+
+def test_a_run_that_failed_on_another_node_is_an_error() -> None:
+    """The node whose workers failed has their failure, the others the words for it."""
+    config = LaunchConfig(2, 2, 1, rdzv_endpoint=free_endpoint(), max_restarts=0)
+    script = '[ "$RANK" = 0 ] && exit 3; sleep 60'
+
+    async def launch() -> list[object]:
+        return await asyncio.gather(
+            *(launch_agent(config, "sh", ("-c", script)) for _ in range(2)), return_exceptions=True
+        )
+
+    errors = {type(error): error for error in asyncio.run(launch())}
+
+    assert set(errors) == {ChildFailedError, RendezvousClosedError}
+    assert "rank 0 (pid" in str(errors[RendezvousClosedError])
+    assert "exited with status 3" in str(errors[RendezvousClosedError])
+
+
+def test_workers_of_a_static_run_meet_where_they_are_told(
+    start: Start, script: Callable[[str], str]
+) -> None:
+    """Rank 0 listens at MASTER_ADDR and MASTER_PORT, the others find it there."""
+    path = script(
+        """
+        import socket
+        rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+        master = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        if rank == 0:
+            with socket.create_server(master) as server:
+                others = [server.accept()[0] for _ in range(size - 1)]
+            total = sum(other.recv(1)[0] for other in others)
+            for other in others:
+                other.sendall(bytes([total]))
+        else:
+            deadline = time.monotonic() + 10
+            while True:
+                try:
+                    mine = socket.create_connection(master, timeout=10)
+                    break
+                except ConnectionRefusedError:
+                    assert time.monotonic() < deadline
+                    time.sleep(0.02)
+            mine.sendall(bytes([rank]))
+            total = mine.recv(1)[0]
+        print(total, flush=True)
+        """
+    )
+    endpoint = free_endpoint()
+    process = start(
+        "--rdzv-backend=static", f"--rdzv-endpoint={endpoint}", "--nproc-per-node=4", path
+    )
+    stdout, _ = process.communicate(timeout=30)
+
+    assert (process.returncode, stdout.split()) == (0, ["6"] * 4)
 
 
 def wait_for_host(agent: subprocess.Popen[str]) -> None:
