@@ -3,7 +3,7 @@
 Elsewhere: `all_gather` and `rpc_barrier_subset` (tests/agent/test_collectives.py),
 `graceful_shutdown` and `local_shutdown` in all forms (tests/agent/test_shutdown.py),
 `shutdown_followed_by_rpc` (tests/test_api.py, ``test_before_and_after``), dynamic groups
-(tests/agent/test_dynamic.py), parameter servers and observers (tests/examples).
+(tests/agent/test_dynamic.py), `my_parameter_server` and `rl_rpc` (tests/examples).
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 import asyncrpc as rpc
-from asyncrpc.testing import cluster
+from asyncrpc.testing import VirtualClock, cluster
 from tests.agent import targets
 from tests.reference.functions import add
 from tests.rref import workers
+from tests.rref.workers import empty
 
 pytestmark = pytest.mark.asyncio
 
@@ -32,6 +33,72 @@ TORCH_KEYS = {
     "agent.server_active_calls",
     "agent.server_active_async_calls",
 }
+
+
+class BatchUpdateParameterServer:
+    """Answers all trainers at once, as soon as the last gradient of a step has come."""
+
+    def __init__(self, trainers: int) -> None:
+        self.weight = 0.0
+        self._trainers = trainers
+        self._gradients: list[float] = []
+        self._step: asyncio.Future[float] | None = None
+
+    @staticmethod
+    @rpc.functions.async_execution
+    def update_and_fetch(server: rpc.RRef, gradient: float) -> asyncio.Future[float]:
+        """Take a gradient; return the future that all callers of this step share."""
+        self = server.local_value()
+        step = self._step or asyncio.get_running_loop().create_future()
+        self._step = step
+        self._gradients.append(gradient)
+        if len(self._gradients) == self._trainers:
+            self.weight += sum(self._gradients) / self._trainers
+            self._gradients, self._step = [], None
+            step.set_result(self.weight)
+        return step
+
+
+async def run_trainer(server: rpc.RRef, steps: int) -> list[float]:
+    """Send a gradient in each step; return the weights that came back."""
+    gradient = float(rpc.get_worker_info().id)
+    return [
+        await rpc.rpc_async(
+            server.owner(), BatchUpdateParameterServer.update_and_fetch, args=(server, gradient)
+        )
+        for _ in range(steps)
+    ]
+
+
+async def test_batch_updating_parameter_server() -> None:
+    """One future for all callers, released by the n-th; with one thread on each worker."""
+    async with cluster(4, options=rpc.RpcOptions(num_worker_threads=1)) as agents:
+        server = agents[0].rref(BatchUpdateParameterServer(3))
+        trainers = [
+            agents[0].rpc_async(f"worker{rank}", run_trainer, args=(server, 20))
+            for rank in (1, 2, 3)
+        ]
+        weights = await asyncio.gather(*trainers)
+        del server, trainers
+        assert {} == await empty(agents)
+
+    assert [[2.0 * step for step in range(1, 21)]] * 3 == weights
+
+
+async def test_shutdown_errors() -> None:
+    """One worker's shutdown runs out of time: it says for whom, and all end all the same."""
+    clock = VirtualClock()
+    async with cluster(4, clock=clock) as agents:
+        hasty = asyncio.ensure_future(agents[3].shutdown(timeout=1))
+        others = [asyncio.ensure_future(agent.shutdown()) for agent in agents[:2]]
+        await clock.advance(1.001)
+        with pytest.raises(rpc.ShutdownTimeoutError, match="worker2"):
+            await hasty
+        await agents[2].shutdown()
+        await asyncio.gather(*others)
+        for agent in agents:
+            with pytest.raises(rpc.NotInitializedError):
+                agent.rpc_async("worker0", add, args=(1, 2))
 
 
 async def test_rpc_barrier_partial_subset() -> None:
