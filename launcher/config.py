@@ -77,7 +77,8 @@ class LaunchConfig:
         duplicate_stderr_filters: the same for stderr.
         rdzv_timeout: torch's older name of the setting ``timeout`` in `rdzv_configs`, seconds;
             -1: not set.
-        metrics_cfg: accepted empty, for torch's callers: this version emits no metrics.
+        metrics_cfg: accepted empty, for torch's callers: `launcher.metrics.configure` says where
+            metrics go.
         monitor_interval: accepted for torch's callers: what happens is heard of, not polled for.
         event_log_handler: where events of the run go: ``null``, ``console`` (JSON lines on stderr),
             or the name of a handler given to `launcher.events.register_handler`.
@@ -134,7 +135,7 @@ class LaunchConfig:
                     f"nproc_per_node={self.nproc_per_node}"
                 )
         if self.metrics_cfg:
-            raise ValueError(f"metrics_cfg={self.metrics_cfg}: expected {{}}, there are no metrics")
+            raise ValueError(f"metrics_cfg={self.metrics_cfg}: expected {{}}, see launcher.metrics")
         if self.rdzv_timeout != -1:
             settings = {**self.rdzv_configs, "timeout": self.rdzv_timeout}
             object.__setattr__(self, "rdzv_configs", settings)

@@ -155,6 +155,7 @@ class ProcessFailure:
         stopped_by_us: whether it was still running when the launcher signalled it, so that it
             is a consequence and never the cause.
         stderr_tail: the last lines it wrote to stderr, without line ends, oldest first.
+        overran: which block of its code took too long, if the launcher killed it for that.
     """
 
     local_rank: int
@@ -164,6 +165,7 @@ class ProcessFailure:
     exited_at: float | None = field(default=None, kw_only=True, repr=False)
     stopped_by_us: bool = field(default=False, kw_only=True)
     stderr_tail: tuple[str, ...] = field(default=(), kw_only=True, repr=False)
+    overran: str = field(default="", kw_only=True)
     error_file_data: dict[str, object] = field(init=False, repr=False)
     """The parsed error file; ``{"message": "<NONE>"}`` without one."""
     message: str = field(init=False)
@@ -195,6 +197,8 @@ class ProcessFailure:
 
     def ending(self) -> str:
         """Return how it ended, such as "exited with status 3", "was ended by SIGKILL"."""
+        if self.overran:
+            return f"was killed because {self.overran}"
         if self.exitcode >= 0:
             return f"exited with status {self.exitcode}"
         name = self.signal_name()

@@ -93,7 +93,9 @@ def _describe(
     yield _field("rank", f"{rank} (local_rank: {failure.local_rank})")
     yield _field("exitcode", _exit(failure))
     yield _field("error_file", failure.error_file)
-    if failure.exitcode < 0:
+    if failure.overran:
+        yield _field("timer", f"{failure.overran} (launcher.timer.expires), so it was killed")
+    elif failure.exitcode < 0:
         yield _field("signal", _meaning(failure.exitcode))
     if trace := failure.traceback():
         yield _field("traceback", "")

@@ -107,12 +107,20 @@ STATEFUL = {
     "asyncrpc.functions.scripting": {"scripts"},  # the registry of `script`
     "asyncrpc.agent.starting": {"_ends"},  # which start of this process it is
     "launcher.events": {"_handlers"},
+    "launcher.metrics": {"_handlers"},
     "launcher.rendezvous.registry": {"_registered"},
     "launcher.signals": {"_handled"},  # what the process itself has one of
 }
 """Module -> the names of module-level state it may change; anything else is a constant."""
 
-WALL_CLOCK = {"launcher.errors", "launcher.events", "launcher.process.errorfile"}
+WALL_CLOCK = {
+    "launcher.errors",
+    "launcher.events",
+    "launcher.metrics",
+    "launcher.process.errorfile",
+    "launcher.timer.client",  # torch's format of messages: both ends are on one machine
+    "launcher.timer.server",
+}
 """Modules that may write down the time of day, for people to read."""
 
 MUTATORS = frozenset(

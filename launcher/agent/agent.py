@@ -35,6 +35,7 @@ from launcher.agent.state import (
     WorkerState,
 )
 from launcher.agent.variables import RunFacts, worker_variables
+from launcher.agent.watchdog import Watchdog
 from launcher.errors import ChildFailedError, one_line
 from launcher.logs import LogsSpecs, line_prefix
 from launcher.process import Guardian, ProcessContext, RunProcsResult, start_processes
@@ -113,6 +114,7 @@ class LocalElasticAgent:
         self._happened: asyncio.Queue[Stimulus | asyncio.Task[Stimulus | None]] = asyncio.Queue()
         self._tasks: set[asyncio.Task[Stimulus | None]] = set()
         self._facts: RunFacts | None = None  # set while `run` is under way
+        self._watchdog: Watchdog | None = None  # likewise
         self._info: RendezvousInfo | None = None  # of the current round
         self._ranks: NodeRanks | None = None  # of the current round
         self._change = ""  # why the round before the current one ended
@@ -154,6 +156,7 @@ class LocalElasticAgent:
             try:
                 path = files.enter_context(secret_file(secret))
                 guardian.remove_at_end(path)
+                self._watchdog = files.enter_context(Watchdog(guardian))
                 self._facts = RunFacts(
                     run_id=run_id,
                     role=self._spec.role,
@@ -305,7 +308,9 @@ class LocalElasticAgent:
         await self._spec.rdzv_handler.leave()
 
     async def _start(self) -> Stimulus:
+        assert self._watchdog is not None
         workers = self._group.workers
+        self._watchdog.begin(workers)
         prefixes = {
             worker.local_rank: line_prefix(
                 self._template,
@@ -357,7 +362,8 @@ class LocalElasticAgent:
         assert self._facts is not None
         assert self._info is not None
         assert self._ranks is not None
-        return worker_variables(
+        assert self._watchdog is not None
+        variables = worker_variables(
             self._facts,
             self._info,
             self._ranks,
@@ -365,11 +371,14 @@ class LocalElasticAgent:
             restarts=self._info.restarts,
             environ=os.environ,
         )
+        return {**variables, **self._watchdog.variables}
 
     async def _watch(self) -> Stimulus:
         assert self._context is not None
+        assert self._watchdog is not None
         self._ended = await self._context.wait()
         assert self._ended is not None
+        self._watchdog.end(self._ended)
         await self._context.close()
         return Event.FAILED if self._ended.is_failed() else Event.SUCCEEDED
 
