@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from asyncrpc.agent.replying import encoding_error
 from asyncrpc.agent.request import Request
-from asyncrpc.agent.serving import Server, encoding_error
+from asyncrpc.agent.serving import Server
 from asyncrpc.errors import Delivery, RpcError, StatusCode
 from asyncrpc.execution import Memory, ReplyWindow, ServedCall
 from asyncrpc.wire import DEDUP, Enclosure, Frame, HeaderMap, MessageType

@@ -10,32 +10,27 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from asyncrpc.agent.items import Items
 from asyncrpc.agent.pending import Deadlines
 from asyncrpc.agent.references import HeldCall
+from asyncrpc.agent.replying import NAMELESS, Replies, encoding_error
 from asyncrpc.agent.request import Request
 from asyncrpc.agent.tally import code_of
 from asyncrpc.errors import (
     Delivery,
     EncodingError,
-    InjectedFaultError,
-    MessageTooLargeError,
-    RemoteError,
     RemoteProtocolError,
-    ResourceExhaustedError,
     RpcError,
     StatusCode,
 )
-from asyncrpc.execution import Outlet, ServedCall, Target, TargetKind, encode_failure
+from asyncrpc.execution import Outlet, ServedCall, Target, TargetKind
 from asyncrpc.wire import (
     CHUNK_SIZE,
     DEDUP,
     EARLY,
-    ERROR,
     HEADER,
     LENGTH,
     REPLIES,
@@ -43,15 +38,13 @@ from asyncrpc.wire import (
     HeaderMap,
     MessageType,
     encode_frame,
-    user_types,
 )
 
 if TYPE_CHECKING:
     from asyncrpc.agent.agent import Agent
     from asyncrpc.agent.connection import Connection
-    from asyncrpc.agent.peers import Peer
 
-__all__ = ("Server", "encoding_error")
+__all__ = ("Server",)
 
 _log = logging.getLogger("asyncrpc.server")
 
@@ -66,14 +59,12 @@ _EARLY_CANCELS = 4096  # cancels remembered for requests that have not come yet
 _STOPPING = 4096  # cancelled calls of one link that hold no place while they come to their end
 _UNRESOLVED = Target(TargetKind.SYNC, callable, "?")
 """Stands for a function that was not looked up yet."""
-_NAMELESS = Target(TargetKind.DEFERRED, callable, "")
-"""Stands for the function of what has none, or not yet."""
 MAX_DEPTH = 64
 """Nested calls are admitted beyond the limit up to this many calls deep, so that a chain of calls
 cannot deadlock on the limit, and a runaway recursion still ends."""
 
 
-class Server:
+class Server(Replies):
     """Serves the calls that come on one connection.
 
     Args:
@@ -82,39 +73,27 @@ class Server:
     """
 
     __slots__ = (
-        "_agent",
         "_arrived",
-        "_connection",
         "_deadlines",
         "_decode_call",
         "_early",
-        "_encode",
         "_encode_script",
-        "_max_inflight",
         "_max_plain",
         "_max_queued",
         "_now",
         "_older",
-        "_passed",
         "_placeless",
         "_recent",
-        "_refusal",
         "_start",
         "_stopping",
         "_targets",
         "_unanswered",
-        "agent",
         "calls",
-        "caller",
         "is_closed",
     )
 
     def __init__(self, agent: Agent, connection: Connection) -> None:
-        self._agent = agent
-        self._connection = connection
-        self.agent = agent.facade
-        self.caller = connection.peer.info
-        self._max_inflight = agent.options.limits.max_inflight
+        super().__init__(agent, connection)
         self._max_queued = agent.options.limits.max_queued
         # bytes of a result from which it takes the path that looks at its size
         self._max_plain = min(CHUNK_SIZE, agent.options.limits.max_message_size + 1)
@@ -129,20 +108,12 @@ class Server:
         self._placeless: dict[int, bool] = {}
         self._stopping = 0  # how many are true
         self._unanswered: set[int] = set()  # cancelled ones that hold their place all the same
-        self._refusal = b""
         self._deadlines = Deadlines(agent.clock, self.calls, self._expire)
         self._now = agent.clock.time
-        self._encode = agent.codec.encode
         self._encode_script = agent.script_codec.encode
         self._decode_call = agent.codec.decode_call
         self._start = agent.executor.start
         self._arrived = agent.references.arrived
-        self._passed: dict[int, Sequence[Any]] = {}  # references in results that may not have come
-
-    @property
-    def peer(self) -> Peer:
-        """The worker whose calls it serves."""
-        return self._connection.peer
 
     def request(self, frame: Frame) -> None:
         """Serve a call or a notification."""
@@ -214,7 +185,7 @@ class Server:
         if self._was_cancelled(ident):
             return None
         deadline = self._now() + remaining if remaining else 0.0
-        call = ServedCall(self, ident, _NAMELESS, deadline, depth + 1, REPLIES[kind])
+        call = ServedCall(self, ident, NAMELESS, deadline, depth + 1, REPLIES[kind])
         if meta is not None:
             call.headers = HeaderMap.decode(meta)
         if len(self.calls) >= self._max_inflight and not self._admits(kind, depth):
@@ -338,28 +309,7 @@ class Server:
         for ident in tuple(self._passed):
             self.doubt_passed(ident)
 
-    def taken(self, ident: int, *, is_error: bool = False) -> None:
-        """Learn that the references in a result have come, or certainly have not."""
-        enclosed = self._passed.pop(ident, ())
-        if is_error and enclosed:
-            self._agent.references.take_back(enclosed, self.peer)
-
-    def doubt_passed(self, ident: int) -> None:
-        """Find out about the references in a result that may not have come."""
-        enclosed = self._passed.pop(ident, ())
-        if enclosed:
-            self._agent.references.doubt(enclosed, self.peer)
-
-    @property
-    def passed(self) -> tuple[int, ...]:
-        """Calls whose results enclose references that may not have come."""
-        return tuple(self._passed)
-
     # -- Replier
-
-    def now(self) -> float:
-        """Return the time on the agent's clock."""
-        return self._now()
 
     def succeed(self, call: ServedCall, value: object) -> None:
         """Send a function's result."""
@@ -403,90 +353,6 @@ class Server:
         _log.debug("%s, called by %s, failed", call.target.name, self.caller, exc_info=error)
         is_ours = call.outlet is not None and error is call.outlet.error
         self._send_failure(call, encoding_error(error) if is_ours else error, is_ours=is_ours)
-
-    # -- control messages
-
-    def answer(self, kind: int, ident: int, payload: object) -> None:
-        """Send the reply to a control message of type ``kind``, if it has one."""
-        reply = REPLIES.get(kind, 0)
-        if not reply:
-            return
-        try:
-            body, buffers = self._encode(payload, "reply")
-            self._send_large(Request(reply, ident, body, buffers))
-        except Exception as error:  # noqa: BLE001 -- as in succeed()
-            self.refuse(kind, ident, encoding_error(error))
-
-    def refuse(self, kind: int, ident: int, error: BaseException) -> None:
-        """Send the error of a message of type ``kind``, if it has a reply."""
-        if reply := REPLIES.get(kind, 0):
-            call = ServedCall(self, ident, _NAMELESS, 0.0, 0, reply)
-            self._send_failure(call, error, is_ours=True)
-
-    def failure(self, reply: int, ident: int, error: BaseException) -> Request:
-        """Return a reply of type ``reply`` that is an error of the agent itself."""
-        return self._failure(ServedCall(self, ident, _NAMELESS, 0.0, 0, reply), error, is_ours=True)
-
-    def _refuse_call(self, call: ServedCall, error: RpcError) -> None:
-        self._agent.tally.failed_served[error.code] += 1
-        if call.reply:
-            self._send_failure(call, error, is_ours=True)
-        else:
-            _log.error("a call sent one way by %s was refused: %s", self.caller, error)
-
-    def _refuse_full(self, call: ServedCall) -> None:
-        """Refuse a call above the limit; such calls may come in floods, so the reply is ready."""
-        me, limit = self._agent.info.name, self._max_inflight
-        error = ResourceExhaustedError(
-            f"{me} serves {limit} calls of {self.caller.name} already, max_inflight is {limit}",
-            delivery=Delivery.NOT_SENT,
-        )
-        if not call.reply:
-            self._refuse_call(call, error)
-            return
-        self._agent.tally.failed_served[error.code] += 1
-        if not self._refusal:
-            self._refusal = self.failure(call.reply, call.ident, error).body
-        self._connection.send(encode_frame(call.reply, call.ident, self._refusal, flags=ERROR))
-
-    def _send_failure(
-        self, call: ServedCall, error: BaseException, *, is_ours: bool = False
-    ) -> None:
-        try:
-            self._send_large(self._failure(call, error, is_ours=is_ours))
-        except Exception as problem:  # noqa: BLE001 -- as in succeed()
-            # never silence: nobody else would ever tell the caller
-            _log.warning("cannot send the error of %s as it is: %s", call.target.name, problem)
-            text = f"{type(error).__qualname__}, which cannot travel: {problem}"
-            plain = RemoteError(text, type_name=type(error).__qualname__, text=text)
-            self._send(self._failure(call, plain, is_ours=True))
-
-    def _failure(self, call: ServedCall, error: BaseException, *, is_ours: bool) -> Request:
-        agent = self._agent
-        payload = encode_failure(
-            error,
-            worker=agent.info.name,
-            function=call.target.name,
-            codec=agent.codec,
-            registry=user_types,
-            is_ours=is_ours,
-        )
-        body, buffers = self._encode(payload, "error")
-        return Request(call.reply, call.ident, body, buffers, flags=ERROR)
-
-    def _send_large(self, reply: Request) -> None:
-        limit = self._agent.options.limits.max_message_size
-        if reply.enclosed:
-            self._passed[reply.call_id] = reply.enclosed
-        if reply.size > limit:
-            self.taken(reply.call_id, is_error=True)
-            raise MessageTooLargeError(
-                f"result has {reply.size} bytes, above max_message_size {limit}"
-            )
-        self._send(reply)
-
-    def _send(self, reply: Request) -> None:
-        self._connection.send(reply.frame(0.0))
 
     def _idle(self) -> None:
         """Tell those who wait for the end of all calls that none is served here now."""
@@ -540,13 +406,3 @@ class Server:
     def _expire(self, ident: int) -> None:
         """End a call whose deadline passed here; its caller's own deadline has passed too."""
         self.calls[ident].cancel()
-
-
-def encoding_error(error: BaseException) -> RpcError:
-    """Return the error of a call that ran and whose result, or an item of it, cannot travel."""
-    if not isinstance(error, (EncodingError, MessageTooLargeError, InjectedFaultError)):
-        error = EncodingError(
-            f"encoding the result failed with {type(error).__qualname__}: {error}"
-        )
-    error.delivery = Delivery.EXECUTED
-    return error

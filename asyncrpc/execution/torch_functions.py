@@ -57,7 +57,8 @@ def torch_script(func: object) -> TorchScript | None:
         return None
     if isinstance(func, torch.jit.ScriptFunction):
         return TorchScript(func.qualified_name, (func.schema,))
-    if not isinstance(func, BuiltinFunctionType):
+    # torch counts functions of the math module among its builtins: those are plain ones here
+    if not isinstance(func, BuiltinFunctionType) or getattr(torch, func.__name__, 0) is not func:
         return None
     operator = torch.jit._builtins._find_builtin(func)
     if operator is None:

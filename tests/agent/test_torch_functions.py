@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import AsyncIterator
 from typing import Any
@@ -72,8 +73,10 @@ async def test_wrong_arguments_are_not_sent(
 
 async def test_others_are_unknown(watched: Any) -> None:
     """A name that torch does not have is an error of the callee's; python functions are plain."""
-    agent, _ = watched
+    agent, plan = watched
 
     with pytest.raises(rpc.FunctionNotFoundError, match="no script function"):
         await agent.rpc_async("worker1", "__torch__")
     assert 3 == await agent.rpc_async("worker1", max, args=(1, 3))
+    assert 2.0 == await agent.rpc_async("worker1", math.sqrt, args=(4,))  # torch knows it, too
+    assert "PYTHON_CALL" == [event.message for event in plan.events][-1]
