@@ -120,10 +120,12 @@ def _is_plain(frame: Frame) -> bool:
 
 def _kept(frame: Frame) -> Frame:
     """Return a frame that does not use the memory of the read it came in."""
-    body = frame[7]
+    meta, body = frame[6], frame[7]
+    if meta is not None:
+        meta = memoryview(bytearray(meta))
     if body.nbytes < CHUNK_SIZE:
         body = memoryview(bytearray(body))
-    return (*frame[:7], body, frame[8])
+    return (*frame[:6], meta, body, frame[8])
 
 
 def _aged(frame: Frame, seconds: float) -> Frame:

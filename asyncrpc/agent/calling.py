@@ -64,9 +64,11 @@ class Caller:
         self._now = agent.clock.time
         self._encode_call = agent.codec.encode_call
         self._encode_script = agent.script_codec.encode_call
-        # bytes of arguments from which a call takes the path that looks at their size
-        self._max_plain = min(CHUNK_SIZE, agent.options.limits.max_message_size + 1)
+        self.max_plain = min(CHUNK_SIZE, agent.options.limits.max_message_size + 1)
+        """Bytes of arguments from which a call takes the path that looks at their size."""
         self._routes = agent.members.routes
+        self.surrounding = ambient.get
+        """Gives what surrounds a call made here, ``None`` for nothing."""
         self.timeout = agent.options.rpc_timeout
         """Default timeout of calls in seconds, 0 for none."""
         self.new_id = agent.tally.new_id
@@ -154,7 +156,7 @@ class Caller:
             or connection is None
             or peer.queue
             or (peer.inflight >= peer.limit and not depth)
-            or len(body) >= self._max_plain
+            or len(body) >= self.max_plain
             or connection.hook is not None
         ):
             self._call_slowly(peer, future, kind, function, body, buffers, depth, again, meta)
@@ -288,11 +290,12 @@ class Caller:
         headers = carried(around, served, lambda context: contexts.is_reached(context, peer))
         return dataclasses.replace(headers, window=window, reference=reference).encode()
 
-    def carried_about(self, peer: Peer, reference: bytes) -> bytes:
-        """Return the header map of a call to ``peer`` about a reference, made here."""
+    def carried_about(self, peer: Peer, alone: bytes) -> bytes:
+        """Return the header map of a call made here; ``alone`` holds nothing but a reference."""
         around, served = ambient.get(), current_call.get()
         if around is None and (served is None or served.headers is None):
-            return HeaderMap.encode_reference(reference)
+            return alone
+        reference = HeaderMap.find_reference(memoryview(alone))
         return self.carried(peer, around, served, reference=reference)
 
     def write_plain(
@@ -310,7 +313,7 @@ class Caller:
             or peer.queue
             or connection.hook is not None
             or (peer.inflight >= peer.limit and not depth)
-            or len(meta) + len(body) >= self._max_plain
+            or len(meta) + len(body) >= self.max_plain
             or future.done()
         ):
             return False

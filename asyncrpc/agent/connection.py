@@ -64,6 +64,10 @@ _RREF_CALLS = tuple(
 )
 _SERVED = (_NOTIFY, int(MessageType.SCRIPT_CALL), _STREAM_CALL)
 _ANSWERS = frozenset(filter(None, REPLIES.values()))
+_ABOUT = frozenset((_PYTHON_CALL, *_RREF_CALLS))
+_SHORT_ANSWERS = frozenset(int(MessageType[name]) for name in (
+    "REMOTE_RET", "PYTHON_RREF_FETCH_RET", "RREF_ACK"
+))  # fmt: skip
 
 _HEADER_SIZE = HEADER.size
 unpack_header = HEADER.unpack_from
@@ -89,6 +93,7 @@ class Connection:
         "_is_closed",
         "_pending",
         "_reader",
+        "_serve_reference",
         "announced",
         "bulk",
         "get_buffer",
@@ -134,11 +139,12 @@ class Connection:
         self.server = agent.make_server(self)
         self.serve = self.server.request
         """Takes requests: serves them, or keeps them while the peer does not read."""
+        self._serve_reference = partial(agent.references.serve, self.server)
         self._backlog: Backlog | None = None
         self._handlers: dict[int, Callable[[Frame], None]] = {
             **dict.fromkeys(_ANSWERS, self.take_reply),
             **dict.fromkeys(_SERVED, self._on_request),
-            **dict.fromkeys(_RREF_CALLS, partial(agent.references.serve, self.server)),
+            **dict.fromkeys(_RREF_CALLS, self._serve_reference),
             _RREF_TAKEN: self._on_taken,
             _CANCEL: self._on_cancel,
             _CANCELLED: self._on_cancelled,
@@ -274,7 +280,8 @@ class Connection:
     def _handle_plain(self, count: int) -> int:
         """Handle the calls and replies at the front of a read; return where others begin.
 
-        The way of nearly all frames: those that are whole and have neither flags nor map.
+        The way of nearly all frames: those that are whole and have no flags, and a map only if
+        they are about a reference.
         """
         view = self._reader.view
         at = 0
@@ -283,14 +290,24 @@ class Connection:
             length, kind, flags, depth, call_id, function, meta, remaining = unpack_header(view, at)
             body = at + _HEADER_SIZE
             stop = body + length
-            if stop > count or flags or meta or not remaining >= 0.0:
+            if stop > count or flags or not remaining >= 0.0:
                 break
-            if kind == _PYTHON_RET:
+            if meta:
+                if meta > length or kind not in _ABOUT:
+                    break
+                args = body + meta
+                self._take_described((
+                    kind, 0, depth, call_id, function, remaining, view[body:args], view[args:stop],
+                    (),
+                ))  # fmt: skip
+            elif kind == _PYTHON_RET:
                 self._settle(call_id, 0, view[body:stop], ())
             elif kind == _PYTHON_CALL:
                 self.serve(
                     (kind, 0, depth, call_id, function, remaining, None, view[body:stop], ())
                 )
+            elif kind in _SHORT_ANSWERS:
+                self._settle(call_id, 0, view[body:stop], ())
             else:
                 break
             at = stop
@@ -300,6 +317,13 @@ class Connection:
         if self.peer.queue:
             self.peer.admit()
         return at
+
+    def _take_described(self, frame: Frame) -> None:
+        """Serve a call about a reference."""
+        if frame[0] == _PYTHON_CALL:
+            self.serve(frame)
+        else:
+            self._serve_reference(frame)
 
     def handle(self, frames: list[Frame]) -> None:
         """Dispatch frames by type."""

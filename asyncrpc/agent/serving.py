@@ -187,7 +187,7 @@ class Server(Replies):
         deadline = self._now() + remaining if remaining else 0.0
         call = ServedCall(self, ident, NAMELESS, deadline, depth + 1, REPLIES[kind])
         if meta is not None:
-            call.headers = HeaderMap.decode(meta)
+            self._take_reference(call, meta)
         if len(self.calls) >= self._max_inflight and not self._admits(kind, depth):
             self._refuse_full(call)
             return None
@@ -232,7 +232,7 @@ class Server(Replies):
 
     def _take_headers(self, call: ServedCall, kind: int, meta: memoryview) -> None:
         """Read what came beside a call's arguments; a stream finds there how far it may go."""
-        call.headers = headers = HeaderMap.decode(meta)
+        headers = self._take_reference(call, meta)
         if kind != _STREAM_CALL:
             return
         if call.target.kind is not TargetKind.STREAM:
@@ -240,7 +240,17 @@ class Server(Replies):
                 f"{call.target.name} is no async generator function: call it with rpc_async",
                 path="func",
             )
-        call.outlet = Outlet(Items(self._agent, self._connection, call.ident), headers.window)
+        window = 0 if headers is None else headers.window
+        call.outlet = Outlet(Items(self._agent, self._connection, call.ident), window)
+
+    def _take_reference(self, call: ServedCall, meta: memoryview) -> HeaderMap | None:
+        """Read a header map; most hold a reference alone, so that there are no headers then."""
+        call.reference = HeaderMap.find_reference(meta)
+        if call.reference:
+            return None
+        call.headers = headers = HeaderMap.decode(meta)
+        call.reference = headers.reference
+        return headers
 
     def grant(self, frame: Frame) -> None:
         """Let a stream go on: its caller has room for more items."""

@@ -67,7 +67,9 @@ class ServedCall:
         task: runs it, if it runs on the loop.
         nested: blocking calls made by the ``def`` that serves it; they end when it is cancelled.
         outlet: where its items go, if it is a stream.
-        headers: what its caller sent beside function and arguments, ``None`` for nothing.
+        headers: what its caller sent beside function and arguments, ``None`` for nothing but a
+            reference.
+        reference: ids of the remote references that it is about, empty for none.
         held: what keeps it from user code, ``None`` for nothing.
     """
 
@@ -79,6 +81,7 @@ class ServedCall:
     task: asyncio.Task[None] | None = None
     nested: set[asyncio.Future[object]] | None = None
     headers: HeaderMap | None = None
+    reference = b""
     outlet: Outlet | None = None
     held: Hold | None = None
 

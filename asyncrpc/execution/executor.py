@@ -73,12 +73,12 @@ class Executor:
             self._start_thread(call, target, args, kwargs)
         elif kind is TargetKind.INLINE:
             contextvars.Context().run(self.run_inline, call, target.function, args, kwargs)
+        elif kind is TargetKind.DEFERRED:
+            target.function(call, args, kwargs)
         elif kind is TargetKind.ASYNC_EXECUTION:
             self.start_async(call, await_returned, (target.function, args, kwargs), {})
         elif call.outlet is not None:
             self.start_async(call, call.outlet.run, (target.function, args, kwargs), {})
-        elif kind is TargetKind.DEFERRED:
-            target.function(call, args, kwargs)
         else:
             _finish(call, None, no_stream(target))
 

@@ -75,8 +75,7 @@ def _kind_of(call: ServedCall) -> Kind:
         return "stream"
     if call.reply:
         return "call"
-    is_about_rref = call.headers is not None and call.headers.reference
-    return "remote" if is_about_rref else "notify"
+    return "remote" if call.reference else "notify"
 
 
 async def _served(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from asyncrpc.agent import Peer, Request, RpcFuture
 from asyncrpc.errors import (
@@ -16,8 +16,9 @@ from asyncrpc.errors import (
     RpcTimeoutError,
     UnknownWorkerError,
 )
+from asyncrpc.execution import current_call
 from asyncrpc.options import UNSET, check_timeout
-from asyncrpc.wire import MessageType
+from asyncrpc.wire import HEADER, HeaderMap, MessageType
 
 from .ids import pack_ids
 from .values import Fork
@@ -26,19 +27,24 @@ if TYPE_CHECKING:
     from .context import RRefContext
     from .reference import RRef
 
-__all__ = ("FAILED", "Holder")
+__all__ = ("FAILED", "Encoded", "Holder")
+
+Encoded: TypeAlias = tuple[bytes, Sequence[Any]]
+"""Body and buffers of encoded arguments."""
 
 _PYTHON_CALL = int(MessageType.PYTHON_CALL)
 _PYTHON_REMOTE_CALL = int(MessageType.PYTHON_REMOTE_CALL)
 _SCRIPT_REMOTE_CALL = int(MessageType.SCRIPT_REMOTE_CALL)
 _PYTHON_FETCH = int(MessageType.PYTHON_RREF_FETCH_CALL)
 _SCRIPT_FETCH = int(MessageType.SCRIPT_RREF_FETCH_CALL)
-_NO_ARGUMENTS: Sequence[Any] = (b"\xc0", ())
+_NO_ARGUMENTS: Encoded = (b"\xc0", ())
+pack_header = HEADER.pack
 FAILED = (
     "RRef creation via rpc.remote() timed out, and it is possible that the RRef on the owner node "
     "does not exist"
 )
 """Text of every error of a creation."""
+_set_result = asyncio.Future.set_result  # without the detour of super()
 
 
 class Holder:
@@ -52,6 +58,10 @@ class Holder:
         self._context = context
         self._agent = context.agent
         self._machine = context.machine
+        self._caller = caller = context.agent.caller
+        self._loop = context.agent.loop
+        self._now = context.agent.clock.time
+        self._names = caller.functions.names
 
     # -- creation
 
@@ -71,8 +81,9 @@ class Holder:
         """
         caller = self._agent.caller
         seconds = self._seconds(timeout)
-        peer, function, *encoded = caller.prepare(to, func, args, kwargs)
+        peer, function, body, buffers = caller.prepare(to, func, args, kwargs)
         is_script = function in caller.functions.scripts
+        encoded = (body, buffers)
         return self._start_creation(peer, function, encoded, seconds, None, site), is_script
 
     def create_by_method(
@@ -96,7 +107,7 @@ class Holder:
         self,
         peer: Peer,
         function: int,
-        encoded: Sequence[Any],
+        encoded: Encoded,
         seconds: float,
         of: RRef | None,
         site: FrameType,
@@ -118,19 +129,23 @@ class Holder:
         handle: Fork,
         peer: Peer,
         function: int,
-        encoded: Sequence[Any],
+        encoded: Encoded,
         seconds: float,
         of: RRef | None,
         site: FrameType,
     ) -> RpcFuture[Any]:
         """Ask for a value that ``handle`` is to refer to; return what is done once it is made."""
-        future = _CreationFuture(self._context, handle, of)
-        is_script = function in self._agent.caller.functions.scripts
+        future = _CreationFuture(loop=self._loop)
+        future.context = self._context
+        future.handle = handle
+        future.rref = of
+        is_script = function in self._caller.functions.scripts
         kind = _SCRIPT_REMOTE_CALL if is_script else _PYTHON_REMOTE_CALL
         reference = pack_ids(handle.rref, handle.fork)
         if of is not None:
             reference += pack_ids(of._handle.rref, of._handle.fork)
-        self._send(future, peer, kind, function, encoded, seconds, reference, site)
+        alone = HeaderMap.encode_reference(reference)
+        self._send(future, peer, kind, function, encoded, seconds, alone, True, site)
         return future
 
     # -- fetches and methods
@@ -143,7 +158,10 @@ class Holder:
             return self._fetch_here(handle, seconds)
         peer = self._use(handle)
         kind = _SCRIPT_FETCH if rref._is_script else _PYTHON_FETCH
-        return self._start(peer, kind, 0, _NO_ARGUMENTS, seconds, rref, site, idempotent=True)
+        future = _ReferenceFuture(loop=self._loop)
+        future.rref = rref
+        self._send(future, peer, kind, 0, _NO_ARGUMENTS, seconds, _alone(rref), True, site)
+        return future
 
     def call_method(
         self,
@@ -158,31 +176,12 @@ class Holder:
         handle = rref._usable()
         seconds = self._seconds(timeout)
         peer = self._use(handle)
-        function = self._agent.caller.functions.method(name)
+        function = self._caller.functions.method(name)
         encoded = self._agent.codec.encode_call(args, kwargs, peer)
-        return self._start(
-            peer, _PYTHON_CALL, function, encoded, seconds, rref, site, idempotent=False
-        )
-
-    def _start(
-        self,
-        peer: Peer,
-        kind: int,
-        function: int,
-        encoded: Sequence[Any],
-        seconds: float,
-        rref: RRef,
-        site: FrameType,
-        *,
-        idempotent: bool,
-    ) -> RpcFuture[Any]:
-        future = _ReferenceFuture(loop=self._agent.loop)
-        future.is_idempotent = idempotent
+        future = _ReferenceFuture(loop=self._loop)
         future.rref = rref
-        reference = pack_ids(rref._handle.rref, rref._handle.fork)
-        self._send(future, peer, kind, function, encoded, seconds, reference, site)
-        if kind == _PYTHON_CALL:
-            self._agent.caller.collect(future)
+        alone = rref._alone or _alone(rref)
+        self._send(future, peer, _PYTHON_CALL, function, encoded, seconds, alone, False, site)
         return future
 
     def _send(
@@ -191,24 +190,69 @@ class Holder:
         peer: Peer,
         kind: int,
         function: int,
-        encoded: Sequence[Any],
+        encoded: Encoded,
         seconds: float,
-        reference: bytes,
+        alone: bytes,
+        idempotent: bool,
         site: FrameType,
     ) -> None:
-        """Send a call about a reference."""
-        caller = self._agent.caller
+        """Send a call about a reference: in one piece like `Caller.call`, if nothing is special."""
+        caller, connection = self._caller, peer.connection
+        body, buffers = encoded
+        size = len(alone) + len(body)
+        future.was_sent = False
+        future.is_idempotent = idempotent
+        if (
+            buffers
+            or connection is None
+            or connection.hook is not None
+            or peer.queue
+            or peer.inflight >= peer.limit
+            or size >= caller.max_plain
+            or (function and function not in connection.announced)
+            or current_call.get() is not None
+            or caller.surrounding() is not None
+        ):
+            self._send_slowly(future, peer, kind, function, encoded, seconds, alone, site)
+            return
+        future.call_id = call_id = caller.new_id()
+        future.owner = peer
+        future.function = self._names[function] or "to_here"
+        future.timeout = seconds
+        future.deadline = self._now() + seconds if seconds else 0.0
+        future.site = (site.f_code, site.f_lasti)
+        future.is_user = future.is_sent = future.counts = True
+        future.parts = (kind, function, 0, alone, body, buffers)
+        peer.inflight += 1
+        caller.put_back(future)
+        header = pack_header(size, kind, 0, 0, call_id, function, len(alone), seconds)
+        connection.write(header + alone + body)
+
+    def _send_slowly(
+        self,
+        future: _ReferenceFuture,
+        peer: Peer,
+        kind: int,
+        function: int,
+        encoded: Encoded,
+        seconds: float,
+        alone: bytes,
+        site: FrameType,
+    ) -> None:
+        caller = self._caller
         depth, deadline = caller.begin(future, peer, function, site)
         future.function = future.function or "to_here"
         future.timeout = seconds
         if seconds:
             own = self._agent.clock.time() + seconds
             future.deadline = min(own, deadline) if deadline else own
-        meta = caller.carried_about(peer, reference)
+        meta = caller.carried_about(peer, alone)
         body, buffers = encoded
         future.parts = (kind, function, depth, meta, body, buffers)
         if buffers or not caller.write_plain(future, peer, kind, function, depth, meta, body):
             caller.submit(peer, future.message(), future)
+        if kind == _PYTHON_CALL:
+            caller.collect(future)
 
     def _fetch_here(self, handle: Fork, seconds: float) -> asyncio.Future[Any]:
         """Wait for a value that is kept here."""
@@ -235,8 +279,7 @@ class Holder:
         return peer
 
     def _seconds(self, timeout: object) -> float:
-        caller = self._agent.caller
-        return caller.timeout if timeout is UNSET else check_timeout("timeout", timeout)
+        return self._caller.timeout if timeout is UNSET else check_timeout("timeout", timeout)
 
 
 class _ReferenceFuture(RpcFuture[Any]):
@@ -247,26 +290,24 @@ class _ReferenceFuture(RpcFuture[Any]):
         is_idempotent: whether it is sent again when its link breaks.
         rref: whose value it is about; kept until the call is over, so that it is not deleted
             before the call comes.
+        was_sent: whether it was, over a link before the present one.
     """
 
-    __slots__ = ("_was_sent", "is_idempotent", "parts", "rref")
+    __slots__ = ("is_idempotent", "parts", "rref", "was_sent")
 
     parts: tuple[int, int, int, bytes, bytes, Sequence[Any]]
     is_idempotent: bool
     rref: RRef | None
-
-    def __init__(self, *, loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__(loop=loop)
-        self._was_sent = False  # over a link before the present one
+    was_sent: bool
 
     @property
     def may_have_run(self) -> bool:  # type: ignore[override]  # constant for other calls
         """Whether it may have reached the owner over a link that broke."""
-        return self._was_sent
+        return self.was_sent
 
     def send_again(self) -> Request | None:
         """See `RpcFuture.send_again`."""
-        self._was_sent = True
+        self.was_sent = True
         return self.message() if self.is_idempotent else None
 
     def message(self) -> Request:
@@ -279,7 +320,7 @@ class _ReferenceFuture(RpcFuture[Any]):
 
     def set_result(self, result: Any) -> None:
         self.rref = None
-        super().set_result(result)
+        _set_result(self, result)
 
     def cancel(self, msg: Any | None = None) -> bool:
         """See `RpcFuture.cancel`."""
@@ -288,7 +329,7 @@ class _ReferenceFuture(RpcFuture[Any]):
 
     def set_exception(self, error: Any) -> None:
         self.rref = None
-        if self._was_sent and getattr(error, "delivery", None) is Delivery.NOT_SENT:
+        if self.was_sent and getattr(error, "delivery", None) is Delivery.NOT_SENT:
             error.delivery = Delivery.UNKNOWN
         if isinstance(error, (PeerLostError, UnknownWorkerError)) and _is_gone(self.owner):
             error = OwnerLostError(f"the owner was lost: {error}", delivery=error.delivery)
@@ -301,14 +342,10 @@ class _CreationFuture(_ReferenceFuture):
     The owner knows a request by its id of the value, so it may come again over another link.
     """
 
-    __slots__ = ("_context", "_handle")
+    __slots__ = ("context", "handle")
 
-    def __init__(self, context: RRefContext, handle: Fork, of: RRef | None) -> None:
-        super().__init__(loop=context.agent.loop)
-        self._context = context
-        self._handle = handle
-        self.is_idempotent = True
-        self.rref = of
+    context: RRefContext
+    handle: Fork
 
     def accepted(self) -> None:
         """See `RpcFuture.accepted`."""
@@ -317,7 +354,8 @@ class _CreationFuture(_ReferenceFuture):
         self._confirm()
 
     def set_result(self, result: None) -> None:
-        super().set_result(result)
+        self.rref = None
+        _set_result(self, result)
         self._confirm()
 
     def set_exception(self, error: Any) -> None:
@@ -327,14 +365,14 @@ class _CreationFuture(_ReferenceFuture):
         super().set_exception(error)
         self.exception()  # seen: who uses the reference is told
         delivery = getattr(error, "delivery", Delivery.UNKNOWN)
-        self._context.machine.creation_failed(
-            self._handle, f"{FAILED}: {error}", is_unsent=delivery is Delivery.NOT_SENT
+        self.context.machine.creation_failed(
+            self.handle, f"{FAILED}: {error}", is_unsent=delivery is Delivery.NOT_SENT
         )
-        self._context.perform()
+        self.context.perform()
 
     def _confirm(self) -> None:
-        self._context.machine.creation_confirmed(self._handle)
-        self._context.perform()
+        self.context.machine.creation_confirmed(self.handle)
+        self.context.perform()
 
 
 class _HereFuture:
@@ -382,6 +420,13 @@ class _HereFuture:
                     phase="execute",
                 )
             )
+
+
+def _alone(rref: RRef) -> bytes:
+    """Return the header map of a call about a reference that carries nothing else."""
+    if not rref._alone:
+        rref._alone = HeaderMap.encode_reference(pack_ids(rref._handle.rref, rref._handle.fork))
+    return rref._alone
 
 
 def _is_gone(peer: object) -> bool:

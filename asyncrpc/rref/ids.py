@@ -9,7 +9,7 @@ import struct
 
 from .values import Fork, GlobalId
 
-__all__ = ("IDS_SIZE", "pack_fork", "pack_ids", "unpack_fork", "unpack_ids")
+__all__ = ("IDS_SIZE", "pack_fork", "pack_ids", "unpack_fork", "unpack_pair")
 
 _IDS = struct.Struct("<16sQ16sQ")
 IDS_SIZE = _IDS.size
@@ -22,15 +22,17 @@ def pack_ids(rref: GlobalId, fork: GlobalId) -> bytes:
     return _IDS.pack(*rref, *fork)
 
 
-def unpack_ids(data: bytes, count: int) -> list[tuple[GlobalId, GlobalId]]:
-    """Return ``count`` pairs of ids.
+def unpack_pair(data: bytes) -> tuple[GlobalId, GlobalId]:
+    """Return the ids of a value and of a reference to it.
 
     Raises:
         ValueError: the data have another length.
     """
-    if len(data) != count * _IDS.size:
-        raise ValueError(f"reference must have {count * _IDS.size} bytes, got {len(data)}")
-    return [((a, b), (c, d)) for a, b, c, d in _IDS.iter_unpack(data)]
+    try:
+        worker, number, holder, fork = _IDS.unpack(data)
+    except struct.error:
+        raise ValueError(f"reference must have {IDS_SIZE} bytes, got {len(data)}") from None
+    return (worker, number), (holder, fork)
 
 
 def pack_fork(fork: Fork) -> bytes:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from asyncrpc.agent import Interception, Peer, RpcFuture, is_inside_interceptor
 from asyncrpc.interception import OutgoingCall
 
-from .holding import FAILED, Holder
+from .holding import FAILED, Encoded, Holder
 from .values import Fork
 
 if TYPE_CHECKING:
@@ -52,9 +52,9 @@ class InterceptedHolder(Holder):
         function, *_ = caller.functions.identify(func, call.args, call.kwargs)
         is_script = function in caller.functions.scripts
 
-        def encode(changed: OutgoingCall) -> tuple[int, Sequence[Any]]:
-            _, function, *encoded = caller.prepare(to, func, changed.args, changed.kwargs)
-            return function, encoded
+        def encode(changed: OutgoingCall) -> tuple[int, Encoded]:
+            _, function, body, buffers = caller.prepare(to, func, changed.args, changed.kwargs)
+            return function, (body, buffers)
 
         handle = self._create_later(call, deadline, peer, encode, lambda: None, site)
         return handle, is_script
@@ -74,7 +74,7 @@ class InterceptedHolder(Holder):
         peer = self._use(rref._usable())
         call, deadline = self._interception.method_call("remote", peer, name, args, kwargs, timeout)
 
-        def encode(changed: OutgoingCall) -> tuple[int, Sequence[Any]]:
+        def encode(changed: OutgoingCall) -> tuple[int, Encoded]:
             function = self._agent.caller.functions.method(name)
             return function, self._agent.codec.encode_call(changed.args, changed.kwargs, peer)
 
@@ -89,7 +89,7 @@ class InterceptedHolder(Holder):
         call: OutgoingCall,
         deadline: float,
         peer: Peer,
-        encode: Callable[[OutgoingCall], tuple[int, Sequence[Any]]],
+        encode: Callable[[OutgoingCall], tuple[int, Encoded]],
         of: Callable[[], RRef | None],
         site: FrameType,
     ) -> Fork:

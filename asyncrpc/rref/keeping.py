@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -17,7 +17,7 @@ from asyncrpc.errors import RemoteProtocolError, RpcError, RRefCreationError
 from asyncrpc.execution import ServedCall, Target, TargetKind, decode_failure, encode_failure
 from asyncrpc.wire import Frame, MessageType, user_types
 
-from .ids import IDS_SIZE, unpack_ids
+from .ids import IDS_SIZE, unpack_pair
 from .values import GlobalId, OwnerState, Row
 
 if TYPE_CHECKING:
@@ -125,24 +125,22 @@ class Keeper:
             return
         try:
             if frame[0] in _FETCHES:
-                self._with_value(call, self._ids(call)[0], partial(self._give, call))
+                ids = unpack_pair(call.reference)
+                kept = self._values.get(ids[0])
+                if kept is not None:
+                    self._give(call, kept)
+                else:
+                    self._wait(call, ids, partial(self._give, call))
             else:
                 self._create(server, call, frame)
         except ValueError as error:
             raise RemoteProtocolError(f"a request about a reference: {error}") from error
 
-    def _ids(self, call: ServedCall, count: int = 1) -> list[tuple[GlobalId, GlobalId]]:
-        return unpack_ids(b"" if call.headers is None else call.headers.reference, count)
-
-    def _with_value(
+    def _wait(
         self, call: ServedCall, ids: tuple[GlobalId, GlobalId], use: Callable[[Kept], None]
     ) -> None:
-        """Do something with a value, now or as soon as it is there."""
+        """Do something with a value that is not there yet as soon as it is."""
         rref, fork = ids
-        kept = self._values.get(rref)
-        if kept is not None:
-            use(kept)
-            return
         replier: Any = call.replier
         waiting = call.held = _ForValue(self, call, rref, use)
         self._machine.fetch(rref, fork, replier.peer.record.incarnation, waiting)
@@ -173,11 +171,25 @@ class Keeper:
         self, name: str, call: ServedCall, args: tuple[object, ...], kwargs: dict[str, object]
     ) -> None:
         try:
-            ids = self._ids(call)[0]
+            ids = unpack_pair(call.reference)
         except ValueError as error:
             call.replier.fail(call, error)
         else:
-            self._with_value(call, ids, partial(self._start_method, call, name, args, kwargs))
+            self._use_method(call, ids, name, args, kwargs)
+
+    def _use_method(
+        self,
+        call: ServedCall,
+        ids: tuple[GlobalId, GlobalId],
+        name: str,
+        args: tuple[object, ...],
+        kwargs: dict[str, object],
+    ) -> None:
+        kept = self._values.get(ids[0])
+        if kept is not None:
+            self._start_method(call, name, args, kwargs, kept)
+        else:
+            self._wait(call, ids, partial(self._start_method, call, name, args, kwargs))
 
     def _start_method(
         self,
@@ -204,8 +216,9 @@ class Keeper:
 
     def _create(self, server: Server, call: ServedCall, frame: Frame) -> None:
         """Make the place of a value, say so, and run the function that makes it."""
-        size = 0 if call.headers is None else len(call.headers.reference)
-        (rref, fork), *of = self._ids(call, 2 if size > IDS_SIZE else 1)
+        rref, fork = unpack_pair(call.reference[:IDS_SIZE])
+        behind = call.reference[IDS_SIZE:]
+        of = unpack_pair(behind) if behind else None
         is_new = self._machine.created(rref, fork, server.peer.record.incarnation)
         self._context.perform()
         if not is_new:
@@ -224,7 +237,7 @@ class Keeper:
         creation: _Creation,
         call: ServedCall,
         frame: Frame,
-        of: Sequence[tuple[GlobalId, GlobalId]],
+        of: tuple[GlobalId, GlobalId] | None,
     ) -> None:
         """Run the function of a creation, or the method of the value that it is made ``of``."""
         try:
@@ -236,9 +249,8 @@ class Keeper:
             self._context.arrived.clear()
             creation.drop(call, error)
             return
-        if of:
-            use = partial(self._start_method, call, target.name[1:], args, kwargs)
-            start = partial(self._with_value, call, of[0], use)
+        if of is not None:
+            start = partial(self._use_method, call, of, target.name[1:], args, kwargs)
         else:
             start = partial(self._agent.executor.start, call, target, args, kwargs)
         if self._context.arrived:

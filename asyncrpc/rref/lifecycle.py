@@ -260,9 +260,9 @@ class Lifecycle:
 
     def use(self, handle: Fork) -> None:
         """Check a handle before a fetch or a call through it goes to the owner, as `fork` does."""
-        self.check(handle)
-        if handle.owner != self.me:
-            self._users.mark_used(handle.fork)
+        exchange = self._exchange
+        if handle.owner == exchange.me or self._is_closed or not self._users.use(handle.fork):
+            self.check(handle)
 
     # -- control messages
 

@@ -47,11 +47,12 @@ class RRef:
         NotInitializedError: no agent runs.
     """
 
-    __slots__ = ("__weakref__", "_context", "_handle", "_is_released", "_is_script")
+    __slots__ = ("__weakref__", "_alone", "_context", "_handle", "_is_released", "_is_script")
 
     find_agent: ClassVar[Callable[[], Any] | None] = None
     """Gives the process's agent, if there is one; set where that is made."""
 
+    _alone: bytes
     _context: RRefContext
     _handle: Fork
     _is_released: bool
@@ -79,6 +80,7 @@ class RRef:
     def _take(self, context: RRefContext, handle: Fork) -> None:
         self._context = context
         self._handle = handle
+        self._alone = b""  # the header map of a call about it, once there was one
         self._is_script = False
         self._is_released = False
 

@@ -243,9 +243,13 @@ class Users:
         entry = self._entries.get(fork)
         return UserState.RELEASED if entry is None or not entry.handles else entry.state
 
-    def mark_used(self, fork: GlobalId) -> None:
-        """Note that a fetch may wait at the owner for the creation."""
-        self._entries[fork].is_used = True
+    def use(self, fork: GlobalId) -> bool:
+        """Note that a fetch may wait at the owner for the creation; false if it must not go."""
+        entry = self._entries.get(fork)
+        if entry is None or not entry.handles or entry.cause is not None:
+            return False
+        entry.is_used = True
+        return True
 
     def rows(self) -> list[Row]:
         """Return a line for each reference held."""

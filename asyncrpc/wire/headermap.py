@@ -51,6 +51,13 @@ class HeaderMap:
         """Return the bytes of a map that holds a reference, up to 255 bytes, and nothing else."""
         return _LONE + bytes((len(reference),)) + reference
 
+    @staticmethod
+    def find_reference(data: memoryview) -> bytes:
+        """Return the reference of a map that holds nothing else, empty if it holds more."""
+        if data[:3] == _LONE and data.nbytes > 3 and data[3] == data.nbytes - 4:
+            return bytes(data[4:])
+        return b""
+
     def encode(self) -> bytes:
         """Return the map's bytes, empty if there is nothing in it.
 
@@ -81,8 +88,6 @@ class HeaderMap:
         Raises:
             RemoteProtocolError: these bytes are none.
         """
-        if data[:3] == _LONE and data.nbytes > 3 and data[3] == data.nbytes - 4:
-            return cls(reference=bytes(data[4:]))  # as it comes with every use of a reference
         try:
             if data.nbytes > _MOST + _ATTEMPT_SIZE:
                 raise ValueError(f"it has {data.nbytes} bytes")

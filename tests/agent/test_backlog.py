@@ -157,6 +157,20 @@ async def test_what_is_kept() -> None:
         backlog.add(frame(9))
 
 
+async def test_what_is_kept_is_copied() -> None:
+    """A call about a reference keeps its header map, whatever the read's memory becomes."""
+    memory = bytearray(b"map-body")
+    backlog = Backlog("worker9", limits(3), lambda: 0.0)
+    kind, flags, depth, ident, function, left, *_ = frame(1)
+    meta, body = memoryview(memory)[:4], memoryview(memory)[4:]
+    backlog.add((kind, flags, depth, ident, function, left, meta, body, ()))
+    memory[:] = bytes(8)
+
+    ((kept,),) = backlog.slices()
+    assert kept[6] is not None
+    assert (bytes(kept[6]), bytes(kept[7])) == (b"map-", b"body")
+
+
 async def test_waiting_costs_time() -> None:
     """The time that a request waits is taken off its deadline."""
     times: Any = iter([10.0, 10.0, 14.0])

@@ -87,6 +87,10 @@ def test_reference_alone(size: int) -> None:
 
     assert HeaderMap(reference=reference).encode() == data
     assert HeaderMap(reference=reference) == HeaderMap.decode(memoryview(data))
+    assert HeaderMap.find_reference(memoryview(data)) == reference
+    more = HeaderMap(reference=reference, trace="t").encode()
+    assert HeaderMap.find_reference(memoryview(more)) == b""
     for broken in (data[:-1], data + b"x"):
+        assert HeaderMap.find_reference(memoryview(broken)) == b""
         with pytest.raises(RemoteProtocolError):
             HeaderMap.decode(memoryview(broken))
