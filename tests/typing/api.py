@@ -13,9 +13,12 @@ from random import Random
 from typing import Any, Literal, assert_type
 
 import asyncrpc as rpc
+import launcher
 from asyncrpc.pytest_plugin import KvStore, RpcCluster
 from asyncrpc.store import MemoryStore, PrefixStore, Store, StoreEvent, TCPStore, TCPStoreServer
 from asyncrpc.testing import ChaosProxy, VirtualClock, cluster, leak_check, time_limit
+from launcher.logs import DefaultLogsSpecs, Std
+from launcher.process import ProcessContext, RunProcsResult, record, start_processes
 
 
 def greet(name: str) -> str:
@@ -243,3 +246,28 @@ async def tests(
 
 
 assert_type(rpc.run(life_cycle()), None)
+
+
+async def launching(config: launcher.LaunchConfig) -> None:
+    """A launch, in all its forms; workers' values are the user's."""
+    launch = launcher.elastic_launch(config, greet)
+    assert_type(launch("you"), dict[int, object])
+    assert_type(await launch.launch("you"), dict[int, object])
+    result = await launch.run("you")
+    assert_type(result, launcher.LaunchResult)
+    assert_type(result.values, Mapping[int, object])
+    assert_type(result.exit_codes, Mapping[int, int])
+    assert_type(await launcher.launch_agent(config, "true", ["x"]), dict[int, object])
+    assert_type(launcher.get_entrypoint_name(greet, []), str)
+
+
+async def processes(specs: DefaultLogsSpecs) -> None:
+    """A group of workers."""
+    args, envs = {0: ("you",)}, {0: {"A": "b"}}
+    context = await start_processes("role", greet, args, envs, specs, start_method="fork")
+    assert_type(context, ProcessContext)
+    assert_type(context.pids(), dict[int, int])
+    assert_type(await context.wait(timeout=0.1, period=0.01), RunProcsResult | None)
+    assert_type(await context.close(timeout=1), None)
+    assert_type(record(greet)("you"), str)
+    assert_type(Std.from_str("0:1"), Std | dict[int, Std])

@@ -46,7 +46,7 @@ async def main():
 asyncio.run(main())
 """
 
-# The same as functions, which end in order when told to by a signal.
+# Functions or commands, which end in order when the agent is told to by a signal.
 FUNCTIONS = """
 import asyncio, os, sys
 from launcher.errors import SignalException
@@ -56,10 +56,13 @@ from tests.launcher.process import functions
 
 async def main():
     args = {rank: (sys.argv[1],) for rank in range(2)}
+    envs = {0: {}, 1: {}}
     specs = DefaultLogsSpecs(os.devnull)
-    context = await start_processes(
-        "r", functions.shell, args, {0: {}, 1: {}}, specs, start_method=sys.argv[2]
-    )
+    if sys.argv[2] == "command":
+        args = {rank: ("-c", sys.argv[1]) for rank in range(2)}
+        context = await start_processes("r", "sh", args, envs, specs)
+    else:
+        context = await start_processes("r", functions.shell, args, envs, specs, None, sys.argv[2])
     try:
         await context.wait(timeout=300)
     except SignalException as error:
@@ -165,11 +168,12 @@ def test_functions_do_not_survive_the_agent_either(method: str) -> None:
         assert died_within(pids, 1.0) == []
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ["command", *METHODS])
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT])
-def test_a_signal_to_the_agent_ends_functions(method: str, signum: signal.Signals) -> None:
+def test_a_signal_to_the_agent_ends_workers(method: str, signum: signal.Signals) -> None:
     """Wait raises, the program closes its context, and everybody is gone, the agent too."""
-    with agent(2 + 2 + 1, method, program=FUNCTIONS, worker="sleep 100; true") as (process, pids):
+    count = 1 + 2 * (2 if method == "command" else 3)
+    with agent(count, method, program=FUNCTIONS, worker="sleep 100; true") as (process, pids):
         process.send_signal(signum)
 
         assert process.wait(10) == 0

@@ -206,6 +206,19 @@ async def test_duplicated_lines(
     assert capfd.readouterr() == ("helloA\nhelloB\n", "worldA\nworldB\nC\n")
 
 
+async def test_redirects_and_tees_by_rank(start: Start, tmp_path: Path) -> None:
+    """A stream has a file if it is either, and none if it is neither."""
+    specs = DefaultLogsSpecs(
+        tmp_path, redirects={0: Std.ERR, 1: Std.NONE}, tee={0: Std.OUT, 1: Std.ERR}
+    )
+    context = await start(*["echo out; echo err >&2"] * 2, logs_specs=specs)
+    result = await end_of(context)
+
+    assert Path(result.stdouts[0]).read_text() == "out\n"
+    assert [Path(result.stderrs[rank]).read_text() for rank in (0, 1)] == ["err\n"] * 2
+    assert not result.stdouts[1]
+
+
 async def test_one_text_is_no_list_of_texts(start: Start) -> None:
     """Its letters would be looked for."""
     with pytest.raises(ValueError, match="filters='abc': expected a list of texts"):
