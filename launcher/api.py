@@ -191,6 +191,7 @@ async def run_agent(
             duplicate_stdout_filters=config.duplicate_stdout_filters,
             duplicate_stderr_filters=config.duplicate_stderr_filters,
             virtual_local_rank=config.virtual_local_rank,
+            event_log_handler=config.event_log_handler,
         ),
         logs_specs,
         log_line_prefix_template=config.log_line_prefix_template,

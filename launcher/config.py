@@ -81,7 +81,8 @@ class LaunchConfig:
             metrics go.
         monitor_interval: accepted for torch's callers: what happens is heard of, not polled for.
         event_log_handler: where events of the run go: ``null``, ``console`` (JSON lines on stderr),
-            or the name of a handler given to `launcher.events.register_handler`.
+            ``file:PATH`` (JSON lines at its end), or the name of a handler given to
+            `launcher.events.register_handler`.
 
     Raises:
         ValueError: a field breaks its rule; names field, value and rule.

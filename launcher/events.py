@@ -1,13 +1,15 @@
 """Events of a run: what happened, as values that can be logged, and where they go.
 
 An event is recorded to a destination: ``null`` drops it, ``console`` writes a line of JSON to
-stderr, any other name is a logging handler that was registered. Called by the api.
+stderr, ``file:PATH`` appends one to a file, any other name is a logging handler that was
+registered. Called by the api and the agent.
 """
 
 from __future__ import annotations
 
 import enum
 import logging
+import os
 import sys
 import time
 from collections.abc import Mapping
@@ -26,7 +28,11 @@ __all__ = (
 Fact = str | int | float | bool | None
 """Something known of an event."""
 
+_FILE = "file:"  # what the destinations begin with that are files
+
 _handlers: dict[str, logging.Handler] = {}
+
+_log = logging.getLogger("launcher.events")
 
 
 class EventSource(enum.StrEnum):
@@ -93,13 +99,21 @@ def check_destination(destination: str) -> None:
     """Make sure that events can be recorded to a destination.
 
     Args:
-        destination: ``null``, ``console``, or the name of a registered handler.
+        destination: ``null``, ``console``, ``file:PATH``, or the name of a registered handler.
 
     Raises:
-        ValueError: no handler has that name.
+        ValueError: no handler has that name, or the file cannot be written.
     """
-    if destination not in ("null", "console", *_handlers):
-        names = ", ".join(("null", "console", *sorted(_handlers)))
+    if destination.startswith(_FILE):
+        try:
+            _append(destination.removeprefix(_FILE), "")
+        except (OSError, ValueError) as error:
+            why = getattr(error, "strerror", None) or error
+            raise ValueError(
+                f"event_log_handler={destination!r}: expected a file that can be written: {why}"
+            ) from None
+    elif destination not in ("null", "console", *_handlers):
+        names = ", ".join(("null", "console", "file:PATH", *sorted(_handlers)))
         raise ValueError(f"event_log_handler={destination!r}: expected one of {names}")
 
 
@@ -108,20 +122,27 @@ def record(event: Event, destination: str = "null") -> None:
 
     Args:
         event: what happened.
-        destination: ``null``, ``console``, or the name of a registered handler.
+        destination: ``null``, ``console``, ``file:PATH``, or the name of a registered handler; a
+            file that cannot be written any more costs the event, and a warning says so.
 
     Raises:
         ValueError: no handler has that name.
     """
-    check_destination(destination)
     if destination == "null":
         return
     text = event.serialize()
     if destination in _handlers:
         entry = logging.LogRecord("launcher.events", logging.INFO, "", 0, text, None, None)
         _handlers[destination].handle(entry)
-    elif sys.stderr is not None:  # closed
-        sys.stderr.write(f"{text}\n")
+    elif destination.startswith(_FILE):
+        try:
+            _append(destination.removeprefix(_FILE), f"{text}\n")
+        except OSError as error:
+            _log.warning("event %s is lost: %s: %s", event.name, destination, error.strerror)
+    else:
+        check_destination(destination)
+        if sys.stderr is not None:  # closed
+            sys.stderr.write(f"{text}\n")
 
 
 def register_handler(name: str, handler: logging.Handler) -> None:
@@ -132,3 +153,12 @@ def register_handler(name: str, handler: logging.Handler) -> None:
         handler: anything that handles log records; replaces another of the name.
     """
     _handlers[name] = handler
+
+
+def _append(path: str, text: str) -> None:
+    # In one write to the end of the file, so that several launchers can share it.
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        os.write(descriptor, text.encode())
+    finally:
+        os.close(descriptor)

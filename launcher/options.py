@@ -375,8 +375,8 @@ OPTIONS: tuple[Option, ...] = (
     ),
     Option(
         name="event-log-handler",
-        help="where events of the run go: null, console (JSON lines on stderr) or a registered "
-        "handler",
+        help="where events of the run go: null, console (JSON lines on stderr), file:PATH (at its "
+        "end) or a registered handler",
         parse=_name,
         default="null",
         metavar="NAME",

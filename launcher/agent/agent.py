@@ -13,12 +13,14 @@ import errno
 import logging
 import os
 import signal
+import time
 from collections.abc import Coroutine, Mapping
 from contextlib import ExitStack
 
 from asyncrpc.secret import load_secret, run_secret
 from launcher.agent.group import DEFAULT_ROLE, RunResult, WorkerGroup, WorkerSpec
 from launcher.agent.ranks import NodeRanks, NodeRole, assign_ranks
+from launcher.agent.recorder import Recorder
 from launcher.agent.roles import exchange_roles
 from launcher.agent.secretfile import secret_file
 from launcher.agent.state import (
@@ -109,6 +111,7 @@ class LocalElasticAgent:
         self._stdin = stdin
         self._exit_barrier_timeout = exit_barrier_timeout
         self._group = WorkerGroup(spec)
+        self._recorder = Recorder(self._group)
         self._machine = GroupMachine()
         # Unbounded, but fed by one task at a time and by people sending signals.
         self._happened: asyncio.Queue[Stimulus | asyncio.Task[Stimulus | None]] = asyncio.Queue()
@@ -170,7 +173,9 @@ class LocalElasticAgent:
                 await self._release(guardian)
         if self._start_error is not None and finish.state is WorkerState.FAILED:
             raise self._start_error
-        return self._result(finish)
+        result = self._result(finish)
+        self._recorder.finished(result)
+        return result
 
     async def _drive(self) -> Finish:
         """Feed the machine until it says that the run is over."""
@@ -257,6 +262,7 @@ class LocalElasticAgent:
             # The others wait for this node: they need not wait as well.
             doublings = min(self._restarts, _DOUBLINGS)
             await asyncio.sleep(min(self._spec.restart_backoff * 2**doublings, _LONGEST_WAIT))
+        begun_at = time.monotonic()
         nodes = None
         while nodes is None:
             try:
@@ -274,6 +280,7 @@ class LocalElasticAgent:
             nodes = await exchange_roles(handler, info, node, os.environ)
         self._ranks = assign_ranks(nodes)[info.rank]
         self._group.assign(info, self._ranks)
+        self._recorder.joined(time.monotonic() - begun_at)
         return Event.JOINED
 
     async def _follow(self) -> Stimulus:
@@ -346,6 +353,7 @@ class LocalElasticAgent:
         for local_rank, pid in self._context.pids().items():
             workers[local_rank].id = pid
         self._announce_files(self._context)
+        self._recorder.started()
         return Event.STARTED
 
     def _announce_files(self, context: ProcessContext) -> None:
@@ -379,6 +387,7 @@ class LocalElasticAgent:
         self._ended = await self._context.wait()
         assert self._ended is not None
         self._watchdog.end(self._ended)
+        self._recorder.ended(self._ended)
         await self._context.close()
         return Event.FAILED if self._ended.is_failed() else Event.SUCCEEDED
 

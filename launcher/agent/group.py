@@ -43,6 +43,7 @@ class WorkerSpec:
         numa_options: which processors each of them may use; ``None``: all.
         duplicate_stdout_filters: texts; lines of stdout with any of them are copied to one file.
         duplicate_stderr_filters: the same for stderr.
+        event_log_handler: where events of the group go, see `launcher.events.record`.
         virtual_local_rank: whether each is told that it is the only one on the node.
 
     Raises:
@@ -58,6 +59,7 @@ class WorkerSpec:
     duplicate_stdout_filters: Sequence[str] | None = None
     duplicate_stderr_filters: Sequence[str] | None = None
     virtual_local_rank: bool = False
+    event_log_handler: str = "null"
     max_restarts: int = 3
     restart_window: float = math.inf
     restart_backoff: float = 0.0

@@ -6,11 +6,19 @@ import json
 import logging
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from launcher import events
-from launcher.events import Event, EventSource, record, register_handler, status_event
+from launcher.events import (
+    Event,
+    EventSource,
+    check_destination,
+    record,
+    register_handler,
+    status_event,
+)
 
 
 class Kept(logging.Handler):
@@ -75,5 +83,35 @@ def test_destinations(kept: Kept, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_an_unknown_destination() -> None:
     """Those that there are, are named."""
-    with pytest.raises(ValueError, match=r"event_log_handler='x': expected one of null, console$"):
+    with pytest.raises(
+        ValueError, match=r"event_log_handler='x': expected one of null, console, file:PATH$"
+    ):
         record(EVENT, "x")
+
+
+def test_a_file_gets_a_line_for_each_event(tmp_path: Path) -> None:
+    """What is in it already stays."""
+    path = tmp_path / "events.jsonl"
+    path.write_text("before\n")
+    check_destination(f"file:{path}")
+    record(EVENT, f"file:{path}")
+    record(EVENT, f"file:{path}")
+
+    assert path.read_text() == f"before\n{EVENT}\n{EVENT}\n"
+
+
+def test_a_file_that_cannot_be_written_is_refused_first(tmp_path: Path) -> None:
+    """Before anything is started; later it costs the event alone, and a warning says so."""
+    with pytest.raises(ValueError, match=r"event_log_handler='file:.*/no/x': expected a file that"):
+        check_destination(f"file:{tmp_path}/no/x")
+    with pytest.raises(ValueError, match=r"event_log_handler='file:': expected a file that"):
+        check_destination("file:")
+
+
+def test_a_file_that_went_costs_the_event_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A run does not end for it."""
+    record(EVENT, f"file:{tmp_path}/no/x")
+
+    assert "event name is lost" in caplog.text
