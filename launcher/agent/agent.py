@@ -266,7 +266,7 @@ class LocalElasticAgent:
         nodes = None
         while nodes is None:
             try:
-                self._info = info = await handler.next_rendezvous()
+                info = await handler.next_rendezvous()
             except RendezvousGracefulExitError as error:
                 _logger.warning("%s", error)
                 self._ending = Ending(is_success=True)
@@ -278,6 +278,9 @@ class LocalElasticAgent:
                 return Over(is_success=False)
             node = NodeRole(role=self._spec.role, local_world_size=self._spec.local_world_size)
             nodes = await exchange_roles(handler, info, node, os.environ)
+        # A plain handler counts restarts, but does not tell of them with the round.
+        info = info._replace(restarts=max(info.restarts, handler.restarts))
+        self._info = info
         self._ranks = assign_ranks(nodes)[info.rank]
         self._group.assign(info, self._ranks)
         self._recorder.joined(time.monotonic() - begun_at)

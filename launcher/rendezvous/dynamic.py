@@ -286,6 +286,10 @@ class DynamicRendezvous(RendezvousHandler):
 
     def _info(self, record: Record, rank: int) -> RendezvousInfo:
         self._round = number = record.round
+        if rank != self._node.rank != NO_RANK and self._node.rank < len(record.seats):
+            _logger.warning(
+                "node_rank=%d: another node has it, this one gets rank %d", self._node.rank, rank
+            )
         first = record.seats[0]
         return RendezvousInfo(
             rank=rank,

@@ -77,6 +77,17 @@ async def test_ranks_that_were_asked_for_are_given(meet: Meet) -> None:
         assert [info.rank for info in infos] == [2, 0, 1]
 
 
+async def test_a_rank_that_two_nodes_ask_for_is_given_to_one(
+    meet: Meet, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The other one is told."""
+    async with meet(2, 2) as make:
+        infos = await enter([make(rank=1), make(rank=1)])
+
+    assert sorted(info.rank for info in infos) == [0, 1]
+    assert "node_rank=1: another node has it, this one gets rank 0" in caplog.text
+
+
 async def test_the_last_call_ends(meet: Meet) -> None:
     """Then those who are there begin."""
     async with meet(1, 2) as make:
