@@ -11,7 +11,7 @@ import argparse
 import math
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
@@ -99,8 +99,10 @@ def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Launch:
         command = command[1:]
     if not command:
         raise UsageError("script: expected the path of a script, none given", _HELP_HINT)
-    if values["module"] and values["no_python"]:
-        raise UsageError("--module, --no-python: expected one of them, both given")
+    exclusive = ("module", "no_python", "run_path")
+    given = [names[field] for field in exclusive if values[field]]
+    if len(given) > 1:
+        raise UsageError(f"{', '.join(given)}: expected one of them, {len(given)} given")
     return Launch(
         config=_config(values, names, environ),
         target=Target(
@@ -108,6 +110,7 @@ def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Launch:
             args=tuple(command[1:]),
             is_module=values["module"],
             is_python=not values["no_python"],
+            is_inside=values["run_path"],
         ),
         log_dir=values["log_dir"],
         names={option.field: names[option.field] for option in OPTIONS if option.parse},
@@ -248,6 +251,7 @@ def _config(
             signals_to_handle=values["signals_to_handle"],
             shutdown_timeout=resolve_shutdown_timeout(values["shutdown_timeout"], environ),
             stdin=values["stdin"],
+            start_method=values["start_method"],
             numa_options=NumaOptions(binding) if (binding := values["numa_binding"]) else None,
             virtual_local_rank=values["virtual_local_rank"],
             duplicate_stdout_filters=values["duplicate_stdout_filters"],
@@ -381,7 +385,7 @@ async def _supervise(launch: Launch, guardian: Guardian) -> int:
 
     try:
         _show_warnings()
-        program, args = launch.target.command(os.environ)
+        program, args = _entrypoint(launch.target)
         result = await run_agent(launch.config, program, args, guardian=guardian)
     finally:
         await guardian.close()
@@ -403,6 +407,15 @@ async def _supervise(launch: Launch, guardian: Guardian) -> int:
         return 0
     _, root = ChildFailedError(launch.target.name, failures).get_first_failure()
     return _status(root.exitcode)
+
+
+def _entrypoint(target: Target) -> tuple[Callable[..., object] | str, tuple[str, ...]]:
+    """Return what workers run, and its arguments."""
+    if not target.is_inside:
+        return target.command(os.environ)
+    from launcher.process import run_script  # noqa: PLC0415 -- only then
+
+    return run_script, (target.name, *target.args)
 
 
 def _status(exitcode: int) -> int:

@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable
 from typing import NamedTuple
 
-from launcher.config import DEFAULT_SIGNALS, to_seconds, to_signals
+from launcher.config import DEFAULT_SIGNALS, START_METHODS, to_seconds, to_signals
 
 __all__ = ("OPTIONS", "Option")
 
@@ -315,6 +315,18 @@ OPTIONS: tuple[Option, ...] = (
     ),
     Option(name="module", help="run a module, as `python -m` does", parse=None),
     Option(name="no-python", help="run a program, not a Python script", parse=None),
+    Option(
+        name="run-path",
+        help="run the script inside workers that are started as --start-method says",
+        parse=None,
+    ),
+    Option(
+        name="start-method",
+        help="how workers are started with --run-path: spawn, fork or forkserver",
+        parse=_one_of(*START_METHODS),
+        default="spawn",
+        metavar="METHOD",
+    ),
     Option(
         name="log-dir",
         help="directory for the logs of the run; /dev/null keeps none",

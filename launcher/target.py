@@ -24,12 +24,14 @@ class Target(NamedTuple):
         args: its arguments.
         is_module: whether `name` is a module.
         is_python: whether Python runs it, rather than the system.
+        is_inside: whether it is a script that workers run inside themselves, as a function.
     """
 
     name: str
     args: tuple[str, ...] = ()
     is_module: bool = False
     is_python: bool = True
+    is_inside: bool = False
 
     def command(self, environ: Mapping[str, str]) -> tuple[str, tuple[str, ...]]:
         """Say which program runs it, with which arguments.

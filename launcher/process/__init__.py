@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from launcher.process.function import FunctionContext
     from launcher.process.guardian import Guardian
     from launcher.process.result import RunProcsResult
+    from launcher.process.script import run_script
     from launcher.process.starting import start_processes
     from launcher.process.validation import validate_full_rank
 
@@ -28,6 +29,7 @@ __all__ = (
     "RunProcsResult",
     "SignalException",
     "record",
+    "run_script",
     "start_processes",
     "validate_full_rank",
 )
@@ -43,6 +45,7 @@ _HOMES = {
     "RunProcsResult": "launcher.process.result",
     "SignalException": "launcher.errors",
     "record": "launcher.process.errorfile",
+    "run_script": "launcher.process.script",
     "start_processes": "launcher.process.starting",
     "validate_full_rank": "launcher.process.validation",
 }

@@ -163,6 +163,8 @@ BAD = {
     "standalone": ("expected 1 or 0", ("2", "-1", "nan", "maybe")),
     "module": ("expected 1 or 0", ("2", "-1", "nan", "maybe")),
     "no-python": ("expected 1 or 0", ("2", "-1", "nan", "maybe")),
+    "run-path": ("expected 1 or 0", ("2", "-1", "nan", "maybe")),
+    "start-method": ("expected one of spawn, fork, forkserver", ("", "x", "SPAWN")),
     "virtual-local-rank": ("expected 1 or 0", ("2", "-1", "nan", "maybe")),
     "duplicate-stdout-filters": ("", ()),  # any text is one to look for
     "duplicate-stderr-filters": ("", ()),

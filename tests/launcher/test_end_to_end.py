@@ -506,3 +506,38 @@ def test_a_signal_ends_the_wait_for_a_restart(script: Callable[[str], str], star
     process.send_signal(signal.SIGTERM)
 
     assert finish(process)[0] == 128 + signal.SIGTERM
+
+
+@pytest.mark.parametrize("method", ["spawn", "fork", "forkserver"])
+def test_a_script_inside_the_workers(
+    start: Start, script: Callable[[str], str], tmp_path: Path, method: str
+) -> None:
+    """It is the main program, with its arguments, and finds its neighbours; its status is ours."""
+    (tmp_path / "neighbour.py").write_text("def greet(): return 'hello from'\n")
+    path = script(
+        """
+        import neighbour
+        if __name__ == "__main__":
+            print(neighbour.greet(), os.environ["RANK"], sys.argv[1:])
+            sys.exit(0 if os.environ["RANK"] == "1" else 3 * int(sys.argv[1]))
+        """
+    )
+    options = ("--run-path", "--start-method", method, "--nproc-per-node", "2", path)
+    process = start(*options, "0", env={"OMP_NUM_THREADS": "1"})
+    out, err = process.communicate(timeout=20)
+
+    assert (process.returncode, err) == (0, "")
+    assert sorted(out.splitlines()) == ["hello from 0 ['0']", "hello from 1 ['0']"]
+    process = start(*options, "1")
+    _, err = process.communicate(timeout=20)
+    assert process.returncode == 3
+    assert "First to fail: rank 0" in err
+
+
+def test_a_script_cannot_be_a_module_and_inside(start: Start) -> None:
+    """One of them would be without effect."""
+    process = start("-m", "--run-path", "x")
+    _, err = process.communicate(timeout=20)
+
+    assert process.returncode == 2
+    assert err == "launcher: --module, --run-path: expected one of them, 2 given\n"
