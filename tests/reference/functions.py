@@ -122,6 +122,15 @@ async def return_call() -> object:
     return rpc.rpc_async(rpc.current_agent().info, add, args=(1, 2))
 
 
+@rpc.script(name="reference later, marked first")
+@rpc.functions.async_execution
+def marked_first(value: int) -> asyncio.Future[int]:
+    """Give the value in a future; the mark is below the registration."""
+    done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    done.get_loop().call_soon(done.set_result, value)
+    return done
+
+
 class AsyncExecutionClass:
     """Methods that give awaitables, of every kind."""
 

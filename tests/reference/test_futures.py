@@ -169,6 +169,14 @@ async def test_async_methods(mode: str, kind: str) -> None:
         assert 6 == await call_method(mode, rref, f"{kind}_async_add", *args)
 
 
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("func", [scripts.later, functions.marked_first])
+async def test_async_decorator_order(mode: str, func: Any) -> None:
+    """A script function may be marked before and after it is registered."""
+    async with cluster(4, options=ONE_THREAD) as (a, *_):
+        assert 3 == await call(mode, a, "worker1", func, (3,))
+
+
 # --- scopes
 
 
