@@ -211,7 +211,7 @@ async def test_flood_above_the_limit_is_cheap(monkeypatch: pytest.MonkeyPatch) -
         encoded.append(error)
         return encode_failure(error, **fields)
 
-    monkeypatch.setattr("asyncrpc.agent.serving.encode_failure", encode)
+    monkeypatch.setattr("asyncrpc.agent.replying.encode_failure", encode)
     limits = rpc.Limits(max_inflight=1, handshake_timeout=1)
     intern = encode_frame(int(MessageType.INTERN), 0, b"tests.agent.targets:sleep", function=1)
     body = msgpack.packb([1000, None])
