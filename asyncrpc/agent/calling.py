@@ -1,4 +1,4 @@
-"""The caller's side: naming, encoding and sending calls, settling and timing them out.
+"""The caller's side: naming, encoding and sending calls; their ends are in `settling`.
 
 The hot path is `Caller.call`: name the function, encode, make the future, push the deadline, and
 append the frame to the link's batch. There is no coroutine, task, timer or closure per call.
@@ -13,44 +13,38 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from asyncrpc.agent.ambient import Ambient, ambient, carried
+from asyncrpc.agent.arguments import as_dict, as_tuple
+from asyncrpc.agent.bounds import check_bounds
 from asyncrpc.agent.function_ids import PLAIN_TYPES, FunctionIds
 from asyncrpc.agent.members import DESTINATIONS
-from asyncrpc.agent.pending import Deadlines, RpcFuture
-from asyncrpc.agent.references import HeldReply, entrust
+from asyncrpc.agent.nesting import LEAST, capped, refuse, tie
+from asyncrpc.agent.pending import RpcFuture
+from asyncrpc.agent.references import entrust
 from asyncrpc.agent.request import Request
 from asyncrpc.agent.retrying import RetriedFuture
-from asyncrpc.errors import (
-    Delivery,
-    MessageTooLargeError,
-    NotInitializedError,
-    RemoteProtocolError,
-    ResourceExhaustedError,
-    RpcError,
-    RpcTimeoutError,
-    StatusCode,
-)
-from asyncrpc.execution import ServedCall, current_call, decode_failure
+from asyncrpc.agent.settling import Settling
+from asyncrpc.errors import NotInitializedError, RpcError
+from asyncrpc.execution import ServedCall, current_call
 from asyncrpc.options import UNSET, check_timeout
 from asyncrpc.retry import RetryPolicy
-from asyncrpc.wire import CALLS, CHUNK_SIZE, DEDUP, HEADER, Enclosure, HeaderMap, MessageType
+from asyncrpc.wire import CHUNK_SIZE, DEDUP, HEADER, Enclosure, HeaderMap, MessageType
 
 if TYPE_CHECKING:
     from asyncrpc.agent.agent import Agent
     from asyncrpc.agent.peers import Peer
 
-__all__ = ("Caller", "capped", "tie")
+__all__ = ("NOT_INITIALIZED", "Caller")
 
 _PYTHON_CALL = int(MessageType.PYTHON_CALL)
 _SCRIPT_CALL = int(MessageType.SCRIPT_CALL)
 _NOTIFY = int(MessageType.NOTIFY)
 _MAX_DEPTH = 255  # one byte of the header
 pack_header = HEADER.pack
-_LEAST = 1e-6  # seconds; 0 would mean no deadline
 
 NOT_INITIALIZED = "RPC has not been initialized. Call asyncrpc.init_rpc first."
 
 
-class Caller:
+class Caller(Settling):
     """Sends one agent's calls and settles them.
 
     Args:
@@ -58,7 +52,7 @@ class Caller:
     """
 
     def __init__(self, agent: Agent) -> None:
-        self._agent = agent
+        super().__init__(agent)
         self._loop = agent.loop
         self._thread = get_ident()
         self._now = agent.clock.time
@@ -71,13 +65,6 @@ class Caller:
         """Gives what surrounds a call made here, ``None`` for nothing."""
         self.timeout = agent.options.rpc_timeout
         """Default timeout of calls in seconds, 0 for none."""
-        self.new_id = agent.tally.new_id
-        """Gives ids of calls, in their order."""
-        self.other_id = agent.tally.other_id
-        """Gives ids of what is no new call of a user."""
-        self.pending: dict[int, RpcFuture[Any]] = {}
-        """Calls that are out, by id."""
-        self._deadlines = Deadlines(agent.clock, self.pending, self._expire)
         self.functions = FunctionIds()
         """Ids of the functions that were called."""
         self._names = self.functions.names
@@ -113,8 +100,8 @@ class Caller:
         if peer is None or get_ident() != self._thread:
             peer = self.destination(to)
         if args.__class__ is not tuple:
-            args = _as_tuple(args)
-        named: Mapping[str, object] | None = _as_dict(kwargs) if kwargs else None
+            args = as_tuple(args)
+        named: Mapping[str, object] | None = as_dict(kwargs) if kwargs else None
         kind, encode_call = _PYTHON_CALL, self._encode_call
         function = self._plain.get(func) if func.__class__ in PLAIN_TYPES else None
         if function is None:
@@ -146,7 +133,7 @@ class Caller:
         if around is not None or (served is not None and served.headers is not None):
             meta = self.carried(peer, around, served)
         if served is not None and (served.is_cancelled or 0 < served.deadline <= now):
-            _refuse(future, served)
+            refuse(future, served)
             if isinstance(buffers, Enclosure):
                 self._agent.references.take_back(buffers.enclosed, peer)
         elif (
@@ -222,7 +209,7 @@ class Caller:
         request = Request(
             _NOTIFY, self.new_id(), body, buffers, function=function, depth=depth, meta=meta
         )
-        self._check(peer, request)
+        check_bounds(self._agent, peer, request, self._names[request.function])
         peer.is_fenced = False
         if request.enclosed:
             self._agent.references.notified(request.call_id, request.enclosed, peer)
@@ -265,7 +252,7 @@ class Caller:
         future.site = None
         future.is_sent = future.counts = future.is_user = future.is_timed = False
         request = Request(int(kind), future.call_id, body, buffers, deadline=deadline)
-        self._check(peer, request)
+        check_bounds(self._agent, peer, request, self._names[request.function])
         self.pending[future.call_id] = future
         if isinstance(future, RetriedFuture):
             self._agent.retrier.begin(future, request, policy)
@@ -324,7 +311,7 @@ class Caller:
         self.pending[future.call_id] = future
         size, left = len(meta) + len(body), 0.0
         if future.deadline:
-            left = max(future.deadline - self._now(), _LEAST)
+            left = max(future.deadline - self._now(), LEAST)
             if future.deadline < self._deadlines.armed:
                 self._deadlines.arm(future.deadline)
         header = pack_header(size, kind, 0, depth, future.call_id, function, len(meta), left)
@@ -347,7 +334,7 @@ class Caller:
         """Return the destination, the function's id, and the encoded arguments with buffers."""
         peer = self.destination(to)
         function, args, kwargs = self.functions.identify(
-            func, _as_tuple(args), _as_dict(kwargs) if kwargs else None
+            func, as_tuple(args), as_dict(kwargs) if kwargs else None
         )
         encode = self._encode_script if function in self._scripts else self._encode_call
         body, buffers = encode(args, kwargs, peer)
@@ -375,7 +362,7 @@ class Caller:
         now = self._now()
         future.deadline = capped(0.0, served, now)
         if served.is_cancelled or 0 < served.deadline <= now:
-            _refuse(future, served)
+            refuse(future, served)
         elif served.task is None:
             tie(served, future)
         return min(served.depth, _MAX_DEPTH), future.deadline
@@ -393,13 +380,6 @@ class Caller:
         if 0 < future.deadline < self._deadlines.armed:
             self._deadlines.arm(future.deadline)
 
-    def put_back(self, future: RpcFuture[Any]) -> None:
-        """Have a call pending again that was taken out, or under another id."""
-        future.is_timed = False  # it is the newest entry now: see Deadlines
-        self.pending[future.call_id] = future
-        if 0 < future.deadline < self._deadlines.armed:
-            self._deadlines.arm(future.deadline)
-
     def name_of(self, function: int) -> str:
         """Return the name that peers are told for one of this agent's function ids."""
         return self.functions.wire_name(function)
@@ -408,78 +388,7 @@ class Caller:
         self, func: object, args: Sequence[object] | None, kwargs: Mapping[str, object] | None
     ) -> str:
         """Return the name by which reports know a function, if it can be called like this."""
-        return self._names[self.functions.identify(func, _as_tuple(args), kwargs)[0]]
-
-    def user_calls(self) -> list[RpcFuture[Any]]:
-        """Return the calls of users that are out."""
-        return [future for future in self.pending.values() if future.is_user]
-
-    def close(self, error: RpcError) -> None:
-        """Fail every call that is out with a copy of ``error``; time nothing any more."""
-        self._deadlines.close()
-        futures = tuple(self.pending.values())
-        self.pending.clear()
-        for future in futures:
-            if not future.done():
-                future.set_exception(type(error)(str(error), delivery=_delivery(future)))
-
-    def give_up(self, error: RpcError) -> None:
-        """Fail every call that is out with a copy of ``error``, and stop it where it runs."""
-        for future in tuple(self.pending.values()):
-            future.owner.withdraw(future)
-            if not future.done():
-                future.set_exception(type(error)(str(error), delivery=_delivery(future)))
-
-    # -- replies and deadlines
-
-    def settle_slowly(
-        self, future: RpcFuture[Any], is_error: int, body: memoryview, buffers: Sequence[memoryview]
-    ) -> bool:
-        """Give a failure, or a reply with buffers or references, to the call that waits for it.
-
-        Returns:
-            Whether it could be read.
-        """
-        references = self._agent.references
-        try:
-            value = self._agent.codec.decode(body, buffers)
-            if is_error:
-                future.set_exception(decode_failure(value, codec=self._agent.codec))
-            elif references.arrived:
-                HeldReply(self, future, value, references).hold()
-            else:
-                future.set_result(value)
-        except RpcError as error:
-            references.arrived.clear()
-            self.undecodable(future, error)
-            return False
-        return True
-
-    def undecodable(self, future: RpcFuture[Any], error: RpcError) -> None:
-        """Fail a call whose reply cannot be read; raises again what ends the link."""
-        error.delivery = Delivery.EXECUTED
-        future.set_exception(error)
-        if isinstance(error, RemoteProtocolError):
-            raise error
-
-    def _expire(self, call_id: int) -> None:
-        """Fail a call whose time is over, and stop it where it runs."""
-        future = self.pending[call_id]
-        peer: Any = future.owner
-        is_linked = peer.connection is not None
-        peer.withdraw(future)  # tells by is_sent whether the request ever left
-        if future.done():
-            return
-        phase = "execute" if _may_have_run(future) else ("send" if is_linked else "connect")
-        given = f"{future.timeout:g} s" if future.timeout else "the deadline of the call it serves"
-        future.set_exception(
-            RpcTimeoutError(
-                f"RPC ran for more than set timeout ({given}) and will now be marked with an "
-                f"error: {future.function} on {peer}, in phase {phase}",
-                delivery=_delivery(future),
-                phase=phase,
-            )
-        )
+        return self._names[self.functions.identify(func, as_tuple(args), kwargs)[0]]
 
     # -- parts of a call
 
@@ -497,84 +406,8 @@ class Caller:
     def _passes(self, peer: Peer, request: Request, future: RpcFuture[Any]) -> bool:
         """Whether a call may be sent; its future has the reason if not."""
         try:
-            self._check(peer, request)
+            check_bounds(self._agent, peer, request, self._names[request.function])
         except RpcError as error:
             future.set_exception(error)
             return False
         return True
-
-    def _check(self, peer: Peer, request: Request) -> None:
-        """Refuse what is too large, or would wait where nothing may wait."""
-        try:
-            self._check_limits(peer, request)
-        except RpcError:
-            if request.enclosed:
-                self._agent.references.take_back(request.enclosed, peer)
-            raise
-
-    def _check_limits(self, peer: Peer, request: Request) -> None:
-        limits = self._agent.options.limits
-        if request.size > limits.max_message_size:
-            name = self._names[request.function] or MessageType(request.kind).name
-            raise MessageTooLargeError(
-                f"the arguments of {name} have {request.size} bytes, above max_message_size "
-                f"{limits.max_message_size}"
-            )
-        out = peer.inflight + peer.waiting - peer.stopping  # those that somebody waits for
-        is_plain = request.kind in CALLS and not request.depth
-        if is_plain and limits.on_full == "error" and out >= peer.limit:
-            raise ResourceExhaustedError(
-                f"{out} calls to {peer} are in flight, max_inflight is {peer.limit}"
-            )
-        if out >= peer.limit + limits.max_queued and (is_plain or peer.waiting):
-            raise ResourceExhaustedError(
-                f"{peer.waiting} calls wait for {peer}, max_queued is {limits.max_queued}"
-            )
-
-
-def _refuse(future: RpcFuture[Any], served: ServedCall) -> None:
-    """Fail a nested call that is made after the end of the one it serves, unsent."""
-    future.is_sent = future.counts = False
-    text = f"{future.function} on {future.owner} was not sent: the call that it serves, "
-    text += f"{served.target.name}, was cancelled or is over"
-    if served.deadline and not served.is_cancelled:
-        future.set_exception(RpcTimeoutError(text, delivery=Delivery.NOT_SENT, phase="send"))
-    else:
-        future.set_exception(RpcError(text, code=StatusCode.CANCELLED))
-
-
-def capped(deadline: float, served: ServedCall, now: float) -> float:
-    """Return the earlier of a deadline and that of the call being served."""
-    if served.deadline and (not deadline or served.deadline < deadline):
-        return max(served.deadline, now + _LEAST)
-    return deadline
-
-
-def tie(served: ServedCall, future: RpcFuture[Any]) -> None:
-    """End a nested call when the ``def`` that made it is cancelled: no task does it."""
-    if served.nested is None:
-        served.nested = set()
-    served.nested.add(future)
-    future.add_done_callback(served.nested.discard)
-
-
-def _delivery(future: RpcFuture[Any]) -> Delivery:
-    return Delivery.UNKNOWN if _may_have_run(future) else Delivery.NOT_SENT
-
-
-def _may_have_run(future: RpcFuture[Any]) -> bool:
-    return future.is_sent or future.may_have_run
-
-
-def _as_tuple(args: object) -> tuple[object, ...]:
-    if args is None:
-        return ()
-    if isinstance(args, (list, tuple)):
-        return tuple(args)
-    raise TypeError(f"args must be a tuple of arguments, got {type(args).__name__}")
-
-
-def _as_dict(kwargs: object) -> dict[str, object]:
-    if isinstance(kwargs, Mapping) and all(isinstance(name, str) for name in kwargs):
-        return dict(kwargs)
-    raise TypeError(f"kwargs must be a dict with str keys, got {kwargs!r:.100}")

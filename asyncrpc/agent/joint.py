@@ -10,7 +10,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from asyncrpc.agent.ambient import ambient
-from asyncrpc.agent.calling import capped, tie
+from asyncrpc.agent.nesting import capped, tie
 from asyncrpc.agent.pending import RpcFuture
 from asyncrpc.errors import Delivery, RpcError
 from asyncrpc.execution import current_call

@@ -15,12 +15,13 @@ from heapq import heapify, heappop, heappush
 from types import CodeType
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
+from asyncrpc.errors import Delivery
 from asyncrpc.observe import Clock
 
 if TYPE_CHECKING:
     from asyncrpc.agent.request import Request
 
-__all__ = ("Deadlines", "RpcFuture")
+__all__ = ("Deadlines", "RpcFuture", "delivery_of", "may_have_run")
 
 T = TypeVar("T")
 
@@ -201,3 +202,13 @@ class Deadlines:
             heap[:] = [entry for entry in heap if entry[1] in self._live]
             heapify(heap)
             self._limit = 2 * len(heap) + _SPARE
+
+
+def delivery_of(future: RpcFuture[Any]) -> Delivery:
+    """Return what a failure here and now says of a call's delivery."""
+    return Delivery.UNKNOWN if may_have_run(future) else Delivery.NOT_SENT
+
+
+def may_have_run(future: RpcFuture[Any]) -> bool:
+    """Whether a call may have run already."""
+    return future.is_sent or future.may_have_run

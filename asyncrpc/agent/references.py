@@ -19,9 +19,9 @@ from asyncrpc.wire import Frame, Hook
 
 if TYPE_CHECKING:
     from asyncrpc.agent.agent import Agent
-    from asyncrpc.agent.calling import Caller
     from asyncrpc.agent.peers import Peer
     from asyncrpc.agent.serving import Server
+    from asyncrpc.agent.settling import Settling
 
 __all__ = ("HeldCall", "HeldReply", "References", "Waiting", "entrust")
 
@@ -155,7 +155,7 @@ class HeldReply:
     connection = None
 
     def __init__(
-        self, caller: Caller, future: RpcFuture[Any], value: object, references: References
+        self, caller: Settling, future: RpcFuture[Any], value: object, references: References
     ) -> None:
         self._caller = caller
         self._future = future

@@ -1,0 +1,113 @@
+"""How calls that are out come to their end: by a reply, by their deadline, by a shutdown.
+
+The base of `Caller`, which starts them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from asyncrpc.agent.pending import Deadlines, RpcFuture, delivery_of, may_have_run
+from asyncrpc.agent.references import HeldReply
+from asyncrpc.errors import Delivery, RemoteProtocolError, RpcError, RpcTimeoutError
+from asyncrpc.execution import decode_failure
+
+if TYPE_CHECKING:
+    from asyncrpc.agent.agent import Agent
+
+__all__ = ("Settling",)
+
+
+class Settling:
+    """The calls of one agent that are out.
+
+    Args:
+        agent: whose calls.
+    """
+
+    def __init__(self, agent: Agent) -> None:
+        self._agent = agent
+        self.pending: dict[int, RpcFuture[Any]] = {}
+        """Calls that are out, by id."""
+        self.new_id = agent.tally.new_id
+        """Gives ids of calls, in their order."""
+        self.other_id = agent.tally.other_id
+        """Gives ids of what is no new call of a user."""
+        self._deadlines = Deadlines(agent.clock, self.pending, self._expire)
+
+    def put_back(self, future: RpcFuture[Any]) -> None:
+        """Have a call pending again that was taken out, or under another id."""
+        future.is_timed = False  # it is the newest entry now: see Deadlines
+        self.pending[future.call_id] = future
+        if 0 < future.deadline < self._deadlines.armed:
+            self._deadlines.arm(future.deadline)
+
+    def user_calls(self) -> list[RpcFuture[Any]]:
+        """Return the calls of users that are out."""
+        return [future for future in self.pending.values() if future.is_user]
+
+    def close(self, error: RpcError) -> None:
+        """Fail every call that is out with a copy of ``error``; time nothing any more."""
+        self._deadlines.close()
+        futures = tuple(self.pending.values())
+        self.pending.clear()
+        for future in futures:
+            if not future.done():
+                future.set_exception(type(error)(str(error), delivery=delivery_of(future)))
+
+    def give_up(self, error: RpcError) -> None:
+        """Fail every call that is out with a copy of ``error``, and stop it where it runs."""
+        for future in tuple(self.pending.values()):
+            future.owner.withdraw(future)
+            if not future.done():
+                future.set_exception(type(error)(str(error), delivery=delivery_of(future)))
+
+    def settle_slowly(
+        self, future: RpcFuture[Any], is_error: int, body: memoryview, buffers: Sequence[memoryview]
+    ) -> bool:
+        """Give a failure, or a reply with buffers or references, to the call that waits for it.
+
+        Returns:
+            Whether it could be read.
+        """
+        references = self._agent.references
+        try:
+            value = self._agent.codec.decode(body, buffers)
+            if is_error:
+                future.set_exception(decode_failure(value, codec=self._agent.codec))
+            elif references.arrived:
+                HeldReply(self, future, value, references).hold()
+            else:
+                future.set_result(value)
+        except RpcError as error:
+            references.arrived.clear()
+            self.undecodable(future, error)
+            return False
+        return True
+
+    def undecodable(self, future: RpcFuture[Any], error: RpcError) -> None:
+        """Fail a call whose reply cannot be read; raises again what ends the link."""
+        error.delivery = Delivery.EXECUTED
+        future.set_exception(error)
+        if isinstance(error, RemoteProtocolError):
+            raise error
+
+    def _expire(self, call_id: int) -> None:
+        """Fail a call whose time is over, and stop it where it runs."""
+        future = self.pending[call_id]
+        peer: Any = future.owner
+        is_linked = peer.connection is not None
+        peer.withdraw(future)  # tells by is_sent whether the request ever left
+        if future.done():
+            return
+        phase = "execute" if may_have_run(future) else ("send" if is_linked else "connect")
+        given = f"{future.timeout:g} s" if future.timeout else "the deadline of the call it serves"
+        future.set_exception(
+            RpcTimeoutError(
+                f"RPC ran for more than set timeout ({given}) and will now be marked with an "
+                f"error: {future.function} on {peer}, in phase {phase}",
+                delivery=delivery_of(future),
+                phase=phase,
+            )
+        )
