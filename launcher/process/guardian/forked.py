@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import warnings
 from collections.abc import Callable, Mapping
 from typing import NoReturn
 
@@ -35,8 +36,11 @@ class ForkedGuardian:
         call: Callable[[int, Mapping[bytes, bytes]], NoReturn],
     ) -> None:
         agent = os.getpid()
-        self.pid = os.fork()
-        """Its process id."""
+        with warnings.catch_warnings():
+            # Python 3.12 warns of threads: whoever chose this start method has to know of them.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            self.pid = os.fork()
+            """Its process id."""
         if self.pid == 0:
             try:
                 os.setsid()

@@ -349,6 +349,22 @@ async def test_queues_and_events_of_multiprocessing_travel(call: Call, method: s
 
 
 @pytest.mark.asyncio
+async def test_nothing_leaks_over_many_rounds(call: Call) -> None:
+    """Descriptors and children are as before after ten rounds, closed early and run to the end."""
+
+    async def one_round() -> None:
+        await end_of(await call(functions.nothing, ()))
+        await (await call(functions.wait, ("/dev/null",))).close()
+
+    await one_round()
+    before = sorted(os.listdir("/proc/self/fd")), psutil.Process().children()
+    for _ in range(10):
+        await one_round()
+
+    assert (sorted(os.listdir("/proc/self/fd")), psutil.Process().children()) == before
+
+
+@pytest.mark.asyncio
 async def test_no_descriptor_stays_open(call: Call) -> None:
     """Neither after success nor when nothing could be started."""
     await end_of(await call(functions.nothing, ()))
