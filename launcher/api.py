@@ -143,7 +143,8 @@ async def launch_agent(
     result = await run_agent(config, entrypoint, args)
     _raise_if_stopped(result)
     if result.elsewhere is not None:
-        raise RendezvousClosedError(f"run failed on another node: {result.elsewhere.reason}")
+        _, reason, exitcode = result.elsewhere
+        raise RendezvousClosedError(f"run failed on another node: {reason}", reason, exitcode)
     if result.is_failed():
         raise ChildFailedError(get_entrypoint_name(entrypoint, args), result.failures)
     return dict(result.return_values)

@@ -231,7 +231,8 @@ class DynamicRendezvous(RendezvousHandler):
         self._node = self._node._replace(address=self._place.address)
 
     def _has_seat(self) -> bool:
-        return self._members.record.rank_of(self._node.id) != NO_RANK
+        record = self._members.record
+        return record.is_formed and record.rank_of(self._node.id) != NO_RANK
 
     async def _announce(self, **fields: Any) -> None:
         self._node = self._node._replace(**fields)

@@ -80,6 +80,7 @@ class Membership:
         self._store: PrefixStore | None = None  # None until it is open
         self._lease: Lease | None = None  # None until something is announced
         self._leasing = asyncio.Lock()  # around making one
+        self._opening = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
@@ -117,10 +118,11 @@ class Membership:
         Raises:
             RendezvousError: it cannot be reached, or was lost or left.
         """
-        if self._store is None and self._failure is None:
-            self._store = PrefixStore(_PREFIX, await self._place.open(timeout))
-            await self._look()
-            self._spawn(self._follow)
+        async with self._opening:
+            if self._store is None and self._failure is None:
+                self._store = PrefixStore(_PREFIX, await self._place.open(timeout))
+                await self._look()
+                self._spawn(self._follow)
         _ = self.record
 
     async def announce(self, node: Node) -> None:

@@ -456,6 +456,7 @@ def test_a_run_that_failed_on_another_node_is_an_error() -> None:
     assert set(errors) == {ChildFailedError, RendezvousClosedError}
     assert "rank 0 (pid" in str(errors[RendezvousClosedError])
     assert "exited with status 3" in str(errors[RendezvousClosedError])
+    assert getattr(errors[RendezvousClosedError], "exitcode", None) == 3
 
 
 def test_workers_of_a_static_run_meet_where_they_are_told(

@@ -142,3 +142,38 @@ async def test_an_agent_runs_on_a_plain_handler(tmp_path: Path) -> None:
     assert result.state is WorkerState.SUCCEEDED
     assert rounds.read_text().split("\n")[:3] == ["0 0", "1 1", "2 1"]
     assert result.restarts == 1
+
+
+class Slow(Plain):
+    """Waits for another node, which is done when `done` says so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.done = asyncio.Event()
+
+    async def round_over(self) -> Change | Ending:
+        """Wait for the other node."""
+        await self.done.wait()
+        return await super().round_over()
+
+    async def missing(self) -> tuple[str, ...]:
+        """Name the other node."""
+        return ("node b",)
+
+
+@pytest.mark.slow
+async def test_an_agent_that_is_done_says_whom_it_waits_for(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Again and again, until all are done."""
+    handler = Slow()
+    spec = WorkerSpec(
+        role="r", local_world_size=1, rdzv_handler=handler, entrypoint="sh", args=("-c", ":")
+    )
+    agent = LocalElasticAgent(spec, DefaultLogsSpecs(), secret=b"s" * 32, exit_barrier_timeout=0.05)
+    running = asyncio.create_task(agent.run())
+    while caplog.text.count("the workers here are done; waiting for node b") < 2:
+        await asyncio.sleep(0.02)
+    handler.done.set()
+
+    assert (await running).state is WorkerState.SUCCEEDED

@@ -318,6 +318,34 @@ async def test_who_waits_for_a_replacement_in_vain_hears_who_was_lost(meet: Meet
             await one.next_rendezvous()
 
 
+async def test_each_who_waits_in_vain_hears_it(meet: Meet) -> None:
+    """The first to give up does not end the run for the others, who miss the same node."""
+    async with meet(3, 3) as make:
+        one, two, three = make(), make(join_timeout=0.3), make(join_timeout=0.6)
+        await two.is_closed()  # it is the host, if there is one
+        await enter([one, two, three])
+        await one.close()
+        await asyncio.gather(two.round_over(), three.round_over())
+        waiting_on = asyncio.create_task(three.next_rendezvous())
+        with pytest.raises(RendezvousTimeoutError, match=r"\(agent \d+\) left"):
+            await two.next_rendezvous()
+        assert not await three.is_closed()
+
+        with pytest.raises(RendezvousTimeoutError, match=r"\(agent \d+\) left"):
+            await waiting_on
+
+
+async def test_a_handler_is_opened_once(meet: Meet) -> None:
+    """Whatever is asked of it at the same time."""
+    async with meet(1, 2) as make:
+        one = make(expect_nodes=1)
+        found = await asyncio.gather(
+            one.is_closed(), one.next_rendezvous(), one.num_nodes_waiting(), one.is_closed()
+        )
+
+        assert (found[0], found[2], found[3]) == (False, 0, False)
+
+
 async def test_a_node_that_stops_waiting_is_not_waited_for(meet: Meet) -> None:
     """Being cancelled it takes its announcement back."""
     async with meet(2, 2) as make:
