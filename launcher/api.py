@@ -7,11 +7,12 @@ Called by `cli` and by users; prints nothing.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
 from signal import Signals
 from typing import NamedTuple
@@ -20,7 +21,7 @@ from asyncrpc.secret import NoUserSecretError, load_secret, run_secret
 from launcher import events
 from launcher.affinity import cpus_of_workers
 from launcher.agent import LocalElasticAgent, RunResult, WorkerSpec, WorkerState, own_device
-from launcher.config import LaunchConfig, to_signals
+from launcher.config import LaunchConfig, to_address, to_signals
 from launcher.errors import ChildFailedError, RendezvousClosedError, SignalException, UsageError
 from launcher.limits import check_workers
 from launcher.logs import DefaultLogsSpecs, LogsSpecs
@@ -207,7 +208,26 @@ async def run_agent(
     with handle_signals(to_signals(config.signals_to_handle), agent.receive_signal) as is_handling:
         if not is_handling:
             _logger.info("signals are not handled: this is not the main thread")
-        return await _run(agent, handler, config)
+        async with _health(agent, config):
+            return await _run(agent, handler, config)
+
+
+@contextlib.asynccontextmanager
+async def _health(agent: LocalElasticAgent, config: LaunchConfig) -> AsyncIterator[None]:
+    """Serve the pages that show how the run is, if that is asked for."""
+    if config.health_port is None:
+        yield
+        return
+    from launcher.health import HealthServer, listen, status_routes  # noqa: PLC0415 -- if asked for
+
+    host, port = to_address(config.health_port)
+    try:
+        listening = listen(host, port)
+    except OSError as error:
+        where = f"health_port={config.health_port}"
+        raise UsageError(f"{where}: cannot listen there: {error.strerror}") from error
+    async with HealthServer(listening, status_routes(agent.status)):
+        yield
 
 
 def get_entrypoint_name(entrypoint: Entrypoint | None, args: Sequence[object]) -> str:

@@ -257,6 +257,7 @@ def _config(
             duplicate_stdout_filters=values["duplicate_stdout_filters"],
             duplicate_stderr_filters=values["duplicate_stderr_filters"],
             event_log_handler=values["event_log_handler"],
+            health_port=values["health_port"],
         )
     except NotADirectoryError:
         raise UsageError(

@@ -20,19 +20,23 @@ if TYPE_CHECKING:  # the names only: whoever sets the fields imports them
 __all__ = (
     "DEFAULT_SHUTDOWN_TIMEOUT",
     "DEFAULT_SIGNALS",
+    "HEALTH_PORT_VARIABLE",
     "SHUTDOWN_TIMEOUT_VARIABLE",
     "SIGNALS_TO_HANDLE_VARIABLE",
     "START_METHODS",
     "LaunchConfig",
     "resolve_shutdown_timeout",
+    "to_address",
     "to_seconds",
     "to_signals",
 )
 
 DEFAULT_SHUTDOWN_TIMEOUT = 30.0  # torchrun's grace between the signal and SIGKILL
 DEFAULT_SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT"
+HEALTH_PORT_VARIABLE = "TORCHELASTIC_HEALTH_CHECK_PORT"
 SHUTDOWN_TIMEOUT_VARIABLE = "TORCH_ELASTIC_SHUTDOWN_TIMEOUT"
 SIGNALS_TO_HANDLE_VARIABLE = "TORCHELASTIC_SIGNALS_TO_HANDLE"
+_LAST_PORT = 65535
 START_METHODS = ("spawn", "fork", "forkserver")
 """How a worker that runs a function comes to be."""
 
@@ -83,6 +87,10 @@ class LaunchConfig:
         event_log_handler: where events of the run go: ``null``, ``console`` (JSON lines on stderr),
             ``file:PATH`` (JSON lines at its end), or the name of a handler given to
             `launcher.events.register_handler`.
+        health_port: ``[HOST:]PORT`` where ``/healthz``, ``/status`` and ``/metrics`` are served by
+            HTTP, on loopback unless HOST says where; ``None``:
+            ``$TORCHELASTIC_HEALTH_CHECK_PORT``, else they are not served. Reading the field gives
+            what was resolved.
 
     Raises:
         ValueError: a field breaks its rule; names field, value and rule.
@@ -114,6 +122,7 @@ class LaunchConfig:
     duplicate_stderr_filters: Sequence[str] | None = None
     monitor_interval: float = 0.1
     event_log_handler: str = "null"
+    health_port: str | None = None
 
     def __post_init__(self) -> None:
         _check("min_nodes", self.min_nodes, at_least=1)
@@ -151,6 +160,11 @@ class LaunchConfig:
             to_signals(self.signals_to_handle)
         except ValueError as error:
             raise ValueError(f"signals_to_handle={self.signals_to_handle}: {error}") from None
+        if self.health_port is None and (text := os.environ.get(HEALTH_PORT_VARIABLE)):
+            object.__setattr__(self, "health_port", text)
+            _check_address(HEALTH_PORT_VARIABLE, text)
+        elif self.health_port is not None:
+            _check_address("health_port", self.health_port)
         object.__setattr__(
             self, "shutdown_timeout", resolve_shutdown_timeout(self.shutdown_timeout, os.environ)
         )
@@ -193,6 +207,33 @@ def resolve_shutdown_timeout(value: float | None, environ: Mapping[str, str]) ->
         return to_seconds(text)
     except ValueError as error:
         raise ValueError(f"{SHUTDOWN_TIMEOUT_VARIABLE}={text}: {error}") from None
+
+
+def to_address(text: str) -> tuple[str, int]:
+    """Split ``[HOST:]PORT``.
+
+    Args:
+        text: a port from 1 to 65535, after a host if there is one; IPv6 addresses in brackets.
+
+    Returns:
+        Host and port; the host is 127.0.0.1 if none is given.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    host, _, port = text.rpartition(":")
+    is_port = port.isascii() and port.isdigit() and len(port) < 6 and 0 < int(port) <= _LAST_PORT
+    bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    if not is_port or (":" in bare and bare == host) or (not bare and text != port):
+        raise ValueError(f"expected [HOST:]PORT, a port from 1 to {_LAST_PORT}")
+    return bare or "127.0.0.1", int(port)
+
+
+def _check_address(name: str, text: object) -> None:
+    try:
+        to_address(str(text))
+    except ValueError as error:
+        raise ValueError(f"{name}={text}: {error}") from None
 
 
 def to_signals(names: str) -> tuple[signal.Signals, ...]:

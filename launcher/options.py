@@ -10,7 +10,13 @@ import os
 from collections.abc import Callable
 from typing import NamedTuple
 
-from launcher.config import DEFAULT_SIGNALS, START_METHODS, to_seconds, to_signals
+from launcher.config import (
+    DEFAULT_SIGNALS,
+    START_METHODS,
+    to_address,
+    to_seconds,
+    to_signals,
+)
 
 __all__ = ("OPTIONS", "Option")
 
@@ -133,6 +139,11 @@ def _span(text: str) -> float:
     if value > 0:
         return value
     raise ValueError("expected seconds, above 0")
+
+
+def _address(text: str) -> str:
+    to_address(text)
+    return text
 
 
 def _port(text: str) -> int:
@@ -384,6 +395,13 @@ OPTIONS: tuple[Option, ...] = (
         name="virtual-local-rank",
         help="give every worker LOCAL_RANK=0, and in CUDA_VISIBLE_DEVICES its own device only",
         parse=None,
+    ),
+    Option(
+        name="health-port",
+        help="[HOST:]PORT to serve /healthz, /status and /metrics at by HTTP, on loopback unless "
+        "HOST is given; default: $TORCHELASTIC_HEALTH_CHECK_PORT, else they are not served",
+        parse=_address,
+        metavar="PORT",
     ),
     Option(
         name="event-log-handler",

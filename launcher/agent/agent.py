@@ -16,6 +16,7 @@ import signal
 import time
 from collections.abc import Coroutine, Mapping
 from contextlib import ExitStack
+from typing import TYPE_CHECKING
 
 from asyncrpc.secret import load_secret, run_secret
 from launcher.agent.group import DEFAULT_ROLE, RunResult, WorkerGroup, WorkerSpec
@@ -49,6 +50,9 @@ from launcher.rendezvous import (
     RendezvousGracefulExitError,
     RendezvousInfo,
 )
+
+if TYPE_CHECKING:  # the name only: whoever asks for the status has imported it
+    from launcher.health import RunStatus
 
 __all__ = ("LocalElasticAgent",)
 
@@ -126,11 +130,19 @@ class LocalElasticAgent:
         self._context: ProcessContext | None = None  # of the current round, once started
         self._ended: RunProcsResult | None = None  # of the last round that was started
         self._start_error: OSError | None = None  # why the last start failed
+        self._begun_at = time.monotonic()
         self._restarts = 0  # because of failures, that were told to the user
 
     def get_worker_group(self, role: str = DEFAULT_ROLE) -> WorkerGroup:  # noqa: ARG002 -- torch's
         """Return the group as it is now."""
         return self._group
+
+    def status(self) -> RunStatus:
+        """Return how the run is at the moment, as this node sees it."""
+        from launcher.agent.status import status_of  # noqa: PLC0415 -- most runs are never asked
+
+        seconds = time.monotonic() - self._begun_at
+        return status_of(self._group, self._context, seconds, self._log_dir())
 
     def receive_signal(self, number: int) -> None:
         """Take in a signal to the launcher: the first stops the run, a second kills it.

@@ -255,6 +255,13 @@ class ProcessContext(ABC):
         """Return the process id of each worker, by local rank."""
         return {rank: process.pid for rank, process in self._processes.items()}
 
+    def exits(self) -> dict[int, int | None]:
+        """Return the exit status of each worker by now, by local rank; ``None`` while it runs."""
+        return {
+            rank: None if process.is_running else process.exited.result().code
+            for rank, process in self._processes.items()
+        }
+
     async def close(
         self, death_sig: signal.Signals = signal.SIGTERM, timeout: float = SHUTDOWN_TIMEOUT
     ) -> None:

@@ -39,7 +39,11 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
     def run(*args: str, env: dict[str, str] | None = None, **options: Any) -> subprocess.Popen[str]:
         inherited = {k: v for k, v in os.environ.items() if not k.startswith(("PET_", "OMP_"))}
-        home = {"XDG_CONFIG_HOME": str(tmp_path / "config"), "TMPDIR": str(tmp_path / "tmp")}
+        home = {
+            "XDG_CONFIG_HOME": str(tmp_path / "config"),
+            "XDG_RUNTIME_DIR": "",
+            "TMPDIR": str(tmp_path / "tmp"),
+        }
         (tmp_path / "tmp").mkdir(exist_ok=True)
         process = subprocess.Popen(
             [sys.executable, "-m", "launcher", *args],

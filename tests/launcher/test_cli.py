@@ -170,6 +170,7 @@ BAD = {
     "duplicate-stderr-filters": ("", ()),
     "logs-specs": ("expected", ("", "x")),
     "numa-binding": ("expected one of node, socket", ("", "x", "NODE")),
+    "health-port": ("expected [HOST:]PORT", ("", "0", "65536", "-1", "nan", "x", "::1:80", ":80")),
     "event-log-handler": ("expected a name", ("",)),
 }
 """For each option, the rule as it is told, and texts that break it for one worker."""

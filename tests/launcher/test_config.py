@@ -7,6 +7,7 @@ import pytest
 from launcher.config import (
     LaunchConfig,
     resolve_shutdown_timeout,
+    to_address,
     to_signals,
 )
 
@@ -134,3 +135,37 @@ def test_what_cannot_be_done_is_refused(field: str, value: object) -> None:
     """Field, value and rule."""
     with pytest.raises(ValueError, match=f"^{field}=.*: expected "):
         LaunchConfig(1, 1, 1, **{field: value})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("29600", ("127.0.0.1", 29600)),
+        ("0.0.0.0:1", ("0.0.0.0", 1)),
+        ("[::]:65535", ("::", 65535)),
+        ("node:80", ("node", 80)),
+    ],
+)
+def test_addresses(text: str, expected: tuple[str, int]) -> None:
+    """Loopback, unless a host says where."""
+    assert to_address(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "0", "65536", "x", ":80", "a:", "::1:80", "-1", "8 0", "٣"])
+def test_other_addresses(text: str) -> None:
+    """They are refused with the rule."""
+    with pytest.raises(ValueError, match=r"expected \[HOST:\]PORT, a port from 1 to 65535"):
+        to_address(text)
+
+
+def test_the_health_port_is_the_fields_else_the_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And a mistake names which of them it is in."""
+    assert LaunchConfig(1, 1, 1).health_port is None
+    monkeypatch.setenv("TORCHELASTIC_HEALTH_CHECK_PORT", "80")
+    assert LaunchConfig(1, 1, 1).health_port == "80"
+    assert LaunchConfig(1, 1, 1, health_port="81").health_port == "81"
+    monkeypatch.setenv("TORCHELASTIC_HEALTH_CHECK_PORT", "x")
+    with pytest.raises(ValueError, match=r"^TORCHELASTIC_HEALTH_CHECK_PORT=x: expected"):
+        LaunchConfig(1, 1, 1)
+    with pytest.raises(ValueError, match=r"^health_port=y: expected"):
+        LaunchConfig(1, 1, 1, health_port="y")
