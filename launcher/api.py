@@ -38,6 +38,7 @@ __all__ = (
     "run_agent",
 )
 
+_HEAD_START = 0.05  # seconds that workers are started in before the socket is made
 _STORE_CONNECTIONS = 1  # of each worker that uses the run's store
 _PIPES_OF_FUNCTION = 1  # for what it returns
 
@@ -208,7 +209,7 @@ async def run_agent(
     with handle_signals(to_signals(config.signals_to_handle), agent.receive_signal) as is_handling:
         if not is_handling:
             _logger.info("signals are not handled: this is not the main thread")
-        async with _health(agent, config):
+        async with _health(agent, config), _control(agent, guardian):
             return await _run(agent, handler, config)
 
 
@@ -228,6 +229,31 @@ async def _health(agent: LocalElasticAgent, config: LaunchConfig) -> AsyncIterat
         raise UsageError(f"{where}: cannot listen there: {error.strerror}") from error
     async with HealthServer(listening, status_routes(agent.status)):
         yield
+
+
+@contextlib.asynccontextmanager
+async def _control(agent: LocalElasticAgent, guardian: Guardian | None) -> AsyncIterator[None]:
+    """Let ``launcher status`` and ``launcher stop`` find this launch."""
+
+    async def serve() -> None:
+        await asyncio.sleep(_HEAD_START)
+        from launcher.control import serve_control  # noqa: PLC0415 -- while the workers start
+
+        def stop() -> None:
+            agent.receive_signal(Signals.SIGTERM)
+
+        remove_at_end = None if guardian is None else guardian.remove_at_end
+        async with serve_control(agent.status, stop, remove_at_end):
+            await asyncio.Event().wait()
+
+    task = asyncio.create_task(serve())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait({task})
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _logger.warning("the launch could not be watched: %s", error)
 
 
 def get_entrypoint_name(entrypoint: Entrypoint | None, args: Sequence[object]) -> str:

@@ -39,6 +39,7 @@ _FAILURE_STATUS = 1
 _USAGE_STATUS = 2
 _WIDTH = 100
 _MASTER_PORT = 29500  # torchrun's
+_COMMANDS = ("status", "logs", "stop")  # a script of such a name is given as ./status
 _HELP_HINT = "python -m launcher --help lists the options"
 _DESCRIPTION = """\
 Start workers on this machine, watch over them, and start them all again when one fails.
@@ -53,6 +54,11 @@ not given. What follows the script is handed to it unchanged.
 exit status:
   0 when every worker succeeded; else that of the worker that failed first, 128+N if signal N ended
   it; 2 for a usage error; 128+N when the launcher itself was told to stop by signal N
+
+commands, instead of a script (one of such a name is given as ./status):
+  python -m launcher status [RUN] [--json]                  show the launches on this machine
+  python -m launcher logs [RUN] [--rank RANK] [--follow]    show the log files of one
+  python -m launcher stop [RUN]                             end one, as SIGTERM does
 
 examples:
   python -m launcher --nproc-per-node 4 train.py --epochs 3
@@ -127,8 +133,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit status.
     """
     names: Mapping[str, str] = {}
+    argv = sys.argv[1:] if argv is None else argv
     try:
-        launch = parse(sys.argv[1:] if argv is None else argv, os.environ)
+        if argv and argv[0] in _COMMANDS:
+            from launcher.commands import run_command  # noqa: PLC0415 -- not for a launch
+
+            return run_command(argv[0], argv[1:])
+        launch = parse(argv, os.environ)
         names = launch.names
         launch.target.check(os.environ)
         _prepare_log_dir(launch)
