@@ -1,8 +1,9 @@
 """The command line: `parse` turns it into a launch, `main` carries the launch out.
 
-`parse` is pure. `main` turns outcomes into exit statuses: 0; the root-cause worker's own, 128+N if
-signal N ended it; 2 for a usage error; 128+N when the launcher itself was told to stop by signal
-N. Nothing slow is imported before it is known that there is something to launch.
+`parse` is pure, but for the file that --config names. `main` turns outcomes into exit statuses: 0;
+the root-cause worker's own, 128+N if signal N ended it; 2 for a usage error; 128+N when the
+launcher itself was told to stop by signal N. Nothing slow is imported before it is known that there
+is something to launch.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from launcher.errors import (
     one_line,
 )
 from launcher.options import OPTIONS, Option
+from launcher.settings import Setting, resolve_settings, show_settings
 from launcher.target import Target
 
 if TYPE_CHECKING:
@@ -49,7 +51,8 @@ scripts written for torchrun run unchanged, and asyncrpc.init_rpc() needs no arg
 """
 _EPILOG = """\
 Options may be written with underscores for dashes. The variable in brackets sets an option that is
-not given. What follows the script is handed to it unchanged.
+not given; where neither is, the file counts that --config names, such as pyproject.toml. What
+follows the script is handed to it unchanged.
 
 exit status:
   0 when every worker succeeded; else that of the worker that failed first, 128+N if signal N ended
@@ -79,7 +82,7 @@ class Launch(NamedTuple):
 
 
 def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Launch:
-    """Turn a command line into a launch, without looking at files or starting anything.
+    """Turn a command line into a launch: looks at no file but that of --config, starts nothing.
 
     Args:
         argv: the arguments, without the program's own name.
@@ -90,16 +93,17 @@ def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Launch:
 
     Raises:
         UsageError: an option or variable breaks its rule.
-        SystemExit: help was asked for, and has been printed.
+        SystemExit: something was asked for, such as help, and has been printed.
     """
     found, unknown = _parser().parse_known_args(list(argv))
     if unknown not in ([], ["--"]):
         raise UsageError(f"unrecognized arguments: {' '.join(unknown)}", _HELP_HINT)
     arguments = vars(found)
-    names = {option.field: _name(option, arguments, environ) for option in OPTIONS}
-    values = {
-        option.field: _value(option, names[option.field], arguments, environ) for option in OPTIONS
-    }
+    settings = resolve_settings({o.field: arguments[o.field] for o in OPTIONS}, environ)
+    if arguments["print_config"]:
+        _print_and_exit(show_settings(settings))
+    names = {field: setting.name for field, setting in settings.items()}
+    values = {option.field: _value(option, settings[option.field]) for option in OPTIONS}
     command: list[str] = arguments["command"] or []
     if command[:1] == ["--"]:
         command = command[1:]
@@ -197,6 +201,7 @@ def _parser() -> argparse.ArgumentParser:
         parser.add_argument(
             *option.flags, dest=option.field, default=None, help=text.replace("%", "%%"), **extra
         )
+    _add_questions(parser)
     command = parser.add_argument(
         "command",
         nargs=argparse.PARSER,  # one word, then everything after it, options and -- included
@@ -207,21 +212,56 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _name(option: Option, arguments: Mapping[str, Any], environ: Mapping[str, str]) -> str:
-    """Return what the user set an option by; the option itself if by nothing."""
-    is_variable = arguments[option.field] is None and option.variable in environ
-    return option.variable if is_variable else f"--{option.name}"
+def _add_questions(parser: argparse.ArgumentParser) -> None:
+    """Add the options that print something instead of launching."""
+    parser.add_argument(
+        "--print-config",
+        "--print_config",
+        action="store_true",
+        help="print what each option is set to and by what, as a file for --config, and exit",
+    )
+    parser.add_argument(
+        "--print-completion",
+        "--print_completion",
+        action=_PrintCompletion,
+        metavar="SHELL",
+        help="print a completion script for bash, zsh or tcsh, and exit; needs the extra "
+        "asyncrpc[completion]",
+    )
 
 
-def _value(
-    option: Option, name: str, arguments: Mapping[str, Any], environ: Mapping[str, str]
-) -> Any:
-    text = arguments[option.field]
-    if text is None:
-        text = environ.get(option.variable, option.default)
-    if text is None:
+class _PrintCompletion(argparse.Action):
+    """Prints the completion of a shell as soon as it is met, as help does."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        _namespace: argparse.Namespace,
+        values: Any,
+        _option: str | None = None,
+    ) -> NoReturn:
+        try:
+            import shtab  # noqa: PLC0415 -- an extra
+        except ImportError:
+            raise UsageError(
+                "--print-completion: expected the extra: pip install asyncrpc[completion]"
+            ) from None
+        if values not in shtab.SUPPORTED_SHELLS:
+            shells = ", ".join(shtab.SUPPORTED_SHELLS)
+            raise UsageError(f"--print-completion={values}: expected one of {shells}")
+        parser.prog = "launcher"
+        _print_and_exit(shtab.complete(parser, values))
+
+
+def _print_and_exit(text: str) -> NoReturn:
+    print(text)  # noqa: T201 -- a command line talks
+    raise SystemExit(0)
+
+
+def _value(option: Option, setting: Setting) -> Any:
+    if setting.text is None:
         return False if option.parse is None else None
-    return _read(name, text, option.read)
+    return _read(setting.name, setting.text, option.read)
 
 
 def _read(name: str, text: str, read: Any) -> Any:

@@ -18,7 +18,7 @@ from launcher.config import (
     to_signals,
 )
 
-__all__ = ("OPTIONS", "Option")
+__all__ = ("OPTIONS", "Option", "options_table")
 
 _LAST_PORT = 65535
 _SHORT_FORMS = {"module": "-m", "redirects": "-r", "tee": "-t"}
@@ -195,6 +195,12 @@ def _one_of(*names: str) -> Callable[[str], str]:
     return parse
 
 
+def _file(text: str) -> str:
+    if text:
+        return text  # bytes of any kind, as of a folder
+    raise ValueError("expected a file")
+
+
 def _folder(text: str) -> str:
     if text:
         return text  # bytes of any kind: `os.fsencode` knows them
@@ -202,6 +208,13 @@ def _folder(text: str) -> str:
 
 
 OPTIONS: tuple[Option, ...] = (
+    Option(
+        name="config",
+        help="TOML file with options under [tool.launcher], their names with underscores, such as "
+        "nproc_per_node = 4",
+        parse=_file,
+        metavar="FILE",
+    ),
     Option(
         name="nnodes",
         help="number of nodes, N or MIN:MAX: the run goes on while there are MIN, and grows to MAX",
@@ -412,3 +425,14 @@ OPTIONS: tuple[Option, ...] = (
         metavar="NAME",
     ),
 )
+
+
+def options_table() -> str:
+    """Return the options as a table of Markdown, for those who come from torchrun."""
+    lines = ["| option | variable | default | meaning |", "|---|---|---|---|"]
+    for option in OPTIONS:
+        flags = ", ".join(f"`{flag}`" for flag in option.flags if "_" not in flag)
+        default = f"`{option.default}`" if option.default else ""
+        meaning = option.help.replace("|", "\\|")
+        lines.append(f"| {flags} | `{option.variable}` | {default} | {meaning} |")
+    return "\n".join(lines)

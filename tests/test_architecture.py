@@ -42,7 +42,7 @@ ROWS: dict[str, Sequence[str]] = {
         "events metrics options",
         "environment rendezvous",
         "process timer health",
-        "agent report control",
+        "agent report control settings",
         "api commands",
         "testing cli",
         "__init__ __main__",

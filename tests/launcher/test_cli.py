@@ -135,6 +135,7 @@ def test_a_usage_error_names_option_value_and_rule(
 
 INTEGER = "expected an integer, at least 0"
 BAD = {
+    "config": ("expected", ("", "/no/such.toml", os.path.abspath(__file__))),
     "nnodes": ("expected N or MIN:MAX", ("", "0", "-1", "nan", "x", "2:1", ":2", "1:2:3")),
     "nproc-per-node": (
         "expected an integer, at least 1, or auto or cpu",
