@@ -7,14 +7,16 @@ from asyncrpc.agent.alternatives import call_any, call_hedged
 from asyncrpc.agent.blocking import Blocked, run_there
 from asyncrpc.agent.calling import NOT_INITIALIZED
 from asyncrpc.agent.collectives import Collectives
+from asyncrpc.agent.connection import Connection
 from asyncrpc.agent.contexts import CallContext, ContextScope
 from asyncrpc.agent.drain import Drain
 from asyncrpc.agent.intercepting import Interception, is_inside_interceptor
 from asyncrpc.agent.monitoring import MemberEvent, Monitor
 from asyncrpc.agent.peers import Peer, PeerState
-from asyncrpc.agent.pending import RpcFuture
+from asyncrpc.agent.pending import Deadlines, RpcFuture
 from asyncrpc.agent.references import HeldCall, References, Waiting
 from asyncrpc.agent.request import Request
+from asyncrpc.agent.retrying import RetriedFuture
 from asyncrpc.agent.scope import WaitAll
 from asyncrpc.agent.serving import Server
 from asyncrpc.agent.starting import Started, Starter
@@ -28,8 +30,10 @@ __all__ = (
     "Blocked",
     "CallContext",
     "Collectives",
+    "Connection",
     "ContextScope",
     "ControlHandler",
+    "Deadlines",
     "Drain",
     "HeldCall",
     "Interception",
@@ -39,6 +43,7 @@ __all__ = (
     "PeerState",
     "References",
     "Request",
+    "RetriedFuture",
     "RpcFuture",
     "RpcStream",
     "Server",

@@ -225,6 +225,7 @@ class Caller(Settling):
         policy: RetryPolicy | None = None,
         is_lasting: bool = False,
         is_plain: bool = False,
+        future: RpcFuture[Any] | None = None,
     ) -> RpcFuture[Any]:
         """Send a control message; the future is its reply's payload.
 
@@ -237,13 +238,14 @@ class Caller(Settling):
             is_lasting: send it again over the next link until it is answered; its handler may
                 see it twice.
             is_plain: the payload is what `Codec.pack` takes.
+            future: takes the answer; ``None`` to have one made.
         """
         codec = self._agent.codec
         body, buffers = (codec.pack(payload), []) if is_plain else codec.encode(payload, kind.name)
         deadline = self._now() + timeout if timeout else 0.0
-        future: RpcFuture[Any] = (RetriedFuture if policy or is_lasting else RpcFuture)(
-            loop=self._loop
-        )
+        if future is None:
+            cls = RetriedFuture if policy or is_lasting else RpcFuture
+            future = cls(loop=self._loop)
         future.call_id = self.other_id()
         future.owner = peer
         future.function = kind.name
@@ -254,7 +256,7 @@ class Caller(Settling):
         request = Request(int(kind), future.call_id, body, buffers, deadline=deadline)
         check_bounds(self._agent, peer, request, self._names[request.function])
         self.pending[future.call_id] = future
-        if isinstance(future, RetriedFuture):
+        if isinstance(future, RetriedFuture) and (policy or is_lasting):
             self._agent.retrier.begin(future, request, policy)
         peer.submit(request, future, counts=False)
         if 0 < deadline < self._deadlines.armed:
@@ -333,9 +335,10 @@ class Caller(Settling):
     ) -> tuple[Peer, int, bytes, Sequence[Any]]:
         """Return the destination, the function's id, and the encoded arguments with buffers."""
         peer = self.destination(to)
-        function, args, kwargs = self.functions.identify(
-            func, as_tuple(args), as_dict(kwargs) if kwargs else None
-        )
+        args, kwargs = as_tuple(args), as_dict(kwargs) if kwargs else None
+        function = self._plain.get(func) if func.__class__ in PLAIN_TYPES else None
+        if function is None:
+            function, args, kwargs = self.functions.identify(func, args, kwargs)
         encode = self._encode_script if function in self._scripts else self._encode_call
         body, buffers = encode(args, kwargs, peer)
         return peer, function, body, buffers

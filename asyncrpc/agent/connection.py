@@ -20,6 +20,7 @@ from asyncrpc.agent.upkeep import Upkeep
 from asyncrpc.errors import RemoteProtocolError, RpcError
 from asyncrpc.transport import Stream
 from asyncrpc.wire import (
+    CONTROL,
     EARLY,
     ERROR,
     HEADER,
@@ -308,6 +309,10 @@ class Connection:
                 )
             elif kind in _SHORT_ANSWERS:
                 self._settle(call_id, 0, view[body:stop], ())
+            elif kind in CONTROL:
+                self._agent.handle_control(
+                    self, (kind, 0, depth, call_id, function, remaining, None, view[body:stop], ())
+                )
             else:
                 break
             at = stop

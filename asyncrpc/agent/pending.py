@@ -134,16 +134,17 @@ class Deadlines:
 
     Args:
         clock: gives the time and the one timer.
-        live: the calls that matter, in the order in which they came. Each has a ``deadline``, 0
-            for never, and ``is_timed``, which is false at first and set here.
+        live: the calls that matter, in the order in which they came, by keys that can be sorted.
+            Each has a ``deadline``, 0 for never, and ``is_timed``, which is false at first and set
+            here.
         expire: called on the loop with the key of a live call whose time has come.
     """
 
-    def __init__(self, clock: Clock, live: dict[int, Any], expire: Callable[[int], None]) -> None:
+    def __init__(self, clock: Clock, live: dict[Any, Any], expire: Callable[[Any], None]) -> None:
         self._clock = clock
         self._live = live
         self._expire = expire
-        self._heap: list[tuple[float, int]] = []
+        self._heap: list[tuple[float, Any]] = []
         self.armed = math.inf
         """When the timer fires; no live call is over before."""
         self._timer: Any = None

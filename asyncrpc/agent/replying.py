@@ -21,7 +21,7 @@ from asyncrpc.errors import (
     RpcError,
 )
 from asyncrpc.execution import ServedCall, Target, TargetKind, encode_failure
-from asyncrpc.wire import ERROR, REPLIES, encode_frame, user_types
+from asyncrpc.wire import EARLY, ERROR, HEADER, REPLIES, MessageType, encode_frame, user_types
 
 if TYPE_CHECKING:
     from asyncrpc.agent.agent import Agent
@@ -33,6 +33,8 @@ __all__ = ("NAMELESS", "Replies", "encoding_error")
 
 _log = logging.getLogger("asyncrpc.server")
 
+pack_header = HEADER.pack
+_REMOTE_RET = int(MessageType.REMOTE_RET)
 NAMELESS = Target(TargetKind.DEFERRED, callable, "")
 """Stands for the function of what has none, or not yet."""
 
@@ -80,11 +82,26 @@ class Replies:
         reply = REPLIES.get(kind, 0)
         if not reply:
             return
+        if payload is None:
+            self._send_nothing(reply, ident)
+            return
         try:
             body, buffers = self._encode(payload, "reply")
             self._send_large(Request(reply, ident, body, buffers))
         except Exception as error:  # noqa: BLE001 -- as in succeed()
             self.refuse(kind, ident, encoding_error(error))
+
+    def confirm(self, ident: int, *, is_early: bool) -> None:
+        """Tell a creator that its request was taken in, or that the function has ended."""
+        self._send_nothing(_REMOTE_RET, ident, EARLY if is_early else 0)
+
+    def _send_nothing(self, kind: int, ident: int, flags: int = 0) -> None:
+        """Send a reply that says no more than that it is one."""
+        frame = pack_header(1, kind, flags, 0, ident, 0, 0, 0.0) + b"\xc0"
+        if self._connection.hook is None:
+            self._connection.write(frame)
+        else:
+            self._connection.send(frame)
 
     def refuse(self, kind: int, ident: int, error: BaseException) -> None:
         """Send the error of a message of type ``kind``, if it has a reply."""

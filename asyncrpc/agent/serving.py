@@ -30,7 +30,6 @@ from asyncrpc.execution import Outlet, ServedCall, Target, TargetKind
 from asyncrpc.wire import (
     CHUNK_SIZE,
     DEDUP,
-    EARLY,
     HEADER,
     LENGTH,
     REPLIES,
@@ -198,11 +197,6 @@ class Server(Replies):
         if 0 < deadline < self._deadlines.armed:
             self._deadlines.arm(deadline)
         return call
-
-    def confirm(self, ident: int, *, is_early: bool) -> None:
-        """Tell a creator that its request was taken in, or that the function has ended."""
-        flags = EARLY if is_early else 0
-        self._connection.send(encode_frame(_REMOTE_RET, ident, b"\xc0", flags=flags))
 
     def drop(self, call: ServedCall, error: RpcError) -> None:
         """End a call that did not come to user code."""
@@ -377,6 +371,9 @@ class Server(Replies):
             RemoteProtocolError: the peer never said.
             FunctionNotFoundError, PermissionDeniedError: as `FunctionTable.resolve`.
         """
+        known = self._targets.get(function)
+        if known is not None:
+            return known
         name = self._connection.upkeep.functions.get(function)
         if name is None:
             raise RemoteProtocolError(f"function id {function} was never interned")

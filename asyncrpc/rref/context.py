@@ -12,13 +12,13 @@ import contextlib
 import logging
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from threading import get_ident
 from types import FrameType
 from typing import Any, TypeVar
 
-from asyncrpc.agent import Agent, Peer, Waiting, run_there
+from asyncrpc.agent import Agent, Deadlines, Peer, Waiting, run_there
 from asyncrpc.errors import Delivery, EncodingError, RpcTimeoutError
-from asyncrpc.observe import time_limit
 from asyncrpc.wire import Hook, MessageType
 
 from .control import ControlMessages
@@ -38,7 +38,6 @@ from .values import (
     GlobalId,
     RunParked,
     Send,
-    UserState,
     WantFlush,
     Worker,
 )
@@ -67,7 +66,7 @@ class RRefContext:
         self._is_performing = False
         self._is_used = False
         self._unsure: dict[Peer, dict[int, Sequence[Fork]]] = {}
-        self._endings: dict[Fork, list[asyncio.Future[None]]] = {}
+        self._endings: dict[GlobalId, _Ending] = {}
         self._is_over: Callable[[], bool] = lambda: False
         self._over: asyncio.Future[None] | None = None
         self._actions: dict[type, Callable[[Any], None]] = {
@@ -85,7 +84,9 @@ class RRefContext:
         self.agent = agent
         self.thread = get_ident()
         self.machine = Lifecycle(agent.incarnation)
-        self._actions[Send] = ControlMessages(agent, self).send
+        self._deadlines = Deadlines(agent.clock, self._endings, self._expire)
+        self._control = ControlMessages(agent, self)
+        self._actions[Send] = self._control.send
         self.keeper = Keeper(self)
         interception = agent.interception
         self.holder = (
@@ -138,8 +139,8 @@ class RRefContext:
         self._unsure.pop(peer, None)
         self.machine.worker_gone(gone, f"{peer}: {peer.reason}")
         self.perform()
-        for handle in [handle for handle in self._endings if handle.owner == gone]:
-            _wake_all(self._endings.pop(handle))
+        for fork in [f for f, ending in self._endings.items() if ending.owner == gone]:
+            self._end(fork)
 
     def link_opened(self, peer: Peer, *, is_first: bool) -> None:
         """See `References.link_opened`."""
@@ -158,15 +159,18 @@ class RRefContext:
         """Carry out what the machine says, in its order, also where one thing leads to another."""
         if self._is_performing:
             return
-        self._is_performing = True
-        try:
-            while todo := self.machine.take():
-                for instruction in todo:
-                    action = self._actions.get(type(instruction))
-                    if action is not None:
-                        action(instruction)
-        finally:
-            self._is_performing = False
+        todo = self.machine.take()
+        if todo:
+            self._is_performing = True
+            try:
+                while todo:
+                    for instruction in todo:
+                        action = self._actions.get(type(instruction))
+                        if action is not None:
+                            action(instruction)
+                    todo = self.machine.take()
+            finally:
+                self._is_performing = False
         if self._over is not None and not self._over.done() and self._is_over():
             self._over.set_result(None)
 
@@ -189,9 +193,25 @@ class RRefContext:
 
     def _deleted(self, deleted: Deleted) -> None:
         if self._endings:
-            ended = set(deleted.forks)
-            for handle in [handle for handle in self._endings if handle.fork in ended]:
-                _wake_all(self._endings.pop(handle))
+            for fork in deleted.forks:
+                self._end(fork)
+
+    def _end(self, fork: GlobalId) -> None:
+        """Wake who waits for the end of a fork, if anybody does."""
+        ending = self._endings.pop(fork, None)
+        if ending is not None and not ending.done():
+            ending.set_result(None)
+
+    def _expire(self, fork: GlobalId) -> None:
+        ending = self._endings.pop(fork)
+        if not ending.done():
+            ending.set_exception(
+                RpcTimeoutError(
+                    f"{self.name(ending.owner)} did not say within {self.agent.caller.timeout:g} s "
+                    "that it knows of the end of a reference; it will be told all the same",
+                    delivery=Delivery.UNKNOWN,
+                )
+            )
 
     # -- RRef objects
 
@@ -210,14 +230,13 @@ class RRefContext:
         site: FrameType,
     ) -> RRef:
         """Have a function make a value; see `asyncrpc.remote`."""
-
-        def create() -> RRef:
-            handle, is_script = self.holder.create(to, func, args, kwargs, timeout, site)
-            rref = self.make(handle)
-            rref._is_script = is_script
-            return rref
-
-        return self.run_on_loop(create)
+        if get_ident() != self.thread:
+            create = partial(self.create, to, func, args, kwargs, timeout, site)
+            return run_there(self.agent.loop, create)
+        handle, is_script = self.holder.create(to, func, args, kwargs, timeout, site)
+        rref = self.make(handle)
+        rref._is_script = is_script
+        return rref
 
     def refer_to(self, value: object) -> RRef:
         """Return a reference to a value, which is kept here."""
@@ -251,31 +270,25 @@ class RRefContext:
             self._is_woken = True
             self.agent.loop.call_soon(self._release_dropped)
 
-    async def release(self, handle: Fork) -> None:
-        """Count out an RRef object, and wait until the owner knows if it was the last one.
+    def release(self, handle: Fork) -> asyncio.Future[None] | None:
+        """Count out an RRef object.
 
-        Raises:
-            RpcTimeoutError: that took longer than calls may by default.
+        Returns:
+            What is done once the owner knows, if it was the last one of its fork; it fails with
+            RpcTimeoutError if that takes longer than calls may by default.
         """
-        was_held = self.machine.state(handle) is not UserState.RELEASED
-        self.machine.release([handle])
-        is_last = was_held and self.machine.state(handle) is UserState.RELEASED
-        waiter = self.agent.loop.create_future()
-        if is_last:
-            self._endings.setdefault(handle, []).append(waiter)
-        self.perform()
-        if not is_last:
-            return
+        if not self.machine.release((handle,)):
+            self.perform()
+            return None
+        ending = self._endings[handle.fork] = _Ending(loop=self.agent.loop)
         seconds = self.agent.caller.timeout
-        try:
-            async with time_limit(self.agent.clock, seconds):
-                await waiter
-        except TimeoutError as error:
-            raise RpcTimeoutError(
-                f"{self.name(handle.owner)} did not say within {seconds:g} s that it knows of the "
-                "end of a reference; it will be told all the same",
-                delivery=Delivery.UNKNOWN,
-            ) from error
+        ending.owner = handle.owner
+        ending.is_timed = False
+        ending.deadline = self.agent.clock.time() + seconds if seconds else 0.0
+        if 0 < ending.deadline < self._deadlines.armed:
+            self._deadlines.arm(ending.deadline)
+        self.perform()
+        return ending
 
     # -- references in messages
 
@@ -364,15 +377,19 @@ class RRefContext:
         """See `References.close`."""
         self.machine.close()
         self.perform()
-        for waiters in self._endings.values():
-            _wake_all(waiters)
-        self._endings.clear()
+        self._deadlines.close()
+        for fork in tuple(self._endings):
+            self._end(fork)
         self._unsure.clear()
         if self._over is not None:
             self._over.cancel()
 
 
-def _wake_all(waiters: Sequence[asyncio.Future[None]]) -> None:
-    for waiter in waiters:
-        if not waiter.done():
-            waiter.set_result(None)
+class _Ending(asyncio.Future[None]):
+    """A wait until the owner knows of the end of a fork; timed by `Deadlines`."""
+
+    __slots__ = ("deadline", "is_timed", "owner")
+
+    deadline: float
+    is_timed: bool
+    owner: Worker

@@ -1,17 +1,19 @@
 """Control messages on their way: each is sent until it is answered or its worker is gone.
 
-The shell's side of `Send`. There is no task for a message that is out: its future calls back.
+The shell's side of `Send`. There is no task for a message that is out: its future takes the answer
+itself. The first attempt is timed with all calls, so that it costs little; one that fails goes to
+the one engine that sends calls again, without budget and without end.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from asyncrpc.agent import Agent, Peer
+from asyncrpc.agent import Agent, Connection, Peer, Request, RetriedFuture
 from asyncrpc.errors import RpcError
+from asyncrpc.retry import RetryPolicy
+from asyncrpc.wire import HEADER, MessageType
 
 from .values import Send
 
@@ -22,8 +24,17 @@ __all__ = ("ControlMessages",)
 
 _log = logging.getLogger("asyncrpc.rref")
 
+pack_header = HEADER.pack
+_DELETE = MessageType.RREF_USER_DELETE
 _ANSWER = 10.0  # seconds for an answer: handlers give it at once, so it is lost by then
-_FIRST, _LONGEST = 0.05, 5.0  # seconds between attempts that fail, twice as many each time
+_AGAIN = RetryPolicy(
+    max_retries=1 << 62,
+    initial=0.05,
+    multiplier=2.0,
+    max_delay=5.0,
+    retry_on=RpcError,
+    per_attempt_timeout=_ANSWER,
+)
 
 
 class ControlMessages:
@@ -40,36 +51,80 @@ class ControlMessages:
 
     def send(self, message: Send) -> None:
         """Send a message until it is answered."""
-        self._attempt(message, 0)
-
-    def _attempt(self, message: Send, failures: int) -> None:
         peer = self._context.peer(message.to)
         if self._agent.is_closed or peer is None or not peer.is_present:
             return  # the machine hears, or has heard, of the end of either side
+        future = _ControlFuture(loop=self._agent.loop)
+        future.agent = self._agent
+        future.context = self._context
+        future.sent = message
+        connection = peer.connection
+        if connection is not None and connection.hook is None and not peer.queue:
+            self._write(connection, peer, future)
+        else:
+            self._submit(peer, future)
+
+    def _write(self, connection: Connection, peer: Peer, future: _ControlFuture) -> None:
+        """Send a message over a link on which nothing waits: a batch is far below a chunk."""
+        caller = self._agent.caller
+        _, kind, payload, _ = future.sent
+        body = self._agent.codec.pack(payload)
+        future.call_id = ident = caller.other_id()
+        future.owner = peer
+        future.function = kind.name
+        future.timeout = _ANSWER
+        future.deadline = self._agent.clock.time() + _ANSWER
+        future.site = None
+        future.is_sent = True
+        future.counts = future.is_user = False
+        caller.put_back(future)
+        stream = connection.stream
+        is_last = kind is _DELETE and not stream.is_flush_due
+        if is_last:  # at the end of a turn, see `Lifecycle.flush`: nothing will join it
+            stream.is_flush_due = True
+        connection.write(pack_header(len(body), kind, 0, 0, ident, 0, 0, _ANSWER) + body)
+        if is_last:
+            stream.flush()
+
+    def _submit(self, peer: Peer, future: _ControlFuture) -> None:
+        message = future.sent
         try:
-            future = self._agent.caller.request(
-                peer, message.kind, message.payload, _ANSWER, is_lasting=True, is_plain=True
+            self._agent.caller.request(
+                peer, message.kind, message.payload, _ANSWER, is_plain=True, future=future
             )
         except RpcError as error:  # no place in the queue
-            self._try_again(message, failures, peer, error)
-        else:
-            future.add_done_callback(partial(self._done, message, failures, peer))
+            _log.debug("%s to %s has to wait: %s", message.kind.name, peer, error)
+            when = self._agent.clock.time() + _AGAIN.delay(0)
+            self._agent.clock.call_at(when, self.send, message)
 
-    def _done(
-        self, message: Send, failures: int, peer: Peer, future: asyncio.Future[object]
-    ) -> None:
-        if future.cancelled():
-            return
-        error = future.exception()
-        if error is None:
-            self._context.answered(message.ticket, future.result())
-        else:
-            self._try_again(message, failures, peer, error)
 
-    def _try_again(self, message: Send, failures: int, peer: Peer, error: BaseException) -> None:
-        if self._agent.is_closed or not peer.is_present:
+class _ControlFuture(RetriedFuture[Any]):
+    """The answer to a control message; the machine is told at once.
+
+    Attributes:
+        agent: sends it.
+        context: takes the answer.
+        sent: what the machine wants sent.
+    """
+
+    __slots__ = ("agent", "context", "sent")
+
+    agent: Agent
+    context: RRefContext
+    sent: Send
+
+    def set_result(self, result: Any) -> None:
+        super().set_result(result)
+        self.context.answered(self.sent.ticket, result)
+
+    def set_exception(self, exception: Any) -> None:
+        """Have it sent again, unless its worker or this agent is gone."""
+        peer: Any = self.owner
+        if self.agent.is_closed or not peer.is_present:
+            self.cancel()  # nobody waits for the answer
             return
-        _log.debug("%s to %s failed, attempt %d: %s", message.kind.name, peer, failures, error)
-        pause = min(_LONGEST, _FIRST * 2 ** min(failures, 16))
-        now = self._agent.clock.time()
-        self._agent.clock.call_at(now + pause, self._attempt, message, failures + 1)
+        if self.retrier is None:
+            self.deadline = 0.0  # from now on each attempt has its own time
+            body = self.agent.codec.pack(self.sent.payload)
+            self.agent.retrier.begin(self, Request(self.sent.kind, self.call_id, body), _AGAIN)
+        super().set_exception(exception)

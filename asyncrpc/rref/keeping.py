@@ -12,7 +12,7 @@ from collections.abc import Callable, Hashable
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from asyncrpc.agent import HeldCall, Server, code_of
+from asyncrpc.agent import HeldCall, Peer, Server, code_of
 from asyncrpc.errors import RemoteProtocolError, RpcError, RRefCreationError
 from asyncrpc.execution import ServedCall, Target, TargetKind, decode_failure, encode_failure
 from asyncrpc.wire import Frame, MessageType, user_types
@@ -340,14 +340,23 @@ class _ForValue:
 class _Creation:
     """Takes the outcome of a function that makes a value: the replier of its call."""
 
+    __slots__ = ("_keeper", "_rref", "agent", "caller", "server")
+
     def __init__(self, keeper: Keeper, server: Server, rref: GlobalId) -> None:
         self._keeper = keeper
         self._rref = rref
         self.server = server
-        self.peer = server.peer
         self.agent = server.agent
         self.caller = server.caller
-        self.now = server.now
+
+    @property
+    def peer(self) -> Peer:
+        """The worker that asked for the value."""
+        return self.server.peer
+
+    def now(self) -> float:
+        """See `Replier.now`."""
+        return self.server.now()
 
     def succeed(self, call: ServedCall, value: object) -> None:
         """See `Replier.succeed`."""

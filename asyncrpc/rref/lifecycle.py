@@ -113,7 +113,10 @@ class Lifecycle:
 
     def take(self) -> list[Instruction]:
         """Return what is to be done now, in this order, and forget it."""
-        taken, self._exchange.instructions = self._exchange.instructions, []
+        exchange = self._exchange
+        if not exchange.instructions:
+            return []
+        taken, exchange.instructions = exchange.instructions, []
         return taken
 
     # -- creation
@@ -233,13 +236,21 @@ class Lifecycle:
         """Forget a parked call that was cancelled or whose deadline passed."""
         self._parking.withdraw(token)
 
-    def release(self, handles: Iterable[Fork]) -> None:
-        """Count out RRef objects, each once: released by the user, or collected."""
+    def release(self, handles: Iterable[Fork]) -> bool:
+        """Count out RRef objects, each once: released by the user, or collected.
+
+        Returns:
+            Whether the last one of them was the last one of its fork of another's value.
+        """
+        is_last = False
+        me, users = self._exchange.me, self._users
         for handle in handles:
-            if handle.owner == self.me:
+            if handle.owner == me:
                 self._owners.release(handle.rref)
+                is_last = False
             else:
-                self._users.release(handle.fork)
+                is_last = users.release(handle.fork)
+        return is_last
 
     def flush(self) -> None:
         """Send the deletes that wait: once per turn of the loop, when `WantFlush` asked for it."""

@@ -73,12 +73,12 @@ class Notices:
         """Send one batch to each owner; ask for another turn if there is more."""
         self._wants_flush = False
         for owner in dict.fromkeys((*self._deletes, *self._doubts)):
-            waiting = self._deletes.get(owner, {})
-            batch = dict(islice(waiting.items(), BATCH))
-            for fork in batch:
-                del waiting[fork]
-            if not waiting:
-                self._deletes.pop(owner, None)
+            batch = waiting = self._deletes.pop(owner, {})
+            if len(waiting) > BATCH:
+                batch = dict(islice(waiting.items(), BATCH))
+                for fork in batch:
+                    del waiting[fork]
+                self._deletes[owner] = waiting
             self._send(owner, batch, self._doubts.pop(owner, {}))
         if self._deletes:
             self._want_flush()

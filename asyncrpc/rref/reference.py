@@ -202,7 +202,9 @@ class RRef:
         """
         if not self._is_released:
             self._is_released = True
-            await self._context.release(self._handle)
+            ending = self._context.release(self._handle)
+            if ending is not None:
+                await ending
 
     async def __aenter__(self) -> Self:
         return self

@@ -184,12 +184,16 @@ class Users:
 
     # -- giving up
 
-    def release(self, fork: GlobalId) -> None:
-        """Count out an RRef object."""
+    def release(self, fork: GlobalId) -> bool:
+        """Count out an RRef object; true if it was the last one."""
         entry = self._entries.get(fork)
-        if entry is not None and entry.handles:
-            entry.handles -= 1
-            self._finish(entry)
+        if entry is None or not entry.handles:
+            return False
+        entry.handles -= 1
+        if entry.handles:
+            return False
+        self._finish(entry)
+        return True
 
     def release_all(self) -> None:
         """Count out all RRef objects."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
 from asyncrpc.errors import OwnerLostError, RpcError, RRefCreationError, RRefDeletedError
@@ -129,8 +128,7 @@ class Row(NamedTuple):
     """RRef objects of this process that refer to it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Send:
+class Send(NamedTuple):
     """Send a control message until it is answered; then `Lifecycle.acked` or `exhausted`."""
 
     to: Worker
@@ -140,66 +138,57 @@ class Send:
     ticket: int
 
 
-@dataclass(frozen=True, slots=True)
-class Confirm:
+class Confirm(NamedTuple):
     """Tell who waits that the owner knows this fork."""
 
     fork: GlobalId
 
 
-@dataclass(frozen=True, slots=True)
-class FailReference:
+class FailReference(NamedTuple):
     """Tell who waits for this fork, or for its value's creation, that it failed or is lost."""
 
     fork: GlobalId
     cause: Cause
 
 
-@dataclass(frozen=True, slots=True)
-class RunParked:
+class RunParked(NamedTuple):
     """Give a call, or a result, to user code: all its references are confirmed."""
 
     token: Token
 
 
-@dataclass(frozen=True, slots=True)
-class FailParked:
+class FailParked(NamedTuple):
     """Fail a call, or a result: one of its references cannot be used."""
 
     token: Token
     cause: Cause
 
 
-@dataclass(frozen=True, slots=True)
-class AnswerFetch:
+class AnswerFetch(NamedTuple):
     """Answer a fetch with the value, or the error, that is kept for ``rref``."""
 
     token: Token
     rref: GlobalId
 
 
-@dataclass(frozen=True, slots=True)
-class FailFetch:
+class FailFetch(NamedTuple):
     """Answer a fetch with an error: there is no value, or nobody knows."""
 
     token: Token
     cause: Cause
 
 
-@dataclass(frozen=True, slots=True)
-class FreeValue:
+class FreeValue(NamedTuple):
     """Drop the value, or the error, kept for ``rref``; exactly once for each value kept."""
 
     rref: GlobalId
 
 
-@dataclass(frozen=True, slots=True)
-class WantFlush:
+class WantFlush(NamedTuple):
     """Call `Lifecycle.flush` at the end of this turn of the loop: deletes wait."""
 
 
-@dataclass(frozen=True, slots=True)
-class Deleted:
+class Deleted(NamedTuple):
     """Tell who waits for the end of these forks that the owner knows of it, or is gone."""
 
     forks: Sequence[GlobalId]

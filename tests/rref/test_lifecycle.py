@@ -925,5 +925,4 @@ def test_the_machine_is_pure() -> None:
         )
     }
 
-    assert taken == {"__future__", "asyncrpc", "collections", "dataclasses", "enum", "itertools",
-                     "typing"}  # fmt: skip
+    assert taken == {"__future__", "asyncrpc", "collections", "enum", "itertools", "typing"}
