@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+import math
 import os
 import signal
 import time
@@ -236,20 +237,21 @@ class LocalElasticAgent:
 
     def _announce_round(self) -> None:
         """Say why workers are started again, if they are."""
-        info, limit = self._info, self._spec.max_restarts
+        info = self._info
         assert info is not None
         if info.restarts > self._restarts:
-            _logger.warning(
-                "%s; starting all workers again, restart %d of %d (%d left)",
-                self._change,
-                info.restarts,
-                limit,
-                limit - info.restarts,
-            )
+            budget = self._budget(info.restarts)
+            _logger.warning("%s; starting all workers again, %s", self._change, budget)
         elif self._change:
             nodes = f"{info.world_size} node{'s' * (info.world_size > 1)}"
             _logger.warning("starting all workers again, on %s", nodes)
         self._restarts = info.restarts
+
+    def _budget(self, restarts: int) -> str:
+        limit, window = self._spec.max_restarts, self._spec.restart_window
+        if window < math.inf:
+            return f"restart {restarts} (at most {limit} within {window:g} s)"
+        return f"restart {restarts} of {limit} ({limit - restarts} left)"
 
     def _cause(self) -> tuple[str, int]:
         """Say in a few words why the round failed here, and with which exit status."""
@@ -305,8 +307,11 @@ class LocalElasticAgent:
             self._ending = end
             return Over(end.is_success)
         self._change = end.reason
-        if self._machine.phase in (Phase.STARTING, Phase.RUNNING):
+        phase, reported = self._machine.phase, self._reported
+        if phase in (Phase.STARTING, Phase.RUNNING):
             _logger.warning("%s; stopping the workers for another round", end.reason)
+        elif phase is Phase.REPORTING and reported is not None and not reported.failure:
+            _logger.warning("%s; the workers here were done, but not all were", end.reason)
         return Event.CHANGED
 
     async def _report(self) -> None:

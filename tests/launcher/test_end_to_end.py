@@ -541,3 +541,18 @@ def test_a_script_cannot_be_a_module_and_inside(start: Start) -> None:
 
     assert process.returncode == 2
     assert err == "launcher: --module, --run-path: expected one of them, 2 given\n"
+
+
+def test_restarts_expire(script: Callable[[str], str], start: Start) -> None:
+    """A run that fails now and then goes on for ever; the count goes on too."""
+    path = script(
+        """
+        if int(os.environ["LAUNCHER_ROUND"]) < 3:
+            time.sleep(0.5)
+            sys.exit(5)
+        """
+    )
+    status, _, stderr = finish(start("--max-restarts=1", "--restart-window=0.4", path))
+
+    assert status == 0
+    assert "starting all workers again, restart 3 (at most 1 within 0.4 s)" in stderr

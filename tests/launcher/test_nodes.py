@@ -291,7 +291,9 @@ def test_who_is_done_waits_for_the_others(agent: Agent, tmp_path: Path) -> None:
     (tmp_path / "go1").touch()
 
     assert world(again) == (0, 1, 1, 0)
-    assert finish(one)[0] == 0
+    status, stderr = finish(one)
+    assert status == 0
+    assert re.search(r"127\.0\.0\.2 \(agent \d+\) was lost; the workers here were done", stderr)
 
 
 def test_static_nodes_have_the_ranks_and_the_place_they_were_given(
