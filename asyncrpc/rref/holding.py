@@ -7,11 +7,9 @@ from collections.abc import Mapping, Sequence
 from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from asyncrpc.agent import Peer, Request, RpcFuture
+from asyncrpc.agent import Peer, RpcFuture
 from asyncrpc.errors import (
     Delivery,
-    OwnerLostError,
-    PeerLostError,
     RpcError,
     RpcTimeoutError,
     UnknownWorkerError,
@@ -20,6 +18,7 @@ from asyncrpc.execution import current_call
 from asyncrpc.options import UNSET, check_timeout
 from asyncrpc.wire import HEADER, HeaderMap, MessageType
 
+from .futures import FAILED, CreationFuture, ReferenceFuture
 from .ids import pack_ids
 from .values import Fork
 
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
     from .context import RRefContext
     from .reference import RRef
 
-__all__ = ("FAILED", "Encoded", "Holder")
+__all__ = ("Encoded", "Holder")
 
 Encoded: TypeAlias = tuple[bytes, Sequence[Any]]
 """Body and buffers of encoded arguments."""
@@ -39,12 +38,6 @@ _PYTHON_FETCH = int(MessageType.PYTHON_RREF_FETCH_CALL)
 _SCRIPT_FETCH = int(MessageType.SCRIPT_RREF_FETCH_CALL)
 _NO_ARGUMENTS: Encoded = (b"\xc0", ())
 pack_header = HEADER.pack
-FAILED = (
-    "RRef creation via rpc.remote() timed out, and it is possible that the RRef on the owner node "
-    "does not exist"
-)
-"""Text of every error of a creation."""
-_set_result = asyncio.Future.set_result  # without the detour of super()
 
 
 class Holder:
@@ -135,7 +128,7 @@ class Holder:
         site: FrameType,
     ) -> RpcFuture[Any]:
         """Ask for a value that ``handle`` is to refer to; return what is done once it is made."""
-        future = _CreationFuture(loop=self._loop)
+        future = CreationFuture(loop=self._loop)
         future.context = self._context
         future.handle = handle
         future.rref = of
@@ -158,7 +151,7 @@ class Holder:
             return self._fetch_here(handle, seconds)
         peer = self._use(handle)
         kind = _SCRIPT_FETCH if rref._is_script else _PYTHON_FETCH
-        future = _ReferenceFuture(loop=self._loop)
+        future = ReferenceFuture(loop=self._loop)
         future.rref = rref
         self._send(future, peer, kind, 0, _NO_ARGUMENTS, seconds, _alone(rref), True, site)
         return future
@@ -178,7 +171,7 @@ class Holder:
         peer = self._use(handle)
         function = self._caller.functions.method(name)
         encoded = self._agent.codec.encode_call(args, kwargs, peer)
-        future = _ReferenceFuture(loop=self._loop)
+        future = ReferenceFuture(loop=self._loop)
         future.rref = rref
         alone = rref._alone or _alone(rref)
         self._send(future, peer, _PYTHON_CALL, function, encoded, seconds, alone, False, site)
@@ -186,7 +179,7 @@ class Holder:
 
     def _send(
         self,
-        future: _ReferenceFuture,
+        future: ReferenceFuture,
         peer: Peer,
         kind: int,
         function: int,
@@ -230,7 +223,7 @@ class Holder:
 
     def _send_slowly(
         self,
-        future: _ReferenceFuture,
+        future: ReferenceFuture,
         peer: Peer,
         kind: int,
         function: int,
@@ -280,99 +273,6 @@ class Holder:
 
     def _seconds(self, timeout: object) -> float:
         return self._caller.timeout if timeout is UNSET else check_timeout("timeout", timeout)
-
-
-class _ReferenceFuture(RpcFuture[Any]):
-    """A call to an owner: when that is gone for good, so is the value.
-
-    Attributes:
-        parts: what is sent: type, function, depth, header map, body, buffers.
-        is_idempotent: whether it is sent again when its link breaks.
-        rref: whose value it is about; kept until the call is over, so that it is not deleted
-            before the call comes.
-        was_sent: whether it was, over a link before the present one.
-    """
-
-    __slots__ = ("is_idempotent", "parts", "rref", "was_sent")
-
-    parts: tuple[int, int, int, bytes, bytes, Sequence[Any]]
-    is_idempotent: bool
-    rref: RRef | None
-    was_sent: bool
-
-    @property
-    def may_have_run(self) -> bool:  # type: ignore[override]  # constant for other calls
-        """Whether it may have reached the owner over a link that broke."""
-        return self.was_sent
-
-    def send_again(self) -> Request | None:
-        """See `RpcFuture.send_again`."""
-        self.was_sent = True
-        return self.message() if self.is_idempotent else None
-
-    def message(self) -> Request:
-        """Return the request."""
-        kind, function, depth, meta, body, buffers = self.parts
-        return Request(
-            kind, self.call_id, body, buffers, function=function, depth=depth,
-            deadline=self.deadline, meta=meta,
-        )  # fmt: skip
-
-    def set_result(self, result: Any) -> None:
-        self.rref = None
-        _set_result(self, result)
-
-    def cancel(self, msg: Any | None = None) -> bool:
-        """See `RpcFuture.cancel`."""
-        self.rref = None
-        return super().cancel(msg)
-
-    def set_exception(self, error: Any) -> None:
-        self.rref = None
-        if self.was_sent and getattr(error, "delivery", None) is Delivery.NOT_SENT:
-            error.delivery = Delivery.UNKNOWN
-        if isinstance(error, (PeerLostError, UnknownWorkerError)) and _is_gone(self.owner):
-            error = OwnerLostError(f"the owner was lost: {error}", delivery=error.delivery)
-        super().set_exception(error)
-
-
-class _CreationFuture(_ReferenceFuture):
-    """The request that creates a value: what becomes of it, the machine is told at once.
-
-    The owner knows a request by its id of the value, so it may come again over another link.
-    """
-
-    __slots__ = ("context", "handle")
-
-    context: RRefContext
-    handle: Fork
-
-    def accepted(self) -> None:
-        """See `RpcFuture.accepted`."""
-        self.is_idempotent = False  # it has come: another link need not take it again
-        self.rref = None
-        self._confirm()
-
-    def set_result(self, result: None) -> None:
-        self.rref = None
-        _set_result(self, result)
-        self._confirm()
-
-    def set_exception(self, error: Any) -> None:
-        if not self.is_idempotent and isinstance(error, PeerLostError) and not _is_gone(self.owner):
-            self.set_result(None)  # the link broke; the function goes on, and its owner times it
-            return
-        super().set_exception(error)
-        self.exception()  # seen: who uses the reference is told
-        delivery = getattr(error, "delivery", Delivery.UNKNOWN)
-        self.context.machine.creation_failed(
-            self.handle, f"{FAILED}: {error}", is_unsent=delivery is Delivery.NOT_SENT
-        )
-        self.context.perform()
-
-    def _confirm(self) -> None:
-        self.context.machine.creation_confirmed(self.handle)
-        self.context.perform()
 
 
 class _HereFuture:
@@ -427,7 +327,3 @@ def _alone(rref: RRef) -> bytes:
     if not rref._alone:
         rref._alone = HeaderMap.encode_reference(pack_ids(rref._handle.rref, rref._handle.fork))
     return rref._alone
-
-
-def _is_gone(peer: object) -> bool:
-    return isinstance(peer, Peer) and not peer.is_present

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from asyncrpc.agent import Interception, Peer, RpcFuture, is_inside_interceptor
 from asyncrpc.interception import OutgoingCall
 
-from .holding import FAILED, Encoded, Holder
+from .futures import FAILED
+from .holding import Encoded, Holder
 from .values import Fork
 
 if TYPE_CHECKING:
