@@ -102,36 +102,26 @@ class Exchange:
         return len(self._tickets)
 
 
-class Tombstones:
+class Tombstones(OrderedDict[GlobalId, Cause]):
     """The ends that may still be asked about: the youngest ``limit`` of them, each with its cause.
 
     Ids are never used again, so an entry is needed only while messages about it may be on their
     way. Forgetting one early costs at most a fork that stays until the next snapshot.
     """
 
-    __slots__ = ("_causes", "_limit")
+    __slots__ = ("_limit",)
 
     def __init__(self, limit: int) -> None:
+        super().__init__()
         self._limit = limit
-        self._causes: OrderedDict[GlobalId, Cause] = OrderedDict()
-
-    def __contains__(self, ident: GlobalId) -> bool:
-        return ident in self._causes
-
-    def __len__(self) -> int:
-        return len(self._causes)
-
-    def get(self, ident: GlobalId) -> Cause | None:
-        """Return why ``ident`` is no more, or ``None``."""
-        return self._causes.get(ident)
 
     def add(self, ident: GlobalId, cause: Cause) -> None:
         """Remember the end of ``ident``; the first cause stands."""
-        if ident not in self._causes:
-            self._causes[ident] = cause
-            if len(self._causes) > self._limit:
-                self._causes.popitem(last=False)
+        if ident not in self:
+            self[ident] = cause
+            if len(self) > self._limit:
+                self.popitem(last=False)
 
     def discard(self, ident: GlobalId) -> None:
         """Forget it: there is more to come after all."""
-        self._causes.pop(ident, None)
+        self.pop(ident, None)
