@@ -48,7 +48,7 @@ class VirtualClock:
         async def main():
             clock = VirtualClock()
             async with cluster(2, clock=clock) as workers:
-                call = workers[0].rpc_async("worker1", asyncio.sleep, args=(10,), timeout=3600)
+                call = workers[0].rpc_async("worker1", asyncio.sleep, args=(9999,), timeout=3600)
                 await clock.advance(3600)  # an hour passes in no time
                 assert isinstance(call.exception(), TimeoutError)
         ```
