@@ -76,6 +76,7 @@ def _listen(
                 raise
     if remove_at_end is not None:
         remove_at_end(os.path.join(path, name))
+        remove_at_end(path)  # unless sockets of others are in it
     cleanup.callback(_remove_file, os.path.join(path, name))
     listening.listen()
     listening.setblocking(False)
