@@ -309,6 +309,7 @@ def _config(
             duplicate_stderr_filters=values["duplicate_stderr_filters"],
             event_log_handler=values["event_log_handler"],
             health_port=values["health_port"],
+            monitor_interval=values["monitor_interval"],
         )
     except NotADirectoryError:
         raise UsageError(

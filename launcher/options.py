@@ -410,6 +410,13 @@ OPTIONS: tuple[Option, ...] = (
         parse=None,
     ),
     Option(
+        name="monitor-interval",
+        help="seconds; accepted for callers of torchrun: nothing here waits for a next look",
+        parse=_span,
+        default="0.1",
+        metavar="SECONDS",
+    ),
+    Option(
         name="health-port",
         help="[HOST:]PORT to serve /healthz, /status and /metrics at by HTTP, on loopback unless "
         "HOST is given; default: $TORCHELASTIC_HEALTH_CHECK_PORT, else they are not served",

@@ -171,6 +171,7 @@ BAD = {
     "duplicate-stderr-filters": ("", ()),
     "logs-specs": ("expected", ("", "x")),
     "numa-binding": ("expected one of node, socket", ("", "x", "NODE")),
+    "monitor-interval": ("expected seconds, above 0", ("", "0", "-1", "nan", "x")),
     "health-port": ("expected [HOST:]PORT", ("", "0", "65536", "-1", "nan", "x", "::1:80", ":80")),
     "event-log-handler": ("expected a name", ("",)),
 }
