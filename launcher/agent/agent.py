@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 from asyncrpc.secret import load_secret, run_secret
 from launcher.agent.group import DEFAULT_ROLE, RunResult, WorkerGroup, WorkerSpec
+from launcher.agent.progress import telling_progress
 from launcher.agent.ranks import NodeRanks, NodeRole, assign_ranks
 from launcher.agent.recorder import Recorder
 from launcher.agent.roles import exchange_roles
@@ -280,7 +281,8 @@ class LocalElasticAgent:
         nodes = None
         while nodes is None:
             try:
-                info = await handler.next_rendezvous()
+                async with telling_progress(handler.progress):
+                    info = await handler.next_rendezvous()
             except RendezvousGracefulExitError as error:
                 _logger.warning("%s", error)
                 self._ending = Ending(is_success=True)

@@ -258,6 +258,10 @@ class RendezvousHandler(ABC):
         """Name the nodes of the round whose workers have not all ended, for people."""
         return ()
 
+    async def progress(self) -> str:
+        """Say how far `next_rendezvous` has come, for people; "" if that is not known."""
+        return ""
+
     async def leave(self) -> None:  # noqa: B027 -- alone there is nobody to tell
         """Tell the others at once that this node goes; `close` follows."""
 

@@ -163,6 +163,25 @@ class DynamicRendezvous(RendezvousHandler):
             if seat.id in nodes and nodes[seat.id].stage is Stage.READY
         )
 
+    async def progress(self) -> str:
+        """Say who has come and how many are awaited; see the base class."""
+        if not self._members.is_open or self._is_told:
+            return ""
+        came = [n for n in (await self._members.nodes()).values() if n.stage is not Stage.LEAVING]
+        wanted = self._settings.expect_nodes or self._parameters.max_nodes
+        names = ", ".join(sorted(node.label for node in came))
+        ranks = {node.rank for node in came} - {NO_RANK}
+        absent = [str(rank) for rank in range(wanted) if rank not in ranks] if ranks else []
+        missing = wanted - len(came)
+        if missing <= 0:
+            awaited = "the round to begin"
+        elif len(absent) == missing:
+            awaited = f"node rank{'s' * (missing > 1)} {', '.join(absent)}"
+        else:
+            awaited = f"{missing} more"
+        enough = f" (enough: {self._min_nodes})" if self._min_nodes < wanted else ""
+        return f"{len(came)}/{wanted} nodes joined{enough}: {names}; waiting for {awaited}"
+
     async def is_closed(self) -> bool:
         """Say whether the run is over."""
         await self._open()

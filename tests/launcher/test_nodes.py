@@ -516,3 +516,14 @@ def wait_for_line(agent: subprocess.Popen[str], text: str) -> None:
     assert agent.stderr is not None
     line = agent.stderr.readline()
     assert text in line, line
+
+
+def test_a_node_that_waits_says_for_whom(agent: Agent, tmp_path: Path) -> None:
+    """By number, or by rank where ranks were given."""
+    one = agent(1, "--nnodes=3", "--node-rank=0", "--rdzv-conf=join_timeout=9")
+    two = agent(2, "--nnodes=3", "--node-rank=2", "--rdzv-conf=join_timeout=9")
+    _, stderr = finish(one)
+    finish(two)
+
+    line = r"launcher: 2/3 nodes joined: 127.0.0.1 \(agent \d+\), 127.0.0.2 \(agent \d+\); "
+    assert re.search(line + "waiting for node rank 1\n", stderr), stderr
