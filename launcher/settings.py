@@ -6,7 +6,6 @@ into values.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
@@ -68,6 +67,8 @@ def show_settings(settings: Mapping[str, Setting]) -> str:
 
 
 def _lines(settings: Mapping[str, Setting]) -> Iterator[str]:
+    import json  # noqa: PLC0415 -- slow, and a launch shows nothing
+
     for field, (text, _, origin) in settings.items():
         if field == _CONFIG:
             continue

@@ -6,7 +6,6 @@ worker's. Called by both ends.
 
 from __future__ import annotations
 
-import json
 from typing import NamedTuple
 
 __all__ = ("MAX_LINE", "Message", "decode", "encode")
@@ -40,6 +39,8 @@ def encode(message: Message) -> bytes:
     Args:
         message: a scope beyond 300 characters is cut.
     """
+    import json  # noqa: PLC0415 -- slow, and most runs have no timers
+
     fields = {
         "version": _VERSION,
         "pid": message.pid,
@@ -61,6 +62,8 @@ def decode(line: bytes) -> Message:
     Raises:
         ValueError: it is something else.
     """
+    import json  # noqa: PLC0415 -- as above
+
     fields = json.loads(line)
     if not isinstance(fields, dict):
         raise ValueError("expected a JSON object")
