@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from random import Random
 from typing import Any, Literal, assert_type
@@ -17,8 +18,11 @@ import launcher
 from asyncrpc.pytest_plugin import KvStore, RpcCluster
 from asyncrpc.store import MemoryStore, PrefixStore, Store, StoreEvent, TCPStore, TCPStoreServer
 from asyncrpc.testing import ChaosProxy, VirtualClock, cluster, leak_check, time_limit
+from launcher import events
 from launcher.logs import DefaultLogsSpecs, Std
+from launcher.metrics import ConsoleMetricHandler, configure, prof, put_metric
 from launcher.process import ProcessContext, RunProcsResult, record, start_processes
+from launcher.timer import expires
 
 
 def greet(name: str) -> str:
@@ -271,3 +275,13 @@ async def processes(specs: DefaultLogsSpecs) -> None:
     assert_type(await context.close(timeout=1), None)
     assert_type(record(greet)("you"), str)
     assert_type(Std.from_str("0:1"), Std | dict[int, Std])
+
+
+def watching() -> None:
+    """What a worker tells its launcher, and what a program tells of itself."""
+    assert_type(expires(60, scope="step"), AbstractContextManager[None])
+    assert_type(prof(greet)("you"), str)
+    assert_type(prof(group="mine")(greet)("you"), str)
+    assert_type(put_metric("loss", 0.5), None)
+    assert_type(configure(ConsoleMetricHandler(), "mine"), None)
+    assert_type(events.Event("name", events.EventSource.WORKER).serialize(), str)
