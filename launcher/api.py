@@ -206,7 +206,10 @@ async def run_agent(
         start_method=config.start_method,
     )
     _warn_of_threads(config)
-    with handle_signals(to_signals(config.signals_to_handle), agent.receive_signal) as is_handling:
+    with (
+        handle_signals(to_signals(config.signals_to_handle), agent.receive_signal) as is_handling,
+        handle_signals(to_signals(config.forward_signals), agent.forward_signal),
+    ):
         if not is_handling:
             _logger.info("signals are not handled: this is not the main thread")
         async with _health(agent, config), _control(agent, guardian):

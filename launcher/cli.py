@@ -300,6 +300,7 @@ def _config(
             restart_backoff=values["restart_backoff"],
             local_addr=values["local_addr"],
             signals_to_handle=values["signals_to_handle"],
+            forward_signals=values["forward_signals"],
             shutdown_timeout=resolve_shutdown_timeout(values["shutdown_timeout"], environ),
             stdin=values["stdin"],
             start_method=values["start_method"],

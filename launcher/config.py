@@ -66,6 +66,8 @@ class LaunchConfig:
         log_line_prefix_template: prefix of teed lines, with ``${role_name}``, ``${rank}`` and
             ``${local_rank}`` filled in; ``None``: ``[role<local rank>]:``.
         signals_to_handle: comma list of the signals that stop the run in order.
+        forward_signals: comma list of signals that are passed on to the workers and stop nothing;
+            none of `signals_to_handle`.
         shutdown_timeout: seconds between the first signal to the workers and SIGKILL, from 0
             (SIGKILL at once); ``None``: ``$TORCH_ELASTIC_SHUTDOWN_TIMEOUT``, else 30. Reading the
             field gives the resolved number.
@@ -111,6 +113,7 @@ class LaunchConfig:
     local_addr: str | None = None
     log_line_prefix_template: str | None = None
     signals_to_handle: str = DEFAULT_SIGNALS
+    forward_signals: str = ""
     shutdown_timeout: float | None = None
     stdin: int | None = None
     rdzv_timeout: int = -1
@@ -156,10 +159,7 @@ class LaunchConfig:
             raise ValueError("role='': expected a name")
         if not self.rdzv_backend:
             raise ValueError("rdzv_backend='': expected the name of a backend")
-        try:
-            to_signals(self.signals_to_handle)
-        except ValueError as error:
-            raise ValueError(f"signals_to_handle={self.signals_to_handle}: {error}") from None
+        self._check_signals()
         if self.health_port is None and (text := os.environ.get(HEALTH_PORT_VARIABLE)):
             object.__setattr__(self, "health_port", text)
             _check_address(HEALTH_PORT_VARIABLE, text)
@@ -168,6 +168,19 @@ class LaunchConfig:
         object.__setattr__(
             self, "shutdown_timeout", resolve_shutdown_timeout(self.shutdown_timeout, os.environ)
         )
+
+    def _check_signals(self) -> None:
+        taken: set[signal.Signals] = set()
+        for name in ("signals_to_handle", "forward_signals"):
+            names: str = getattr(self, name)
+            try:
+                numbers = to_signals(names)
+            except ValueError as error:
+                raise ValueError(f"{name}={names}: {error}") from None
+            if both := taken.intersection(numbers):
+                shown = ", ".join(sorted(number.name for number in both))
+                raise ValueError(f"{name}={names}: expected none that stop the run, {shown} does")
+            taken.update(numbers)
 
     @property
     def stdin_rank(self) -> int | None:

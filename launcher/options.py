@@ -332,6 +332,13 @@ OPTIONS: tuple[Option, ...] = (
         metavar="NAMES",
     ),
     Option(
+        name="forward-signals",
+        help="signals that are passed on to the workers and stop nothing, such as USR1,USR2",
+        parse=_signals,
+        default="",
+        metavar="NAMES",
+    ),
+    Option(
         name="stdin",
         help="local rank that gets the launcher's standard input; default: 0 if it is the only one",
         parse=_from_zero,

@@ -154,6 +154,15 @@ class LocalElasticAgent:
         """
         self._happened.put_nowait(SignalReceived(number))
 
+    def forward_signal(self, number: int) -> None:
+        """Pass a signal on to the workers, if there are any; it stops nothing by itself.
+
+        Args:
+            number: the signal.
+        """
+        if self._context is not None:
+            self._context.send_signal(signal.Signals(number))
+
     async def run(self, role: str = DEFAULT_ROLE) -> RunResult:  # noqa: ARG002 -- torch's
         """Start the workers, watch over them and restart them as the spec allows.
 

@@ -255,6 +255,15 @@ class ProcessContext(ABC):
         """Return the process id of each worker, by local rank."""
         return {rank: process.pid for rank, process in self._processes.items()}
 
+    def send_signal(self, number: signal.Signals) -> None:
+        """Send a signal to the process group of each worker that still runs.
+
+        Args:
+            number: the signal; what it does is the workers' affair.
+        """
+        for process in self._processes.values():
+            self._guardian.signal(process, number)
+
     def exits(self) -> dict[int, int | None]:
         """Return the exit status of each worker by now, by local rank; ``None`` while it runs."""
         return {

@@ -156,6 +156,7 @@ BAD = {
     "max-restarts": (INTEGER, ("", "-1", "nan", "1.5", "x", "9" * 5000)),
     "shutdown-timeout": ("expected seconds, at least 0", ("", "-1", "nan", "inf", "1e999", "x")),
     "signals-to-handle": ("expected", ("x", "9", "nan", "-1", "SIGTERM,BOGUS", "SIGKILL")),
+    "forward-signals": ("expected", ("x", "9", "SIGUSR1,BOGUS", "SIGKILL", "SIGTERM")),
     "stdin": ("expected", ("", "-1", "nan", "x", "1")),
     "log-dir": ("expected a folder", ("", os.path.abspath(__file__))),
     "redirects": ("", ("", "4", "-1", "nan", "x", "0:9", "0:1,", "9:1")),

@@ -556,3 +556,24 @@ def test_restarts_expire(script: Callable[[str], str], start: Start) -> None:
 
     assert status == 0
     assert "starting all workers again, restart 3 (at most 1 within 0.4 s)" in stderr
+
+
+def test_forwarded_signals_reach_workers_and_stop_nothing(
+    script: Callable[[str], str], start: Start
+) -> None:
+    """Every worker has it; the run goes on to its own end."""
+    path = script(
+        """
+        got = []
+        signal.signal(signal.SIGUSR1, lambda number, frame: got.append(number))
+        print("ready", flush=True)
+        while not got:
+            time.sleep(0.05)
+        print("got it", flush=True)
+        """
+    )
+    process = start("--nproc-per-node=2", "--forward-signals=USR1", path)
+    assert wait_for_lines(process, 2) == ["ready", "ready"]
+    process.send_signal(signal.SIGUSR1)
+
+    assert finish(process)[:2] == (0, "got it\ngot it\n")
