@@ -297,7 +297,8 @@ class Connection:
                 if meta > length or kind not in _ABOUT:
                     break
                 args = body + meta
-                self._take_described((
+                serve = self.serve if kind == _PYTHON_CALL else self._serve_reference
+                serve((
                     kind, 0, depth, call_id, function, remaining, view[body:args], view[args:stop],
                     (),
                 ))  # fmt: skip
@@ -322,13 +323,6 @@ class Connection:
         if self.peer.queue:
             self.peer.admit()
         return at
-
-    def _take_described(self, frame: Frame) -> None:
-        """Serve a call about a reference."""
-        if frame[0] == _PYTHON_CALL:
-            self.serve(frame)
-        else:
-            self._serve_reference(frame)
 
     def handle(self, frames: list[Frame]) -> None:
         """Dispatch frames by type."""

@@ -55,6 +55,8 @@ class Holder:
         self._loop = context.agent.loop
         self._now = context.agent.clock.time
         self._names = caller.functions.names
+        self._methods: dict[str, int] = {}  # ids of the methods that were called
+        self._encode_call = context.agent.codec.encode_call
 
     # -- creation
 
@@ -167,10 +169,12 @@ class Holder:
     ) -> RpcFuture[Any]:
         """Call a method of a value where it is; see `Proxy`."""
         handle = rref._usable()
-        seconds = self._seconds(timeout)
+        seconds = self._caller.timeout if timeout is UNSET else self._seconds(timeout)
         peer = self._use(handle)
-        function = self._caller.functions.method(name)
-        encoded = self._agent.codec.encode_call(args, kwargs, peer)
+        function = self._methods.get(name)
+        if function is None:
+            function = self._methods[name] = self._caller.functions.method(name)
+        encoded = self._encode_call(args, kwargs, peer)
         future = ReferenceFuture(loop=self._loop)
         future.rref = rref
         alone = rref._alone or _alone(rref)

@@ -174,8 +174,12 @@ class Keeper:
             ids = unpack_pair(call.reference)
         except ValueError as error:
             call.replier.fail(call, error)
+            return
+        kept = self._values.get(ids[0])
+        if kept is not None:
+            self._start_method(call, name, args, kwargs, kept)
         else:
-            self._use_method(call, ids, name, args, kwargs)
+            self._wait(call, ids, partial(self._start_method, call, name, args, kwargs))
 
     def _use_method(
         self,

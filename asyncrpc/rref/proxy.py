@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 from asyncrpc.agent import Blocked, RpcFuture
@@ -67,9 +68,10 @@ class AsyncProxy(_Proxy):
         self, name: str, args: tuple[object, ...], kwargs: dict[str, object], site: FrameType
     ) -> RpcFuture[Any]:
         rref = self._rref
-        rref._check_thread("await calls by rpc_async()")
-        holder = rref._context.holder
-        return holder.call_method(rref, name, args, kwargs, self._timeout, site)
+        context = rref._context
+        if get_ident() != context.thread:
+            rref._check_thread("await calls by rpc_async()")
+        return context.holder.call_method(rref, name, args, kwargs, self._timeout, site)
 
 
 class SyncProxy(_Proxy):
