@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import os
 import time
 from collections.abc import Callable
@@ -147,6 +148,7 @@ async def test_context_manager_in_an_error() -> None:
         ({"rank": 1}, "rank must be from 0 to world_size - 1"),
         ({"rank": "0"}, "rank must be an int, got '0'"),
         ({"world_size": 0}, "world_size must be at least 1"),
+        ({"world_size": 32769}, "world_size must be at most 32768, got 32769"),
         ({"name": "abc*"}, "Worker name must match"),
         ({"name": " "}, "Worker name must match"),
         ({"name": "x" * 200}, "shorter than 128"),
@@ -491,6 +493,65 @@ async def test_no_limit(timeout: Any) -> None:
         result = await rpc.rpc_async("solo", targets.add, args=(1,), timeout=timeout)
 
     assert 11 == result
+
+
+# --- an agent as what its functions are called on
+
+
+FUNCTIONS = (
+    "all_gather",
+    "barrier",
+    "caller",
+    "context",
+    "current_context",
+    "debug_info",
+    "detached",
+    "enable_profiling",
+    "get_rpc_timeout",
+    "get_worker_info",
+    "get_worker_infos",
+    "metrics",
+    "monitor",
+    "remaining",
+    "remote",
+    "rpc_any",
+    "rpc_async",
+    "rpc_hedged",
+    "rpc_notify",
+    "rpc_stream",
+    "rpc_sync",
+    "rref_debug",
+    "set_rpc_timeout",
+    "shutdown",
+    "wait_all",
+)
+
+
+async def ask_the_agent() -> tuple[float | None, float | None, rpc.WorkerInfo]:
+    """Say what an agent knows of the call being served, the second time without its deadline."""
+    agent = rpc.current_agent()
+    with agent.detached():
+        free = agent.remaining()
+    return agent.remaining(), free, agent.caller()
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+async def test_functions_are_methods(name: str) -> None:
+    """What the module does for the process's agent, each agent does, with the same parameters."""
+    async with cluster(1) as (agent,):
+        method = inspect.signature(getattr(agent, name))
+
+    assert list(inspect.signature(getattr(rpc, name)).parameters) == list(method.parameters)
+
+
+async def test_what_is_served_through_an_agent() -> None:
+    """A function that is handed an agent asks it about the call that is being served."""
+    async with cluster(2) as workers:
+        left, free, caller = await workers[0].rpc_async("worker1", ask_the_agent, timeout=60)
+
+    assert left is not None
+    assert 0 < left <= 60
+    assert (None, workers[0].info) == (free, caller)
 
 
 # --- introspection

@@ -24,7 +24,7 @@ from asyncrpc.discovery import Record, StoreLink, StorePlace, free_id, route_to,
 from asyncrpc.errors import DuplicateNameError, StoreConnectionError
 from asyncrpc.execution import Executor, ThreadPool
 from asyncrpc.faults import FaultPlan, parse_plan
-from asyncrpc.identity import WorkerInfo, new_incarnation
+from asyncrpc.identity import MAX_WORKER_ID, WorkerInfo, new_incarnation
 from asyncrpc.observe import Clock, LoopClock, LoopWatch
 from asyncrpc.options import RpcOptions
 from asyncrpc.secret import load_secret, run_key
@@ -350,6 +350,8 @@ def _check_place(rank: int | None, world_size: int | None) -> None:
         return
     if world_size < 1:
         raise ValueError(f"world_size must be at least 1, got {world_size}")
+    if world_size > MAX_WORKER_ID + 1:
+        raise ValueError(f"world_size must be at most {MAX_WORKER_ID + 1}, got {world_size}")
     if rank is None:
         raise ValueError("rank missing: pass rank=, or set $RANK as a launcher does")
     if not 0 <= rank < world_size:

@@ -37,6 +37,7 @@ __all__ = (
     "warn_others",
 )
 
+_NAMED = 10  # missing ranks that an error names; thousands would hide what else it says
 _WARNING = 2.0  # seconds for which late comers of a failed start learn of it too
 
 
@@ -233,8 +234,10 @@ def missing_error(view: GroupView, timeout: float, where: str) -> RpcTimeoutErro
     """
     missing = [n for n in range(view.world_size) if worker_key(n) not in view.came]
     place = f" at the store {where}" if where else ""
+    named = ", ".join(map(str, missing[:_NAMED]))
+    more = f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
     return RpcTimeoutError(
         f"only {view.world_size - len(missing)} of {view.world_size} workers came within "
-        f"{timeout:g} s{place}; missing rank {', '.join(map(str, missing))}",
+        f"{timeout:g} s{place}; missing rank {named}{more}",
         phase="connect",
     )

@@ -31,6 +31,7 @@ from asyncrpc.agent import (
     call_hedged,
 )
 from asyncrpc.backend_registry import BackendType, resolve
+from asyncrpc.execution import caller, detached, remaining
 from asyncrpc.identity import WorkerInfo
 from asyncrpc.observe import Clock, LoopClock
 from asyncrpc.options import UNSET, RpcOptions, Unset, check_timeout
@@ -288,6 +289,11 @@ class RpcAgent:
     def current_context(self) -> CallContext | None:
         """Return the context of what runs here; see `asyncrpc.current_context`."""
         return self._agent.contexts.current()
+
+    # here as well for code that is handed an agent; the call being served knows its own agent
+    remaining = staticmethod(remaining)
+    caller = staticmethod(caller)
+    detached = staticmethod(detached)
 
     def rpc_hedged(
         self,

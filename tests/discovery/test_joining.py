@@ -16,6 +16,7 @@ from asyncrpc.discovery import (
     check_unique,
     claim,
     free_id,
+    missing_error,
     name_key,
     warn_others,
     worker_key,
@@ -232,3 +233,14 @@ def test_view() -> None:
     assert ["c"] == [other.info.name for other in view.others()]
     with pytest.raises(DuplicateNameError, match="RPC worker name a is not unique"):
         check_unique([a, b, record("a", 1)])
+
+
+def test_many_are_missing() -> None:
+    """The error of a large group that did not come names a few ranks and counts the others."""
+    view = GroupView(1000)
+    view.start({worker_key(1): record("b", 1, world_size=1000).encode()})
+
+    text = str(missing_error(view, 2.0, "tcp://h:1"))
+
+    assert text.startswith("only 1 of 1000 workers came within 2 s at the store tcp://h:1;")
+    assert text.endswith("; missing rank 0, 2, 3, 4, 5, 6, 7, 8, 9, 10 and 989 more")

@@ -112,10 +112,12 @@ async def references(worker: rpc.WorkerInfo) -> None:
     assert_type((row.holders, row.age), tuple[tuple[str, ...], float])
 
 
-def around_a_call() -> None:
+def around_a_call(agent: rpc.RpcAgent) -> None:
     """What a served function can ask."""
     assert_type(rpc.remaining(), float | None)
+    assert_type(agent.remaining(), float | None)
     assert_type(rpc.caller(), rpc.WorkerInfo)
+    assert_type(agent.caller(), rpc.WorkerInfo)
     assert_type(rpc.current_traceparent(), str | None)
     with rpc.detached(), rpc.traceparent("00-" + "a" * 32 + "-" + "b" * 16 + "-01"):
         assert_type(rpc.get_rpc_timeout(), float)
