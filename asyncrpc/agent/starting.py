@@ -34,6 +34,7 @@ from asyncrpc.wire import Codec, Handshake, Hello, Purpose, user_types
 
 __all__ = ("Started", "Starter")
 
+_LATE = 0.5  # seconds in which a store of ours is still found by who comes late
 _LINGER = 2.0  # seconds in which others may still learn from our store why the start failed
 _WILDCARDS = ("0.0.0.0", "::")  # noqa: S104 -- looked for, since nobody can connect to them
 
@@ -133,7 +134,11 @@ class Starter:
                 if store is not None or link.server is not None or time.monotonic() >= give_up:
                     raise
             except BaseException as error:
-                await link.close(_LINGER if isinstance(error, Exception) else 0.0)
+                is_failed = isinstance(error, Exception)
+                try:
+                    await link.stay_open(_LATE if is_failed else 0.0)
+                finally:
+                    await link.close(_LINGER if is_failed else 0.0)
                 raise
             else:
                 return

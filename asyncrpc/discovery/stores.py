@@ -70,6 +70,11 @@ class StoreLink:
         if self.server is not None:
             await self.server.wait_unused(0.0)
 
+    async def stay_open(self, seconds: float) -> None:
+        """Leave a store that is served here open for others to find, for a while."""
+        if self.server is not None:
+            await asyncio.sleep(seconds)
+
     async def close(self, linger: float = 0.0) -> None:
         """Close what was opened here; a served store first waits for the others to let go.
 
