@@ -299,7 +299,7 @@ class RRefContext:
             raise EncodingError(f"{rref!r} belongs to another agent of this process")
         if not to.record.incarnation:  # it is being looked up: nobody to count the reference for
             raise self.agent.members.unknown_error(
-                to.info, ", which is not known here yet, so that no reference can go there"
+                to.info.name, ", which is not known here yet, so that no reference can go there"
             )
         fork = self.machine.fork(rref._usable(), to.record.incarnation)
         return pack_fork(fork), fork

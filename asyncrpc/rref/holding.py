@@ -108,7 +108,7 @@ class Holder:
         site: FrameType,
     ) -> Fork:
         if not peer.record.incarnation:  # it is being looked up: nobody to own the value
-            raise self._agent.members.unknown_error(peer.info, ", which is not known here yet")
+            raise self._agent.members.unknown_error(peer.info.name, ", which is not known here yet")
         handle = self._machine.create(peer.record.incarnation)
         try:
             self.send_creation(handle, peer, function, encoded, seconds, of, site)

@@ -428,10 +428,12 @@ async def test_references_and_unknown_workers() -> None:
         be_deaf(a)
         await join()
         value = a.rref([1])
-        with pytest.raises(rpc.UnknownWorkerError, match=r"worker1.* not known here yet"):
+        with pytest.raises(rpc.UnknownWorkerError, match="destination worker1, which is not known"):
             a.rpc_async("worker1", targets.echo, args=(value,))
-        with pytest.raises(rpc.UnknownWorkerError, match=r"worker1.* not known here yet"):
+        with pytest.raises(rpc.UnknownWorkerError, match="destination worker1, which is not known"):
             a.remote("worker1", targets.echo, args=(1,))
+        with pytest.raises(rpc.UnknownWorkerError, match="destination id:7, which is not"):
+            a.remote(7, targets.echo, args=(1,))
         await a.rpc_async("worker1", targets.who)
         made = a.remote("worker1", targets.echo, args=(2,))
 
