@@ -13,7 +13,9 @@ def as_tuple(args: object) -> tuple[object, ...]:
         return ()
     if isinstance(args, (list, tuple)):
         return tuple(args)
-    raise TypeError(f"args must be a tuple of arguments, got {type(args).__name__}")
+    raise TypeError(
+        f"args must be a tuple of arguments, as in args=(1, 2), got {type(args).__name__}"
+    )
 
 
 def as_dict(kwargs: object) -> dict[str, object]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from asyncrpc.agent.gathering import GatherBook, Round, Settled
 from asyncrpc.agent.peers import Peer, PeerState
 from asyncrpc.agent.pending import RpcFuture
-from asyncrpc.errors import RpcError, RpcTimeoutError
+from asyncrpc.errors import EncodingError, RpcError, RpcTimeoutError
 from asyncrpc.observe import time_limit
 from asyncrpc.wire import MessageType
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = ("Collectives",)
 
 _JOIN = "join"
+_OBJECT = "GATHER[2]"  # what errors of the codec call the object in such a message
 _GIVE_UP = "give up"
 _KINDS = frozenset(("all_gather", "barrier"))
 _ASKING = 0.5  # seconds to hear from the leader who is missing, for the text of an error
@@ -74,6 +75,10 @@ class Collectives:
                 f"{missing or f'the answer of {leader}'}",
                 phase="execute",
             ) from error
+        except EncodingError as error:
+            self._give_up(leader, round_, 0.0, "its object cannot travel")
+            path = error.path.replace(_OBJECT, "obj")
+            raise EncodingError(str(error).replace(_OBJECT, "obj"), path=path) from error.__cause__
         except BaseException as error:
             reason = str(error) or type(error).__name__
             self._give_up(leader, round_, 0.0, reason)
@@ -84,7 +89,7 @@ class Collectives:
         members = self._agent.members
         if worker_names is None:
             peers = members.present()
-        elif isinstance(worker_names, str):
+        elif isinstance(worker_names, str) or not isinstance(worker_names, Iterable):
             raise TypeError(f"worker_names must be a collection of names, got {worker_names!r}")
         else:
             peers = [*{members.route(name) for name in worker_names}]

@@ -47,7 +47,7 @@ class CallContext:
         state: this worker's own, empty at first; dropped when the context ends.
     """
 
-    __slots__ = ("id", "state")
+    __slots__ = ("__weakref__", "id", "state")
 
     def __init__(self, id: str) -> None:  # noqa: A002 -- what it is
         self.id = id
@@ -145,13 +145,19 @@ class Contexts:
 
     async def _drop(self, ident: str) -> None:
         """Drop a context here, and have those dropped that got it from here."""
-        self._states.pop(ident, None)
+        self._clear(ident)
         reached = self._reached.pop(ident, set())
         self._ended[ident] = None
         if len(self._ended) > _ENDED:
             self._ended.popitem(last=False)
         tasks = [self._tell(peer, ident) for peer in reached]
         await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _clear(self, ident: str) -> None:
+        """Drop this worker's state, for whoever still has the context too."""
+        context = self._states.pop(ident, None)
+        if context is not None:
+            context.state.clear()
 
     async def _tell(self, peer: Peer, ident: str) -> None:
         try:
@@ -172,7 +178,7 @@ class Contexts:
         begun = f"{peer.record.incarnation.hex()}-"
         for ident in [*self._states, *self._reached]:
             if ident.startswith(begun):
-                self._states.pop(ident, None)
+                self._clear(ident)
                 self._reached.pop(ident, None)
                 self._ended[ident] = None
         for reached in self._reached.values():

@@ -57,9 +57,9 @@ class Fault:
             anything else; ``duplicate`` sends it twice; ``reorder`` lets the next message of the
             same direction and peer overtake it; ``disconnect`` breaks the link in its place;
             ``corrupt`` spoils its bytes.
-        message: name of a `MessageType`; ``None`` for calls, replies and references, but not for
-            CANCEL, GATHER and what keeps the group together. INTERN, PING, PONG, CHUNK and
-            CANCELLED never match: they are parts of the link.
+        message: a `MessageType` or its name, which is kept; ``None`` for calls, replies and
+            references, but not for CANCEL, GATHER and what keeps the group together. INTERN, PING,
+            PONG, CHUNK and CANCELLED never match: they are parts of the link.
         peer: name of the worker at the other end; ``None`` for all.
         direction: ``"out"`` or ``"in"``, seen from the worker that has the plan.
         times: how often it acts on messages of one worker, peer and type; ``None`` for always.
@@ -73,7 +73,7 @@ class Fault:
     """
 
     kind: FaultKind
-    message: str | None = None
+    message: MessageType | str | None = None
     peer: str | None = None
     direction: Direction = "out"
     times: int | None = None
@@ -84,6 +84,8 @@ class Fault:
     def __post_init__(self) -> None:
         _check_choice("kind", self.kind, KINDS)
         _check_choice("direction", self.direction, DIRECTIONS)
+        if isinstance(self.message, MessageType):
+            object.__setattr__(self, "message", self.message.name)
         if self.message is not None:
             _check_name("message", self.message, tuple(MessageType.__members__))
         if self.peer is not None and not _is_text(self.peer):

@@ -103,7 +103,7 @@ async def test_object_that_cannot_travel_fails_the_round_for_all() -> None:
             await b.all_gather(1)
         results = [*await asyncio.gather(a.all_gather(0), b.all_gather(1))]
 
-    assert [{"worker0": 0, "worker1": 1}] * 2 == results
+    assert [{"worker0": 0, "worker1": 1}] * 2 == list(results)
 
 
 async def test_barrier_and_gather_never_meet() -> None:
@@ -156,7 +156,7 @@ async def test_giving_up_outlives_its_link() -> None:
             await a.all_gather(0, timeout=0)
         results = [*await asyncio.gather(a.all_gather(0), b.all_gather(1))]
 
-    assert [{"worker0": 0, "worker1": 1}] * 2 == results
+    assert [{"worker0": 0, "worker1": 1}] * 2 == list(results)
 
 
 async def test_leader_that_does_not_answer() -> None:
@@ -217,3 +217,19 @@ async def test_random_schedules_never_mix_rounds(seed: int, breaks: bool) -> Non
     assert [] == [r for r in results if {r[0]} != set(r[1].values()) or len(r[1]) != 3]
     assert [dict.fromkeys(("worker0", "worker1", "worker2"), "end")] * 3 == final
     assert [{}, {}, {}] == left
+
+
+async def test_objects_that_cannot_travel_and_names_that_are_none() -> None:
+    """Both are errors of the caller's words, and the next round works."""
+    names: Any = 3
+    async with cluster(2) as (a, b):
+        with pytest.raises(rpc.EncodingError, match=r"obj\['x'\] cannot be encoded") as caught:
+            await a.all_gather({"x": lambda: 1})
+        with pytest.raises(rpc.RpcError):
+            await b.all_gather(1)
+        with pytest.raises(TypeError, match="worker_names must be a collection of names, got 3"):
+            await a.barrier(names)
+        results = await asyncio.gather(a.all_gather(1), b.all_gather(2))
+
+    assert "obj['x']" == caught.value.path
+    assert [{"worker0": 1, "worker1": 2}] * 2 == list(results)

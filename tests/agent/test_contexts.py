@@ -38,6 +38,7 @@ async def test_each_worker_has_a_state_of_its_own(kind: str) -> None:
         left = sizes(agents)
         outside = await a.rpc_async("worker1", targets.ident)
 
+    assert {} == context.state, "also for whoever still has it"
     assert [["x"], ["x", "y"], ["z"], ["w"]] == [first, second, other, own]
     assert {"mine": 1, "notes": ["w"]} == mine
     assert ([1, 1, 1], [0, 0, 0], None) == (inside, left, outside)

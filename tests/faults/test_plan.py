@@ -251,3 +251,11 @@ def test_bad_text(text: str, why: str) -> None:
     """A text that cannot be read is refused, with the item at fault."""
     with pytest.raises(ValueError, match=f"^fault plan item '.*{why}"):
         parse_plan(text)
+
+
+def test_a_type_of_message_stands_for_its_name() -> None:
+    """A rule takes both, as `make_message` does."""
+    rule = Fault("drop", message=MessageType.PYTHON_CALL)
+
+    assert Fault("drop", message="PYTHON_CALL") == rule
+    assert "PYTHON_CALL" == rule.message
