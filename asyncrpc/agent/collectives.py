@@ -76,9 +76,9 @@ class Collectives:
                 phase="execute",
             ) from error
         except EncodingError as error:
-            self._give_up(leader, round_, 0.0, "its object cannot travel")
-            path = error.path.replace(_OBJECT, "obj")
-            raise EncodingError(str(error).replace(_OBJECT, "obj"), path=path) from error.__cause__
+            text, path = (str(each).replace(_OBJECT, "obj") for each in (error, error.path))
+            self._give_up(leader, round_, 0.0, text)
+            raise EncodingError(text, path=path) from error.__cause__
         except BaseException as error:
             reason = str(error) or type(error).__name__
             self._give_up(leader, round_, 0.0, reason)
