@@ -39,5 +39,6 @@ def get_logs_specs_class(name: str | None) -> type[LogsSpecs]:
                     f"logs_specs={name}: entry point {point.value} cannot be loaded: {error}"
                 ) from error
             return found
-    names = sorted({point.name for group in _GROUPS for point in entry_points(group=group)})
+    points = {point.name for group in _GROUPS for point in entry_points(group=group)}
+    names = sorted(points - {_DEFAULT})  # torch's entry points have one of that name, too
     raise ValueError(f"logs_specs={name}: expected one of {', '.join([_DEFAULT, *names])}")
