@@ -210,8 +210,8 @@ def _folder(text: str) -> str:
 OPTIONS: tuple[Option, ...] = (
     Option(
         name="config",
-        help="TOML file with options under [tool.launcher], their names with underscores, such as "
-        "nproc_per_node = 4",
+        help="a TOML file with options under [tool.launcher], their names with underscores, such "
+        "as nproc_per_node = 4",
         parse=_file,
         metavar="FILE",
     ),
@@ -425,8 +425,9 @@ OPTIONS: tuple[Option, ...] = (
     ),
     Option(
         name="health-port",
-        help="[HOST:]PORT to serve /healthz, /status and /metrics at by HTTP, on loopback unless "
-        "HOST is given; default: $TORCHELASTIC_HEALTH_CHECK_PORT, else they are not served",
+        help="the port, or HOST:PORT, to serve /healthz, /status and /metrics at by HTTP, on "
+        "loopback unless HOST is given; default: $TORCHELASTIC_HEALTH_CHECK_PORT, else they are "
+        "not served",
         parse=_address,
         metavar="PORT",
     ),
