@@ -285,7 +285,7 @@ def _guarded(
     """Return the coroutine function with a limit in seconds and a check of the tasks it leaves."""
     import asyncio  # noqa: PLC0415 -- used only if turned on
 
-    from asyncrpc.testing import LeakError, TimeLimitError, leak_check, time_limit  # noqa: PLC0415
+    from asyncrpc.testing import LeakError, TimeLimitError, leak_check, time_limit  # noqa: PLC0415 -- every pytest run loads this module
 
     @functools.wraps(body)
     async def run(*args: object, **kwargs: object) -> None:

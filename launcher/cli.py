@@ -275,7 +275,7 @@ def _config(
     values: Mapping[str, Any], names: Mapping[str, str], environ: Mapping[str, str]
 ) -> LaunchConfig:
     from launcher.affinity import NumaOptions  # noqa: PLC0415 -- not needed for --help
-    from launcher.logs import Std, get_logs_specs_class  # noqa: PLC0415
+    from launcher.logs import Std, get_logs_specs_class  # noqa: PLC0415 -- a launch loads what it needs, when it does
 
     streams = {
         field: _read(names[field], values[field], Std.from_str) for field in ("redirects", "tee")
@@ -420,7 +420,7 @@ def _run(launch: Launch) -> int:
     with asyncio.Runner() as runner:
         guardian = runner.run(_start_guardian())  # it boots while we import the rest
         import launcher.api  # noqa: F401, PLC0415 -- not on the loop, which it would block
-        from launcher.limits import raise_open_files  # noqa: PLC0415
+        from launcher.limits import raise_open_files  # noqa: PLC0415 -- a launch loads what it needs, when it does
 
         raise_open_files()  # now that the guardian has the limit that its workers are to keep
 
@@ -428,14 +428,14 @@ def _run(launch: Launch) -> int:
 
 
 async def _start_guardian() -> Guardian:
-    from launcher.process import Guardian  # noqa: PLC0415
+    from launcher.process import Guardian  # noqa: PLC0415 -- a launch loads what it needs, when it does
 
     return Guardian.start(inherits=True)
 
 
 async def _supervise(launch: Launch, guardian: Guardian) -> int:
     """Run the agent, report failures, and return the exit status."""
-    from launcher.api import run_agent  # noqa: PLC0415
+    from launcher.api import run_agent  # noqa: PLC0415 -- a launch loads what it needs, when it does
 
     try:
         _show_warnings()

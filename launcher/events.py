@@ -73,7 +73,7 @@ class Event:
         Raises:
             ValueError: it is something else.
         """
-        import json  # noqa: PLC0415
+        import json  # noqa: PLC0415 -- few launches write events
 
         try:
             fields = json.loads(data)

@@ -67,9 +67,9 @@ class Interception:
         self._call = agent.caller.call
         self._notify = agent.caller.notify
         self._open = agent.streams.open
-        agent.caller.call = self._intercepted_call  # type: ignore[method-assign]
-        agent.caller.notify = self._intercepted_notify  # type: ignore[method-assign]
-        agent.streams.open = self._intercepted_open  # type: ignore[method-assign]
+        agent.caller.call = self._intercepted_call  # type: ignore[method-assign]  # that is the point: off, nothing is in the way
+        agent.caller.notify = self._intercepted_notify  # type: ignore[method-assign]  # that is the point: off, nothing is in the way
+        agent.streams.open = self._intercepted_open  # type: ignore[method-assign]  # that is the point: off, nothing is in the way
 
     def _intercepted_call(
         self,

@@ -93,7 +93,7 @@ class BlockingAgent:
 
     def __init__(self, start: Callable[[], Awaitable[RpcAgent]]) -> None:
         # not cheap to import, and few need it
-        from anyio.from_thread import start_blocking_portal  # noqa: PLC0415
+        from anyio.from_thread import start_blocking_portal  # noqa: PLC0415 -- anyio is loaded when it is used
 
         self._is_open = True
         self._process = os.getpid()

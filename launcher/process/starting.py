@@ -99,6 +99,6 @@ def _kind(entrypoint: Callable[..., object] | str) -> type[ProcessContext]:
     if isinstance(entrypoint, str):
         return CommandContext
     # Programs are started without what functions need: multiprocessing.
-    from launcher.process.function import FunctionContext  # noqa: PLC0415
+    from launcher.process.function import FunctionContext  # noqa: PLC0415 -- programs need no multiprocessing
 
     return FunctionContext

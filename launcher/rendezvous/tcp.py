@@ -183,7 +183,7 @@ class TcpRendezvous(RendezvousHandler):
     async def _serve(self, listening: socket.socket) -> None:
         """Serve the run's store on the socket until cancelled."""
         from asyncrpc.store import TCPStoreServer  # noqa: PLC0415 -- slow, and often not needed
-        from asyncrpc.transport import SocketNetwork  # noqa: PLC0415
+        from asyncrpc.transport import SocketNetwork  # noqa: PLC0415 -- one node alone needs no network
 
         with listening:
             async with TCPStoreServer(
