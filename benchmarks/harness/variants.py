@@ -1,0 +1,77 @@
+"""A benchmark of one subject over TCP and unix sockets: rounds, table, JSON, exit status.
+
+What `bench_rref` and `bench_stream` share. Each round takes its figures one after the other by the
+same two processes, so that ratios compare the same moment of a machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from harness.machine import describe_machine, machine_line
+from harness.pairs import PairError, run_pair
+
+__all__ = ("Results", "median_cell", "parse", "ratio_cell", "run")
+
+_VARIANTS = ("tcp", "unix")
+_LIMIT = 120.0  # seconds for one client
+
+Results = dict[str, list[dict[str, float]]]
+"""Figures of each round, by variant."""
+
+
+def run(
+    options: argparse.Namespace, spec: Mapping[str, object], table: Callable[[Results], str]
+) -> int:
+    """Measure, print, write; return 0 if there are figures for both variants.
+
+    Args:
+        options: what `parse` gave.
+        spec: for `harness.role`, but for the variant.
+        table: makes the text of the results.
+    """
+    rounds: Results = {variant: [] for variant in _VARIANTS}
+    problems: dict[str, str] = {}
+    for _ in range(options.rounds):
+        for variant, results in rounds.items():
+            try:
+                results.append(run_pair({**spec, "variant": variant}, limit=_LIMIT))
+            except PairError as error:
+                problems[variant] = f"failed ({error})"
+            print(f"{variant}: done", file=sys.stderr, flush=True)
+    machine = describe_machine()
+    print(machine_line(machine), "\n")
+    print(table(rounds), *[f"{name}: {why}" for name, why in problems.items()], sep="\n")
+    if options.json:
+        report = {"machine": machine, "rounds": rounds, "problems": problems}
+        options.json.write_text(json.dumps(report, indent=1) + "\n")
+    return 1 if problems else 0
+
+
+def parse(arguments: list[str] | None, description: str) -> argparse.Namespace:
+    """Read the command line: rounds, quick, json."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--rounds", type=int, help="default: 5, quick 1")
+    parser.add_argument("--quick", action="store_true", help="short measurements, a few seconds")
+    parser.add_argument("--json", type=Path, help="write every figure of every round here")
+    options = parser.parse_args(arguments)
+    options.rounds = options.rounds or (1 if options.quick else 5)
+    return options
+
+
+def median_cell(results: Sequence[dict[str, float]], figure: str) -> str:
+    """Return the median of a figure, as a table shows it."""
+    return f"{statistics.median([each[figure] for each in results]):,.0f}" if results else "-"
+
+
+def ratio_cell(results: Sequence[dict[str, float]], figure: str, other: str) -> str:
+    """Return the median and range of the ratios of two figures of one round."""
+    ratios = [each[figure] / each[other] for each in results]
+    if not ratios:
+        return "-"
+    return f"{statistics.median(ratios):.2f} [{min(ratios):.2f}-{max(ratios):.2f}]"
