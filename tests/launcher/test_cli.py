@@ -1,206 +1,20 @@
-"""`launcher.cli`: what a command line means, and the one line that says why it means nothing."""
+"""`launcher.cli`: what is checked and printed before anything is started, and the exit status."""
 
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 
 import pytest
 
-from launcher.affinity import AffinityMode, NumaOptions
-from launcher.cli import main, parse
-from launcher.errors import UsageError
-from launcher.options import OPTIONS, Option
-from launcher.target import Target
-
-
-def refusal(argv: list[str], environ: dict[str, str] | None = None) -> str:
-    """Return the text of the usage error of a command line."""
-    with pytest.raises(UsageError) as caught:
-        parse(argv, environ or {})
-    return str(caught.value)
-
-
-def test_the_script_ends_the_options() -> None:
-    """What follows the script is the script's, options of ours and -- included."""
-    launch = parse(["--nproc-per-node", "2", "a.py", "--nproc-per-node", "9", "--", "-m"], {})
-
-    assert launch.config.nproc_per_node == 2
-    assert launch.target == Target(name="a.py", args=("--nproc-per-node", "9", "--", "-m"))
-
-
-def test_a_leading_double_dash_ends_the_options_too() -> None:
-    """A script may have a name that looks like an option."""
-    launch = parse(["--", "-m", "x"], {})
-
-    assert launch.target == Target(name="-m", args=("x",))
-
-
-def test_both_spellings_are_the_same_option() -> None:
-    """Users of torchrun write either."""
-    dashes = parse(["--max-restarts=4", "a.py"], {}).config.max_restarts
-    underscores = parse(["--max_restarts", "4", "a.py"], {}).config.max_restarts
-
-    assert (dashes, underscores) == (4, 4)
-
-
-def test_defaults_are_torchruns_command_line_ones() -> None:
-    """One worker, no restart, role default, a random run id later."""
-    config = parse(["a.py"], {}).config
-
-    assert (config.nproc_per_node, config.max_restarts, config.role, config.run_id) == (
-        1,
-        0,
-        "default",
-        "",
-    )
-
-
-def test_variables_stand_in_for_options_not_given() -> None:
-    """PET_* is looked at for every option; the option wins."""
-    environ = {"PET_NPROC_PER_NODE": "3", "PET_MAX_RESTARTS": "2", "PET_RDZV_ID": "run"}
-    config = parse(["--nproc-per-node=4", "a.py"], environ).config
-
-    assert (config.nproc_per_node, config.max_restarts, config.run_id) == (4, 2, "run")
-
-
-def test_switches_are_set_by_their_variables() -> None:
-    """A switch's variable takes words as well as digits."""
-    launch = parse(["pkg.mod", "x"], {"PET_MODULE": "true", "PET_NO_PYTHON": "0"})
-
-    assert launch.target == Target(name="pkg.mod", args=("x",), is_module=True)
-
-
-def test_the_shutdown_timeout_is_option_else_variable_else_30() -> None:
-    """Order: flag, PET_*, TORCH_ELASTIC_*, 30."""
-    torch = {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "7"}
-    pet = {**torch, "PET_SHUTDOWN_TIMEOUT": "6"}
-
-    timeouts = [
-        parse(["--shutdown-timeout=5", "a.py"], pet).config.shutdown_timeout,
-        parse(["a.py"], pet).config.shutdown_timeout,
-        parse(["a.py"], torch).config.shutdown_timeout,
-        parse(["a.py"], {}).config.shutdown_timeout,
-    ]
-
-    assert timeouts == [5.0, 6.0, 7.0, 30.0]
-
-
-@pytest.mark.parametrize(
-    ("argv", "environ", "texts"),
-    [
-        ([], {}, ["script"]),
-        (["--"], {}, ["script"]),
-        (["--nproc-per-node", "0", "a.py"], {}, ["--nproc-per-node=0", "at least 1"]),
-        (["--nproc_per_node", "x", "a.py"], {}, ["--nproc-per-node=x", "at least 1"]),
-        (["--nproc-per-node"], {}, ["--nproc-per-node", "argument"]),
-        (["--nnodes", "2:1", "a.py"], {}, ["--nnodes=2:1", "N or MIN:MAX"]),
-        (["--nnodes=2", "--standalone", "a.py"], {}, ["--nnodes=2", "one node", "--standalone"]),
-        (
-            ["--master-port=1", "--rdzv-endpoint=a:1", "a.py"],
-            {},
-            ["--master-port: ", "without --rdzv-endpoint", "static"],
-        ),
-        (
-            ["--master-addr=a", "a.py"],
-            {"PET_RDZV_BACKEND": "c10d"},
-            ["--master-addr: ", "without PET_RDZV_BACKEND"],
-        ),
-        (["--bogus", "a.py"], {}, ["--bogus"]),
-        (["--standalone=yes", "a.py"], {}, ["--standalone", "expected no value", "'yes'"]),
-        (["--nproc", "2", "a.py"], {}, ["--nproc"]),
-        (["-t", "4", "a.py"], {}, ["--tee=4"]),
-        (["--stdin", "1", "a.py"], {}, ["--stdin=1", "--nproc-per-node=1", "no rank 1"]),
-        (["-t", "5:3", "a.py"], {"PET_NPROC_PER_NODE": "2"}, ["PET_NPROC_PER_NODE=2", "no rank 5"]),
-        (["-r", "0:9", "a.py"], {}, ["--redirects=0:9"]),
-        (["--module", "--no-python", "a"], {}, ["--module", "--no-python"]),
-        (["a.py"], {"PET_MAX_RESTARTS": "-1"}, ["PET_MAX_RESTARTS=-1", "at least 0"]),
-        (["a.py"], {"PET_STANDALONE": "maybe"}, ["PET_STANDALONE=maybe", "1 or 0"]),
-        (
-            ["a.py"],
-            {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "-3"},
-            ["TORCH_ELASTIC_SHUTDOWN_TIMEOUT=-3", "at least 0"],
-        ),
-    ],
-)
-def test_a_usage_error_names_option_value_and_rule(
-    argv: list[str], environ: dict[str, str], texts: list[str]
-) -> None:
-    """Whoever reads it knows what to change."""
-    message = refusal(argv, environ)
-
-    assert [text for text in texts if text not in message] == []
-
-
-INTEGER = "expected an integer, at least 0"
-BAD = {
-    "config": ("expected", ("", "/no/such.toml", os.path.abspath(__file__))),
-    "nnodes": ("expected N or MIN:MAX", ("", "0", "-1", "nan", "x", "2:1", ":2", "1:2:3")),
-    "nproc-per-node": (
-        "expected an integer, at least 1, or auto or cpu",
-        ("", "0", "-1", "nan", "1.5", "1_0", "gpu"),
-    ),
-    "rdzv-backend": ("expected a name", ("",)),
-    "rdzv-endpoint": ("", ()),  # the backend knows the rule: see the end-to-end tests
-    "rdzv-conf": ("expected settings such as", ("x", "=1", "join_timeout=")),
-    "node-rank": (INTEGER, ("", "-1", "nan", "x")),
-    "expect-nodes": ("expected an integer, at least 1", ("", "0", "-1", "nan", "x")),
-    "master-addr": ("expected a name", ("",)),
-    "master-port": ("expected a port", ("", "0", "-1", "nan", "x", "65536")),
-    "local-addr": ("expected a name", ("",)),
-    "restart-backoff": ("expected seconds, at least 0", ("", "-1", "nan", "inf", "x")),
-    "restart-window": ("expected seconds, above 0", ("", "0", "-1", "nan", "inf", "x")),
-    "rdzv-id": ("expected text in UTF-8", ("\udcff",)),
-    "role": ("expected a name", ("",)),
-    "max-restarts": (INTEGER, ("", "-1", "nan", "1.5", "x", "9" * 5000)),
-    "shutdown-timeout": ("expected seconds, at least 0", ("", "-1", "nan", "inf", "1e999", "x")),
-    "signals-to-handle": ("expected", ("x", "9", "nan", "-1", "SIGTERM,BOGUS", "SIGKILL")),
-    "forward-signals": ("expected", ("x", "9", "SIGUSR1,BOGUS", "SIGKILL", "SIGTERM")),
-    "stdin": ("expected", ("", "-1", "nan", "x", "1")),
-    "log-dir": ("expected a folder", ("", os.path.abspath(__file__))),
-    "redirects": ("", ("", "4", "-1", "nan", "x", "0:9", "0:1,", "9:1")),
-    "tee": ("", ("", "4", "-1", "nan", "x", "0:9", "0:1,", "5:3", "0:1,1:0")),
-    "local-ranks-filter": ("expected local ranks", ("-1", "nan", "x", "0.5", "1", "0,7")),
-    "standalone": ("expected 1 or 0", ("2", "-1", "nan", "maybe")),
-    "module": ("expected 1 or 0", ("2", "-1", "nan", "maybe")),
-    "no-python": ("expected 1 or 0", ("2", "-1", "nan", "maybe")),
-    "run-path": ("expected 1 or 0", ("2", "-1", "nan", "maybe")),
-    "start-method": ("expected one of spawn, fork, forkserver", ("", "x", "SPAWN")),
-    "virtual-local-rank": ("expected 1 or 0", ("2", "-1", "nan", "maybe")),
-    "duplicate-stdout-filters": ("", ()),  # any text is one to look for
-    "duplicate-stderr-filters": ("", ()),
-    "logs-specs": ("expected", ("", "x")),
-    "numa-binding": ("expected one of node, socket", ("", "x", "NODE")),
-    "monitor-interval": ("expected seconds, above 0", ("", "0", "-1", "nan", "x")),
-    "health-port": ("expected [HOST:]PORT", ("", "0", "65536", "-1", "nan", "x", "::1:80", ":80")),
-    "event-log-handler": ("expected a name", ("",)),
-}
-"""For each option, the rule as it is told, and texts that break it for one worker."""
-
-
-@pytest.mark.parametrize("option", OPTIONS, ids=lambda option: option.name)
-def test_every_option_refuses_bad_texts_by_the_name_they_came_under(option: Option) -> None:
-    """Both spellings name the option, the variable names itself; then value and rule."""
-    rule, texts = BAD[option.name]
-    flags = [] if option.parse is None else [f for f in option.flags if f.startswith("--")]
-    refusals = [
-        (f"--{option.name}={text}: ", refusal([f"{flag}={text}", "a.py"]))
-        for flag in flags
-        for text in texts
-    ]
-    refusals += [
-        (f"{option.variable}={text}: ", refusal(["a.py"], {option.variable: text}))
-        for text in texts
-    ]
-
-    assert [got for start, got in refusals if not got.startswith(start + rule)] == []
+from launcher.cli import main
+from launcher.options import OPTIONS
 
 
 def test_a_log_dir_that_cannot_be_made_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Nothing is started that could not log; the variable is named if that is what was set."""
+    """Nothing is started that could not log."""
     path = tmp_path / "file"
     path.touch()
     below = str(path / "logs")
@@ -209,9 +23,6 @@ def test_a_log_dir_that_cannot_be_made_is_refused(
     assert (status, capsys.readouterr().err) == (
         2,
         f"launcher: --log-dir={below}: expected a folder that can be made: Not a directory\n",
-    )
-    assert refusal(["a.py"], {"PET_LOG_DIR": str(path)}) == (
-        f"PET_LOG_DIR={path}: expected a folder, it is a file"
     )
 
 
@@ -227,11 +38,6 @@ def test_a_log_dir_that_cannot_be_written_to_is_refused(
         2,
         f"launcher: --log-dir={tmp_path}: expected a folder that can be written to\n",
     )
-
-
-def test_a_mistyped_option_is_told_before_a_missing_script() -> None:
-    """What it swallowed may be the script."""
-    assert refusal(["--bogus"]) == "unrecognized arguments: --bogus"
 
 
 @pytest.mark.parametrize(
@@ -280,118 +86,3 @@ def test_help_lists_every_option_and_variable(capsys: pytest.CaptureFixture[str]
     assert caught.value.code == 0
     assert [o.name for o in OPTIONS if f"--{o.name}" not in shown] == []
     assert [o.name for o in OPTIONS if f"[{o.variable}]" not in shown] == []
-
-
-def test_python_runs_scripts_and_modules_unbuffered() -> None:
-    """The command is torchrun's: $PYTHON_EXEC or this Python, -u, -m, name, arguments."""
-    commands = [
-        Target(name="a.py", args=("x",)).command({}),
-        Target(name="pkg.mod", is_module=True).command({"PYTHON_EXEC": "python9"}),
-        Target(name="ls", args=("-l",), is_python=False).command({"PYTHON_EXEC": "python9"}),
-    ]
-
-    assert commands == [
-        (sys.executable, ("-u", "a.py", "x")),
-        ("python9", ("-u", "-m", "pkg.mod")),
-        ("ls", ("-l",)),
-    ]
-
-
-def test_modules_are_found_without_running_their_packages(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A package that cannot even be imported here may still be what the workers can run."""
-    package = tmp_path / "pkg"
-    package.mkdir()
-    (package / "__init__.py").write_text("raise RuntimeError('not here')")
-    (package / "tool.py").touch()
-    (tmp_path / "plain.py").touch()
-    monkeypatch.chdir(tmp_path)
-
-    Target(name="pkg.tool", is_module=True).check({})
-    Target(name="plain", is_module=True).check({})
-    for name in ("pkg", "pkg.other", "plain.sub", "pkg.tool.sub", "", "a b", ".x"):
-        with pytest.raises(UsageError, match="expected a module"):
-            Target(name=name, is_module=True).check({})
-
-
-def test_scripts_may_be_folders_with_a_main(tmp_path: Path) -> None:
-    """Python runs such folders, and so do we; others are refused by name."""
-    (tmp_path / "__main__.py").touch()
-    empty = tmp_path / "empty"
-    empty.mkdir()
-
-    Target(name=str(tmp_path)).check({})
-    with pytest.raises(UsageError, match="folder without a __main__"):
-        Target(name=str(empty)).check({})
-
-
-def test_a_script_that_cannot_be_read_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Root may read anything, so the system's word is replaced."""
-    path = tmp_path / "secret.py"
-    path.touch()
-    may = os.access
-    monkeypatch.setattr(os, "access", lambda at, mode: at != str(path) and may(at, mode))
-
-    with pytest.raises(UsageError, match="expected a file that can be read"):
-        Target(name=str(path)).check({})
-
-
-def test_a_python_that_is_missing_is_named() -> None:
-    """PYTHON_EXEC is checked like everything else."""
-    with pytest.raises(UsageError, match="PYTHON_EXEC=/no/python: expected a program"):
-        Target(name=__file__).check({"PYTHON_EXEC": "/no/python"})
-
-
-@pytest.mark.parametrize(
-    ("argv", "expected"),
-    [
-        ([], ("tcp", "", {})),
-        (["--rdzv-backend=c10d", "--rdzv-endpoint=a"], ("c10d", "a", {})),
-        (["--master-port=1234"], ("static", "127.0.0.1:1234", {"rank": 0})),
-        (
-            ["--nnodes=2", "--master-addr=::1", "--node-rank=1"],
-            ("static", "[::1]:29500", {"rank": 1}),
-        ),
-        (
-            ["--nnodes=2", "--rdzv-backend=static", "--rdzv-endpoint=a:1", "--rdzv-conf=rank=1"],
-            ("static", "a:1", {"rank": "1"}),
-        ),
-        (
-            ["--nnodes=1:4", "--rdzv-endpoint=a", "--expect-nodes=3", "--rdzv-conf=timeout=9"],
-            ("tcp", "a", {"timeout": "9", "expect_nodes": 3}),
-        ),
-        (["--standalone", "--rdzv-endpoint=a"], ("tcp", "", {})),
-    ],
-)
-def test_how_nodes_find_each_other(argv: list[str], expected: tuple[str, str, object]) -> None:
-    """A master address selects the static backend; ranks and counts are settings of a backend."""
-    config = parse([*argv, "a.py"], {}).config
-
-    assert (config.rdzv_backend, config.rdzv_endpoint, config.rdzv_configs) == expected
-
-
-def test_options_of_logs_and_processors() -> None:
-    """They come to the fields of the same names; ,, in a list of texts is a comma."""
-    argv = ["--duplicate-stdout-filters", "a,b,,c", "--numa-binding=exclusive", "a.py"]
-    config = parse([*argv], {"PET_VIRTUAL_LOCAL_RANK": "1", "PET_EVENT_LOG_HANDLER": "x"}).config
-
-    assert config.duplicate_stdout_filters == ("a", "b,c")
-    assert not config.duplicate_stderr_filters
-    assert config.numa_options == NumaOptions(AffinityMode.EXCLUSIVE)
-    assert config.virtual_local_rank
-    assert config.event_log_handler == "x"
-
-
-@pytest.mark.parametrize(
-    ("option", "text"),
-    [
-        ("numa-binding", "--numa-binding=x: expected one of node, socket, exclusive, core-complex"),
-        ("logs-specs", "--logs-specs=x: expected one of default"),
-    ],
-)
-def test_unknown_names_are_refused(option: str, text: str) -> None:
-    """With those that there are."""
-    assert refusal([f"--{option}=x", "a.py"]).startswith(text)

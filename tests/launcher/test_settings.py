@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from launcher.__main__ import main as entry
-from launcher.cli import main, parse
+from launcher.cli import main
+from launcher.commandline import parse
 from launcher.errors import UsageError
 from launcher.options import OPTIONS, options_table
 

@@ -1,0 +1,227 @@
+"""What a command line means: `parse` turns it into a `Launch`.
+
+Pure, but for the file that --config names: starts nothing. Called by `cli`, which carries it out.
+Nothing slow is imported before it is known that there is something to launch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from launcher.arguments import HELP_HINT, make_parser, print_and_exit
+from launcher.config import LaunchConfig, resolve_shutdown_timeout
+from launcher.errors import UsageError
+from launcher.options import OPTIONS, Option
+from launcher.settings import Setting, resolve_settings, show_settings
+from launcher.target import Target
+
+__all__ = ("Launch", "in_users_words", "parse")
+
+_MASTER_PORT = 29500  # torchrun's
+
+
+class Launch(NamedTuple):
+    """What a command line asks for."""
+
+    config: LaunchConfig
+    target: Target
+    log_dir: str | None
+    """Folder for the logs of the run; ``None``: none was named."""
+    names: Mapping[str, str]
+    """What the user set each field of the configuration by: an option or a variable."""
+
+
+def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Launch:
+    """Turn a command line into a launch: looks at no file but that of --config, starts nothing.
+
+    Args:
+        argv: the arguments, without the program's own name.
+        environ: the variables that stand in for options not given.
+
+    Returns:
+        The launch.
+
+    Raises:
+        UsageError: an option or variable breaks its rule.
+        SystemExit: something was asked for, such as help, and has been printed.
+    """
+    found, unknown = make_parser().parse_known_args(list(argv))
+    if unknown not in ([], ["--"]):
+        raise UsageError(f"unrecognized arguments: {' '.join(unknown)}", HELP_HINT)
+    arguments = vars(found)
+    settings = resolve_settings({o.field: arguments[o.field] for o in OPTIONS}, environ)
+    if arguments["print_config"]:
+        print_and_exit(show_settings(settings))
+    names = {field: setting.name for field, setting in settings.items()}
+    values = {option.field: _value(option, settings[option.field]) for option in OPTIONS}
+    command: list[str] = arguments["command"] or []
+    if command[:1] == ["--"]:
+        command = command[1:]
+    if not command:
+        raise UsageError("script: expected the path of a script, none given", HELP_HINT)
+    exclusive = ("module", "no_python", "run_path")
+    given = [names[field] for field in exclusive if values[field]]
+    if len(given) > 1:
+        raise UsageError(f"{', '.join(given)}: expected one of them, {len(given)} given")
+    return Launch(
+        config=_config(values, names, environ),
+        target=Target(
+            name=command[0],
+            args=tuple(command[1:]),
+            is_module=values["module"],
+            is_python=not values["no_python"],
+            is_inside=values["run_path"],
+        ),
+        log_dir=values["log_dir"],
+        names={option.field: names[option.field] for option in OPTIONS if option.parse},
+    )
+
+
+def in_users_words(message: str, names: Mapping[str, str]) -> str:
+    """Let a message about a field, "field=value: rule", name what the user set it by.
+
+    After the field may also come a part of it: "rdzv_conf join_timeout=x: rule".
+
+    Args:
+        message: about a field of the configuration, or about something else.
+        names: what the user set each field by.
+
+    Returns:
+        The message, with the field replaced if it is one of `names`.
+    """
+    field = message.partition("=")[0].partition(":")[0].partition(" ")[0]
+    rest = message[len(field) :]
+    return names[field] + rest if field in names and rest[:1] in ("=", " ", ":") else message
+
+
+def _value(option: Option, setting: Setting) -> Any:
+    if setting.text is None:
+        return False if option.parse is None else None
+    return _read(setting.name, setting.text, option.read)
+
+
+def _read(name: str, text: str, read: Any) -> Any:
+    try:
+        return read(text)
+    except ValueError as error:
+        raise UsageError(f"{name}={text}: {error}") from None
+
+
+def _config(
+    values: Mapping[str, Any], names: Mapping[str, str], environ: Mapping[str, str]
+) -> LaunchConfig:
+    from launcher.affinity import NumaOptions  # noqa: PLC0415 -- not needed for --help
+    from launcher.logs import Std, get_logs_specs_class  # noqa: PLC0415 -- a launch loads what it needs, when it does
+
+    streams = {
+        field: _read(names[field], values[field], Std.from_str) for field in ("redirects", "tee")
+    }
+    _check_ranks(values, names, streams)
+    min_nodes, max_nodes = values["nnodes"]
+    try:
+        return LaunchConfig(
+            min_nodes,
+            max_nodes,
+            values["nproc_per_node"],
+            logs_specs=get_logs_specs_class(values["logs_specs"])(
+                log_dir=values["log_dir"],
+                local_ranks_filter=values["local_ranks_filter"],
+                **streams,
+            ),
+            run_id=values["rdzv_id"],
+            role=values["role"],
+            **_rendezvous(values, names),
+            max_restarts=values["max_restarts"],
+            restart_window=values["restart_window"] or math.inf,
+            restart_backoff=values["restart_backoff"],
+            local_addr=values["local_addr"],
+            signals_to_handle=values["signals_to_handle"],
+            forward_signals=values["forward_signals"],
+            shutdown_timeout=resolve_shutdown_timeout(values["shutdown_timeout"], environ),
+            stdin=values["stdin"],
+            start_method=values["start_method"],
+            numa_options=NumaOptions(binding) if (binding := values["numa_binding"]) else None,
+            virtual_local_rank=values["virtual_local_rank"],
+            duplicate_stdout_filters=values["duplicate_stdout_filters"],
+            duplicate_stderr_filters=values["duplicate_stderr_filters"],
+            event_log_handler=values["event_log_handler"],
+            health_port=values["health_port"],
+            monitor_interval=values["monitor_interval"],
+        )
+    except NotADirectoryError:
+        raise UsageError(
+            f"{names['log_dir']}={values['log_dir']}: expected a folder, it is a file"
+        ) from None
+    except ValueError as error:
+        raise UsageError(in_users_words(str(error), names)) from None
+
+
+def _rendezvous(values: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    """Return the fields that say how the nodes find each other."""
+    _check_rendezvous(values, names)
+    backend, endpoint = values["rdzv_backend"], values["rdzv_endpoint"]
+    rank = values["node_rank"]
+    if _has_master(values) or backend == "static":
+        backend = "static"
+        address = _bracketed(values["master_addr"] or "127.0.0.1")
+        endpoint = endpoint or f"{address}:{values['master_port'] or _MASTER_PORT}"
+        rank = values["rdzv_conf"].get("rank", 0) if rank is None else rank
+    extra = {"rank": rank, "expect_nodes": values["expect_nodes"]}
+    settings = {name: value for name, value in extra.items() if value is not None}
+    return {
+        "rdzv_backend": backend or "tcp",
+        "rdzv_endpoint": "" if values["standalone"] else endpoint,
+        "rdzv_configs": {**values["rdzv_conf"], **settings},
+    }
+
+
+def _check_rendezvous(values: Mapping[str, Any], names: Mapping[str, str]) -> None:
+    """Refuse options of which one would be without effect."""
+    _, max_nodes = values["nnodes"]
+    if values["standalone"] and max_nodes > 1:
+        raise UsageError(f"{names['nnodes']}={max_nodes}: expected one node with --standalone")
+    if not _has_master(values):
+        return
+    master = names["master_addr" if values["master_addr"] is not None else "master_port"]
+    backend = values["rdzv_backend"]
+    others = {
+        "standalone": values["standalone"],
+        "rdzv_backend": backend not in (None, "static"),
+        "rdzv_endpoint": values["rdzv_endpoint"],
+    }
+    for field, is_given in others.items():
+        if is_given:
+            raise UsageError(f"{master}: expected without {names[field]}: it selects static")
+
+
+def _has_master(values: Mapping[str, Any]) -> bool:
+    return values["master_addr"] is not None or values["master_port"] is not None
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host and not host.startswith("[") else host
+
+
+def _check_ranks(
+    values: Mapping[str, Any], names: Mapping[str, str], streams: Mapping[str, Any]
+) -> None:
+    """Refuse local ranks that no worker has: whoever names one expects something of it."""
+    workers = values["nproc_per_node"]
+    named = {
+        **{field: choice for field, choice in streams.items() if isinstance(choice, dict)},
+        "local_ranks_filter": values["local_ranks_filter"],
+        "stdin": () if values["stdin"] is None else (values["stdin"],),
+    }
+    for field, ranks in named.items():
+        if (rank := max(ranks, default=0)) >= workers:
+            text = values[field] if isinstance(values[field], str) else _listed(ranks)
+            raise UsageError(
+                f"{names[field]}={text}: expected local ranks below "
+                f"{names['nproc_per_node']}={workers}, there is no rank {rank}"
+            )
+
+
+def _listed(ranks: Iterable[int]) -> str:
+    return ",".join(map(str, sorted(ranks)))
