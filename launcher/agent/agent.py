@@ -9,18 +9,18 @@ enqueues.
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
 import math
 import os
 import signal
 import time
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from asyncrpc.secret import load_secret, run_secret
 from launcher.agent.group import DEFAULT_ROLE, RunResult, WorkerGroup, WorkerSpec
+from launcher.agent.processes import Processes
 from launcher.agent.progress import telling_progress
 from launcher.agent.ranks import NodeRanks, NodeRole, assign_ranks
 from launcher.agent.recorder import Recorder
@@ -39,11 +39,10 @@ from launcher.agent.state import (
     Stop,
     WorkerState,
 )
-from launcher.agent.variables import RunFacts, worker_variables
+from launcher.agent.variables import RunFacts
 from launcher.agent.watchdog import Watchdog
-from launcher.errors import ChildFailedError, one_line
-from launcher.logs import LogsSpecs, line_prefix
-from launcher.process import Guardian, ProcessContext, RunProcsResult, start_processes
+from launcher.logs import LogsSpecs
+from launcher.process import Guardian
 from launcher.rendezvous import (
     Ending,
     Outcome,
@@ -60,14 +59,6 @@ __all__ = ("LocalElasticAgent",)
 
 _LONGEST_WAIT = 60.0  # seconds before a restart, however many there were
 _DOUBLINGS = 16  # of the wait; more make no difference
-_HOPELESS = (  # to try again: somebody has to change something first
-    errno.ENOENT,
-    errno.ENOTDIR,
-    errno.EACCES,
-    errno.EPERM,
-    errno.ENOEXEC,
-    errno.E2BIG,
-)
 
 _logger = logging.getLogger("launcher.agent")
 
@@ -107,16 +98,19 @@ class LocalElasticAgent:
         exit_barrier_timeout: float = 300.0,
     ) -> None:
         self._spec = spec
-        self._start_method = start_method
-        self._logs_specs = logs_specs
-        self._template = log_line_prefix_template
-        self._grace = shutdown_timeout
         self._secret = secret
         self._signals_to_handle = signals_to_handle
         self._guardian = guardian
-        self._stdin = stdin
         self._exit_barrier_timeout = exit_barrier_timeout
         self._group = WorkerGroup(spec)
+        self._processes = Processes(
+            self._group,
+            logs_specs,
+            log_line_prefix_template=log_line_prefix_template,
+            shutdown_timeout=shutdown_timeout,
+            stdin=stdin,
+            start_method=start_method,
+        )
         self._recorder = Recorder(self._group)
         self._machine = GroupMachine()
         # Unbounded, but fed by one task at a time and by people sending signals.
@@ -129,9 +123,6 @@ class LocalElasticAgent:
         self._change = ""  # why the round before the current one ended
         self._reported: Outcome | None = None  # how the workers of the current round ended here
         self._ending: Ending | None = None  # of the run, once it is over for all nodes
-        self._context: ProcessContext | None = None  # of the current round, once started
-        self._ended: RunProcsResult | None = None  # of the last round that was started
-        self._start_error: OSError | None = None  # why the last start failed
         self._begun_at = time.monotonic()
         self._restarts = 0  # because of failures, that were told to the user
 
@@ -144,7 +135,7 @@ class LocalElasticAgent:
         from launcher.agent.status import status_of  # noqa: PLC0415 -- most runs are never asked
 
         seconds = time.monotonic() - self._begun_at
-        return status_of(self._group, self._context, seconds, self._log_dir())
+        return status_of(self._group, self._processes.context, seconds, self._processes.log_dir)
 
     def receive_signal(self, number: int) -> None:
         """Take in a signal to the launcher: the first stops the run, a second kills it.
@@ -160,8 +151,7 @@ class LocalElasticAgent:
         Args:
             number: the signal.
         """
-        if self._context is not None:
-            self._context.send_signal(signal.Signals(number))
+        self._processes.send_signal(signal.Signals(number))
 
     async def run(self, role: str = DEFAULT_ROLE) -> RunResult:  # noqa: ARG002 -- torch's
         """Start the workers, watch over them and restart them as the spec allows.
@@ -194,8 +184,9 @@ class LocalElasticAgent:
                 finish = await self._drive()
             finally:
                 await self._release(guardian)
-        if self._start_error is not None and finish.state is WorkerState.FAILED:
-            raise self._start_error
+        error = self._processes.start_error
+        if error is not None and finish.state is WorkerState.FAILED:
+            raise error
         result = self._result(finish)
         self._recorder.finished(result)
         return result
@@ -241,9 +232,9 @@ class LocalElasticAgent:
             case Step.LEAVE:
                 self._spawn(self._leave())
             case Step.KILL:
-                self._spawn(self._stop(signal.SIGKILL))
+                self._spawn(self._processes.stop(signal.SIGKILL))
             case Stop(number):
-                self._spawn(self._stop(signal.Signals(number)))
+                self._spawn(self._processes.stop(signal.Signals(number)))
 
     def _announce_round(self) -> None:
         """Say why workers are started again, if they are."""
@@ -262,17 +253,6 @@ class LocalElasticAgent:
         if window < math.inf:
             return f"restart {restarts} (at most {limit} within {window:g} s)"
         return f"restart {restarts} of {limit} ({limit - restarts} left)"
-
-    def _cause(self) -> tuple[str, int]:
-        """Say in a few words why the round failed here, and with which exit status."""
-        if self._start_error is not None:
-            return f"workers could not be started: {one_line(self._start_error)}", 1
-        assert self._ended is not None
-        workers = self._group.workers
-        failures = {workers[local].global_rank: f for local, f in self._ended.failures.items()}
-        name = self._spec.get_entrypoint_name()
-        rank, failure = ChildFailedError(name, failures).get_first_failure()
-        return f"rank {rank} (pid {failure.pid}) {failure.ending()}", failure.exitcode
 
     def _spawn(self, activity: Coroutine[object, object, Stimulus | None]) -> None:
         task = asyncio.create_task(activity)
@@ -327,9 +307,7 @@ class LocalElasticAgent:
 
     async def _report(self) -> None:
         """Tell the others how the workers ended, and name those that keep us waiting."""
-        failure, exitcode = "", 0
-        if self._start_error is not None or (self._ended and self._ended.is_failed()):
-            failure, exitcode = self._cause()
+        failure, exitcode = self._processes.failure()
         info = self._info
         self._reported = outcome = Outcome(
             failure, exitcode, self._spec.max_restarts, self._spec.restart_window
@@ -346,87 +324,23 @@ class LocalElasticAgent:
         await self._spec.rdzv_handler.leave()
 
     async def _start(self) -> Stimulus:
-        assert self._watchdog is not None
-        workers = self._group.workers
-        self._watchdog.begin(workers)
-        prefixes = {
-            worker.local_rank: line_prefix(
-                self._template,
-                role_name=self._spec.role,
-                rank=worker.global_rank,
-                local_rank=worker.local_rank,
-            )
-            for worker in workers
-        }
-        self._start_error = None
-        try:
-            self._context = await start_processes(
-                self._spec.role,
-                self._spec.entrypoint,
-                {worker.local_rank: self._spec.args for worker in workers},
-                {worker.local_rank: self._variables(worker.local_rank) for worker in workers},
-                self._logs_specs,
-                prefixes,
-                self._start_method,
-                self._spec.numa_options,
-                self._spec.duplicate_stdout_filters,
-                self._spec.duplicate_stderr_filters,
-                guardian=self._guardian,
-                shutdown_timeout=self._grace,
-                stdin=self._stdin,
-                signals_to_handle=(),  # they come to us, by `receive_signal`
-            )
-        except OSError as error:
-            if error.errno in _HOPELESS:
-                raise
-            self._start_error = error
+        facts, ranks = self._facts, self._ranks
+        watchdog, guardian = self._watchdog, self._guardian
+        assert facts is not None
+        assert ranks is not None
+        assert watchdog is not None
+        assert guardian is not None
+        if not await self._processes.start(facts, ranks, watchdog, guardian):
             return Event.START_FAILED
-        for local_rank, pid in self._context.pids().items():
-            workers[local_rank].id = pid
-        self._announce_files(self._context)
         self._recorder.started()
         return Event.STARTED
 
-    def _announce_files(self, context: ProcessContext) -> None:
-        """Say where output goes that is not shown, if nobody has chosen the place."""
-        is_first_round = self._ended is None
-        paths = {*context.stdouts.values(), *context.stderrs.values()} - {"", os.devnull}
-        if is_first_round and paths and self._logs_specs.temporary_dir is not None:
-            _logger.warning(
-                "output of workers is written to files in %s; --log-dir names another folder",
-                self._logs_specs.root_log_dir,
-            )
-
-    def _variables(self, local_rank: int) -> dict[str, str]:
-        assert self._facts is not None
-        assert self._info is not None
-        assert self._ranks is not None
-        assert self._watchdog is not None
-        variables = worker_variables(
-            self._facts,
-            self._info,
-            self._ranks,
-            local_rank=local_rank,
-            restarts=self._info.restarts,
-            environ=os.environ,
-        )
-        return {**variables, **self._watchdog.variables}
-
     async def _watch(self) -> Stimulus:
-        assert self._context is not None
         assert self._watchdog is not None
-        self._ended = await self._context.wait()
-        assert self._ended is not None
-        self._watchdog.end(self._ended)
-        self._recorder.ended(self._ended)
-        await self._context.close()
-        return Event.FAILED if self._ended.is_failed() else Event.SUCCEEDED
-
-    async def _stop(self, number: signal.Signals) -> None:
-        assert self._context is not None
-        # Without a grace nobody shall see another signal first. A second close while the first is
-        # under way is what makes the context kill.
-        await self._context.close(number if self._grace > 0 else signal.SIGKILL, self._grace)
+        ended = await self._processes.wait(self._watchdog)
+        self._recorder.ended(ended)
+        await self._processes.clear()
+        return Event.FAILED if ended.is_failed() else Event.SUCCEEDED
 
     async def _release(self, guardian: Guardian) -> None:
         """Leave nothing behind: no task, no worker, no guardian."""
@@ -438,50 +352,21 @@ class LocalElasticAgent:
             if isinstance(happened, asyncio.Task) and not happened.cancelled():
                 happened.exception()
         try:
-            if self._context is not None:
-                await self._context.close(signal.SIGTERM, self._grace)
+            await self._processes.stop(signal.SIGTERM)
         finally:
             await guardian.close()
 
     def _result(self, finish: Finish) -> RunResult:
-        ended = self._ended
-        result = RunResult(
-            state=finish.state,
-            restarts=self._restarts,
-            signal=finish.number,
-            elsewhere=self._elsewhere(finish),
-        )
-        if ended is None:  # nothing was ever started
-            return result
-        ranks = {worker.local_rank: worker.global_rank for worker in self._group.workers}
-        failures = {ranks[local]: failure for local, failure in ended.failures.items()}
-        return result._replace(
-            return_values={ranks[local]: value for local, value in ended.return_values.items()},
-            failures=failures if result.elsewhere is None else {},
-            exit_codes={ranks[local]: code for local, code in ended.exit_codes.items()},
-            log_paths=self._log_paths(ranks),
-            log_dir=self._log_dir(),
+        return self._processes.complete(
+            RunResult(
+                state=finish.state,
+                restarts=self._restarts,
+                signal=finish.number,
+                elsewhere=self._elsewhere(finish),
+            )
         )
 
     def _elsewhere(self, finish: Finish) -> Ending | None:
         """Return how the run failed, unless it was by workers of this node."""
         is_ours = self._reported is not None and self._reported.failure
         return None if finish.state is not WorkerState.FAILED or is_ours else self._ending
-
-    def _log_paths(self, ranks: Mapping[int, int]) -> dict[int, dict[str, str]]:
-        context = self._context
-        assert context is not None
-        files = {
-            "stdout": context.stdouts,
-            "stderr": context.stderrs,
-            "error": context.error_files,
-        }
-        return {
-            rank: {kind: paths[local] for kind, paths in files.items() if paths.get(local)}
-            for local, rank in ranks.items()
-        }
-
-    def _log_dir(self) -> str | None:
-        path = self._logs_specs.root_log_dir
-        # A temporary folder that nothing was written to is gone by now.
-        return path if path is not None and os.path.isdir(path) else None
