@@ -27,6 +27,7 @@ from asyncrpc.identity import WorkerInfo
 from asyncrpc.interception import Interceptor, Kind, OutgoingCall, chained
 from asyncrpc.options import check_timeout
 from asyncrpc.retry import RetryPolicy
+from asyncrpc.wire import check_metadata
 
 if TYPE_CHECKING:
     from asyncrpc.agent.agent import Agent
@@ -306,9 +307,11 @@ class _Chain:
             if left <= 0:
                 raise self._timeout_error(Delivery.NOT_SENT)
             limit = limit if 0 < limit <= left + _NOTHING else left
-        surrounding = Surrounding()
+        # here, not where they are sent: nothing is encoded yet, so there are no references to undo
         trace = check_traceparent(call.traceparent) if call.traceparent else ""
-        surrounding.enter(scope=None, trace=trace, metadata=dict(call.metadata))
+        metadata = dict(check_metadata(call.metadata))
+        surrounding = Surrounding()
+        surrounding.enter(scope=None, trace=trace, metadata=metadata)
         try:
             outcome = start(call, limit)
         finally:

@@ -20,7 +20,7 @@ from asyncrpc.wire.frame import (
 )
 from asyncrpc.wire.framing import FrameReader
 from asyncrpc.wire.handshake import Handshake, HandshakeRefused
-from asyncrpc.wire.headermap import HeaderMap
+from asyncrpc.wire.headermap import HeaderMap, check_metadata
 from asyncrpc.wire.hello import Hello, Purpose
 from asyncrpc.wire.messages import CALLS, CONTROL, REPLIES, MessageType
 from asyncrpc.wire.registry import TypeRegistry, register_type, user_types
@@ -55,6 +55,7 @@ __all__ = (
     "Transfer",
     "TypeRegistry",
     "allocate_buffer",
+    "check_metadata",
     "encode_frame",
     "rebuild_exception",
     "register_type",

@@ -12,7 +12,7 @@ from msgpack import packb, unpackb
 
 from asyncrpc.errors import RemoteProtocolError
 
-__all__ = ("HeaderMap",)
+__all__ = ("HeaderMap", "check_metadata")
 
 _ATTEMPT = 1
 _CONTEXT = 2
@@ -21,9 +21,10 @@ _METADATA = 4
 _WINDOW = 5
 _REFERENCE = 6
 _LONE = bytes((0x81, _REFERENCE, 0xC4))  # a map of one entry: a reference, its length in a byte
-_MOST = 16 * 1024  # bytes of an encoded map but for its attempt
-_ATTEMPT_SIZE = 10  # most bytes of that: a call that was sent once can be sent again
-_MOST_ITEMS = 128  # entries of the user's metadata
+_MOST = 16 * 1024  # bytes of the user's metadata, encoded
+_MOST_ITEMS = 128  # entries of those
+_MOST_TEXT = 255  # characters of a context's id and of a trace, which are far shorter
+_MOST_OTHERS = 4 * 1024  # bytes of all the rest, so that metadata that were let in always fit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +63,7 @@ class HeaderMap:
         """Return the map's bytes, empty if there is nothing in it.
 
         Raises:
-            ValueError: the metadata are no strings, or too many.
+            ValueError: the metadata cannot travel, see `check_metadata`.
         """
         items = {
             _ATTEMPT: self.attempt,
@@ -73,12 +74,10 @@ class HeaderMap:
         }
         packed = {key: value for key, value in items.items() if value}
         if self.metadata:
-            packed[_METADATA] = _checked(self.metadata)
+            packed[_METADATA] = check_metadata(self.metadata)
         if not packed:
             return b""
         data: bytes = packb(packed)
-        if len(data) > _MOST + (_ATTEMPT_SIZE if self.attempt else 0):
-            raise ValueError(f"metadata of a call must have at most {_MOST} bytes, got {len(data)}")
         return data
 
     @classmethod
@@ -89,7 +88,7 @@ class HeaderMap:
             RemoteProtocolError: these bytes are none.
         """
         try:
-            if data.nbytes > _MOST + _ATTEMPT_SIZE:
+            if data.nbytes > _MOST + _MOST_OTHERS:
                 raise ValueError(f"it has {data.nbytes} bytes")
             found = unpackb(data, strict_map_key=False)
             attempt, window = found.get(_ATTEMPT, 0), found.get(_WINDOW, 0)
@@ -99,11 +98,13 @@ class HeaderMap:
                 raise ValueError("an entry is of a wrong type")
             if type(reference) is not bytes:
                 raise ValueError("a reference must be bytes")
+            if max(len(context), len(trace), len(reference)) > _MOST_TEXT:
+                raise ValueError("an entry is too long")
             return cls(
                 attempt=attempt,
                 context=context,
                 trace=trace,
-                metadata={} if metadata is None else _checked(metadata),
+                metadata={} if metadata is None else check_metadata(metadata),
                 window=window,
                 reference=reference,
             )
@@ -111,10 +112,18 @@ class HeaderMap:
             raise RemoteProtocolError(f"header map makes no sense: {error}") from error
 
 
-def _checked(metadata: object) -> dict[str, str]:
+def check_metadata(metadata: object) -> dict[str, str]:
+    """Return the user's entries, if they can travel.
+
+    Raises:
+        ValueError: they are no strings, too many, or too large.
+    """
     if not isinstance(metadata, dict) or len(metadata) > _MOST_ITEMS:
         raise ValueError(f"metadata must be a dict of at most {_MOST_ITEMS} entries")
     for key, value in metadata.items():
         if type(key) is not str or type(value) is not str:
             raise ValueError(f"metadata must map str to str, got {key!r:.50}: {value!r:.50}")
+    size = len(packb(metadata))
+    if size > _MOST:
+        raise ValueError(f"metadata of a call must have at most {_MOST} bytes, got {size}")
     return metadata

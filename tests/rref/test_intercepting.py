@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -10,8 +11,8 @@ import pytest
 
 import asyncrpc as rpc
 from asyncrpc.testing import VirtualClock, cluster
-from tests.agent.groups import any_network
-from tests.rref.workers import Counter, empty
+from tests.agent.groups import any_network, until
+from tests.rref.workers import Counter, echo, empty, one_by_one
 
 pytestmark = pytest.mark.asyncio
 
@@ -187,6 +188,44 @@ async def test_calls_of_an_interceptor_go_past_it() -> None:
     async with cluster(2, options=options(Out(count))) as (a, b):
         holder.append(a)
         assert await a.rpc_async("worker1", max, (1, 2)) == 2
+        rest = await empty((a, b))
+
+    assert {} == rest
+
+
+@pytest.mark.parametrize("kind", ["call", "notify", "stream", "remote", "method", "of method"])
+async def test_metadata_that_are_refused_leave_no_references(
+    kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """References among the arguments are nobody's then, whichever way the call was made."""
+    caplog.set_level("CRITICAL", "asyncrpc.caller")  # a log with its traceback refers to them
+
+    async def spoil(call: rpc.OutgoingCall, proceed: Outgoing) -> Any:
+        if call.args:
+            call.metadata["a"] = "x" * 20_000
+        return await proceed(call)
+
+    async with cluster(2, options=options(Out(spoil))) as (a, b):
+        outcome: Awaitable[Any]
+        rref, counter = a.rref([1]), a.remote("worker1", Counter)
+        await counter
+        match kind:
+            case "call":
+                outcome = a.rpc_async("worker1", echo, args=(rref,))
+            case "notify":
+                a.rpc_notify("worker1", echo, args=(rref,))
+                outcome = until(lambda: not a._agent.chains)
+            case "stream":
+                outcome = anext(a.rpc_stream("worker1", one_by_one, args=(rref,)))
+            case "remote":
+                outcome = a.remote("worker1", echo, args=(rref,)).to_here()
+            case "method":
+                outcome = counter.rpc_async().plus(rref)
+            case _:
+                outcome = counter.remote().plus(rref).to_here()
+        with contextlib.suppress(ValueError, rpc.RRefCreationError):
+            await outcome
+        del rref, counter, outcome
         rest = await empty((a, b))
 
     assert {} == rest

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import time
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
 from typing import Any
 
 import asyncrpc as rpc
@@ -106,6 +106,12 @@ def add(a: int, b: int = 10) -> int:
 async def echo(value: Any) -> Any:
     """Give the argument back."""
     return value
+
+
+async def one_by_one(*values: Any) -> AsyncIterator[Any]:
+    """Give the arguments back."""
+    for value in values:
+        yield value
 
 
 async def fail(text: str) -> None:
