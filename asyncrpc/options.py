@@ -138,6 +138,9 @@ class RpcOptions:
             still held when all calls have ended.
         allow_faults: whether ``$ASYNCRPC_FAULTS`` may hold a plan too, as text.
         interceptors: what surrounds the calls that are made and served, the first one outermost.
+        busy_poll: seconds after traffic in which the loop looks for more instead of sleeping, so
+            that calls one after the other need not wait for the system to wake a core. It keeps one
+            busy meanwhile, but rests while other threads of the process are at work. 0 for never.
         retry: the policy of calls that give none; ``None`` for no retries.
         retry_budget: retries per second that all calls of the agent may make together, in bursts of
             as many (at least one); beyond that calls fail with their last error, so that retries
@@ -167,6 +170,7 @@ class RpcOptions:
     retry_budget: float | None = None
     check_leaks: bool = False
     device_maps: Mapping[str, Mapping[str, str]] | None = None
+    busy_poll: float = 0.0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "rpc_timeout", check_timeout("rpc_timeout", self.rpc_timeout))
@@ -174,6 +178,7 @@ class RpcOptions:
         _check_int("heartbeat_misses", self.heartbeat_misses, 1)
         _check_positive("heartbeat_interval", self.heartbeat_interval)
         _check_positive("init_timeout", self.init_timeout)
+        _check_span("busy_poll", self.busy_poll)
         _check_init_method(self.init_method)
         if not isinstance(self.limits, Limits):
             raise ValueError(f"limits must be a Limits, got {self.limits!r}")
@@ -352,6 +357,12 @@ def _check_positive(field: str, value: object) -> None:
         raise ValueError(f"{field} must be a number of seconds, above 0 and finite, got {value!r}")
     if not check_timeout(field, value):  # which takes infinity for no limit
         raise ValueError(f"{field} must be above 0 seconds and finite, got {value!r}")
+
+
+def _check_span(field: str, value: object) -> None:
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not is_number or not 0 <= value < math.inf:  # type: ignore[operator]  # a number
+        raise ValueError(f"{field} must be a finite number of seconds, at least 0, got {value!r}")
 
 
 def _check_rate(field: str, value: object) -> None:

@@ -116,6 +116,12 @@ def test_calls_without_limit(value: Any) -> None:
         ("run_id", "\ud800", "UTF-8"),
         ("faults", "plan", "FaultPlan"),
         ("allow_faults", 1, "True or False"),
+        ("busy_poll", -1e-6, "at least 0"),
+        ("busy_poll", math.inf, "finite number of seconds"),
+        ("busy_poll", math.nan, "finite number of seconds"),
+        ("busy_poll", True, "finite number of seconds"),
+        ("busy_poll", None, "finite number of seconds"),
+        ("busy_poll", "1", "finite number of seconds"),
     ],
 )
 def test_bad_option(field: str, value: Any, rule: str) -> None:

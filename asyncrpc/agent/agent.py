@@ -24,6 +24,7 @@ from asyncrpc.agent.intercepting import Interception
 from asyncrpc.agent.joint import JointCalls
 from asyncrpc.agent.members import Members
 from asyncrpc.agent.peers import Peer
+from asyncrpc.agent.polling import Poller
 from asyncrpc.agent.references import References
 from asyncrpc.agent.retrying import Retrier
 from asyncrpc.agent.serving import Server
@@ -118,6 +119,9 @@ class Agent:
         """Handlers of control messages, by type."""
         self.contexts = Contexts(self)
         self.fault_hook = FaultInjector(self, faults) if faults else None
+        self.poller: Poller | None = None
+        if options.busy_poll:
+            self.poller = Poller(self.loop, options.busy_poll, executor.threads)
         self.is_closed = False
         self.is_leaving = False
         """Whether it takes in no new links, since it is about to leave a group that goes on."""
@@ -190,6 +194,8 @@ class Agent:
         self.members.routes.clear()  # so that calls hear of it
         self.members.end_monitors()
         self.detector.stop()
+        if self.poller is not None:
+            self.poller.stop()
         await self._acceptor.close()
         links = self.connections()
         for link in links:

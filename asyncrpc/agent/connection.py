@@ -121,6 +121,8 @@ class Connection:
         self.received = 0
         self.announced: set[int] = set()
         """Ids of the functions whose names the peer was told."""
+        if agent.poller is not None:
+            stream.write = agent.poller.waking(stream.write)  # type: ignore[assignment, method-assign]  # on purpose
         self.write = stream.write
         """Puts a small frame on the stream, past the fault hook."""
         self.bulk = Bulk(stream, agent.became_idle)
@@ -133,8 +135,10 @@ class Connection:
         self._reader = FrameReader(
             max_message_size=agent.options.limits.max_message_size, allocate=allocate_buffer
         )
-        self.get_buffer = self._reader.get_buffer
+        self.get_buffer: Callable[[int], memoryview] = self._reader.get_buffer
         """Gives the memory for the next bytes: `StreamHandler.get_buffer`."""
+        if agent.poller is not None:
+            self.get_buffer = agent.poller.waking(self.get_buffer)
         if hello is not None:
             agent.tally.opened(self)
         self.server = agent.make_server(self)
