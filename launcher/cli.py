@@ -7,6 +7,7 @@ is something to launch.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -62,6 +63,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _USAGE_STATUS
     except (LauncherError, OSError) as error:
         _print(f"launcher: {in_users_words(one_line(error), names)}")
+        if isinstance(error, OSError) and error.errno == errno.ENOEXEC:
+            _print("hint: a script needs a first line with its interpreter, such as #!/bin/sh")
         return _FAILURE_STATUS
 
 
@@ -153,8 +156,17 @@ def _report(launch: Launch, result: RunResult, failures: Mapping[int, ProcessFai
         restarts=result.restarts,
         max_restarts=launch.config.max_restarts,
         log_dir=result.log_dir,
+        is_disk_full=result.log_dir is not None and _is_full(result.log_dir),
         log_paths=result.log_paths,
     )
+
+
+def _is_full(folder: str) -> bool:
+    """Return whether nothing more can be written in a folder: then logs end in the middle."""
+    try:
+        return os.statvfs(folder).f_bavail == 0
+    except OSError:
+        return False
 
 
 def _show_warnings() -> None:

@@ -13,7 +13,8 @@ from launcher.errors import NOT_AVAILABLE, ChildFailedError, ProcessFailure
 
 __all__ = ("failure_report",)
 
-_STDERR_LINES = 30  # enough for a traceback with its cause; the log file has the rest
+_LINES = 30  # enough for a traceback with its cause; the log or error file has the rest
+_MAX_MESSAGE = 200  # characters of what the worker recorded, where it is told on one line
 _MAX_LISTED = 8  # of those that failed later: the cause must not scroll away
 _BORDER = 60  # torchrun's: wider ones wrap in job consoles
 _MEANINGS = {
@@ -41,6 +42,7 @@ def failure_report(
     restarts: int,
     max_restarts: int,
     log_dir: str | None,
+    is_disk_full: bool = False,
     log_paths: Mapping[int, Mapping[str, str]],
 ) -> str:
     """Say why a run failed.
@@ -52,6 +54,7 @@ def failure_report(
         restarts: how often the group was restarted.
         max_restarts: how often it might have been.
         log_dir: folder of the run's logs; ``None``: none are kept.
+        is_disk_full: whether nothing more could be written there.
         log_paths: files of each rank, by ``stdout``, ``stderr`` and ``error``.
 
     Returns:
@@ -77,10 +80,11 @@ def failure_report(
     if stopped:
         lines.append(f"Stopped by the launcher because rank {root} failed: {_ranks(stopped)}")
     # Of a long report, the end is what people still see on their terminals.
-    lines.append(f"First to fail: rank {root} (pid: {cause.pid}), it {cause.ending()}")
+    what = _message(cause)
+    lines.append(f"First to fail: rank {root} (pid: {cause.pid}), it {cause.ending()}{what}")
     lines.append(_restarts(restarts, max_restarts))
     if log_dir is not None:
-        lines.append(f"Logs: {log_dir}")
+        lines.append(f"Logs: {log_dir}{' (no space is left there)' * is_disk_full}")
     lines.append("=" * _BORDER)
     return "\n".join(lines)
 
@@ -98,19 +102,28 @@ def _describe(
     elif failure.exitcode < 0:
         yield _field("signal", _meaning(failure.exitcode))
     if trace := failure.traceback():
-        yield _field("traceback", "")
-        yield from _indented(trace.splitlines())
+        yield from _recorded("traceback", trace)
     elif failure.error_file != NOT_AVAILABLE:
-        yield _field("message", "")
-        yield from _indented(failure.message.splitlines())
+        yield from _recorded("message", failure.message)
     elif failure.stderr_tail:
-        lines = failure.stderr_tail[-_STDERR_LINES:]
-        yield _field("stderr", "the last line" if len(lines) == 1 else f"last {len(lines)} lines")
+        lines = failure.stderr_tail[-_LINES:]
+        yield _field("stderr", _extent(len(lines)))
         yield from _indented(lines)
     elif log_paths.get("stderr"):
         yield _field("stderr", log_paths["stderr"])
     else:
         yield _field("stderr", "nothing was written to it")
+
+
+def _recorded(name: str, text: str) -> Iterable[str]:
+    """Show what the worker recorded, or the end of it: the error file has the rest."""
+    lines = text.splitlines()
+    yield _field(name, "" if len(lines) <= _LINES else _extent(_LINES))
+    yield from _indented(lines[-_LINES:])
+
+
+def _extent(count: int) -> str:
+    return "the last line" if count == 1 else f"last {count} lines"
 
 
 def _summarize(rank: int, failure: ProcessFailure, cause: ProcessFailure) -> str:
@@ -124,6 +137,14 @@ def _summarize(rank: int, failure: ProcessFailure, cause: ProcessFailure) -> str
 def _exit(failure: ProcessFailure) -> str:
     name = f" ({failure.signal_name()})" if failure.exitcode < 0 else ""
     return f"{failure.exitcode} (pid: {failure.pid}){name}"
+
+
+def _message(failure: ProcessFailure) -> str:
+    """Return the first line of what the worker recorded, after a colon."""
+    if failure.error_file == NOT_AVAILABLE or failure.overran or not failure.message.strip():
+        return ""
+    line = failure.message.strip().splitlines()[0]
+    return f": {line if len(line) <= _MAX_MESSAGE else line[:_MAX_MESSAGE] + '...'}"
 
 
 def _meaning(exitcode: int) -> str:

@@ -15,6 +15,8 @@ from launcher.errors import UsageError
 
 __all__ = ("Target",)
 
+_HEAD = 256  # bytes of a script in which Linux looks for its interpreter
+
 
 class Target(NamedTuple):
     """What one command line asks every worker to run.
@@ -59,14 +61,20 @@ class Target(NamedTuple):
             environ: where ``PATH`` and ``PYTHON_EXEC`` are looked up.
 
         Raises:
-            UsageError: the script, module or program is missing, or Python itself is; names it.
+            UsageError: the script, module or program is missing, or what is to run it; names it.
         """
         program, _ = self.command(environ)
-        if not _is_program(program, environ):
-            what = "program"
-            if self.is_python:
-                what = "PYTHON_EXEC" if environ.get("PYTHON_EXEC") else "python"
+        what = "program"
+        if self.is_python:
+            what = "PYTHON_EXEC" if environ.get("PYTHON_EXEC") else "python"
+        path = _find_program(program, environ)
+        if path is None:
             raise UsageError(f"{what}={program}: expected a program that can be executed")
+        if missing := _missing_interpreter(path):
+            raise UsageError(
+                f"{what}={program}: expected an interpreter in its first line that is there, "
+                f"{missing!r} is not"
+            )
         if not self.is_python:
             return
         if not self.is_module:
@@ -85,11 +93,26 @@ def _check_script(path: str) -> None:
         raise UsageError(f"script={path}: expected a file that can be read")
 
 
-def _is_program(name: str, environ: Mapping[str, str]) -> bool:
-    if os.sep in name:
-        return _is_executable(name)
-    folders = os.get_exec_path(dict(environ))
-    return any(_is_executable(os.path.join(folder, name)) for folder in folders)
+def _find_program(name: str, environ: Mapping[str, str]) -> str | None:
+    folders = [""] if os.sep in name else os.get_exec_path(dict(environ))
+    paths = (os.path.join(folder, name) for folder in folders)
+    return next(filter(_is_executable, paths), None)
+
+
+def _missing_interpreter(path: str) -> str:
+    """Return the program that is to run a script, if it is missing; else ""."""
+    # The system would say of the script itself that there is no such file. It takes blanks and
+    # tabs for ends of the name, but not the carriage return of a file from Windows.
+    try:
+        with open(path, "rb") as file:
+            head = file.read(_HEAD)
+    except OSError:  # one may be allowed to execute a file, and not to read it
+        return ""
+    if not head.startswith(b"#!"):
+        return ""
+    line = head[2:].partition(b"\n")[0].replace(b"\t", b" ").strip(b" ")
+    name = os.fsdecode(line.partition(b" ")[0])
+    return "" if os.path.exists(name) else name
 
 
 def _is_executable(path: str) -> bool:

@@ -8,6 +8,8 @@ from collections.abc import Iterable
 __all__ = ("LineAssembler", "LineFilter", "LineTail")
 
 _MAX_TAIL_LINE = 4096  # the tail is for people; a line of a megabyte is not
+_MAX_AFTER = 10_000  # lines after an exception: what is further away was no end of the program
+_TRACEBACK = b"Traceback (most recent call last)"
 
 
 class LineAssembler:
@@ -76,28 +78,49 @@ class LineFilter:
 
 
 class LineTail:
-    """Keeps the last lines of an output.
+    """Keeps the last lines of an output, and of a Python exception longer than that the first.
 
     Args:
-        size: number of lines to keep.
+        size: number of lines to keep; from 3, the first one of a long exception has room.
     """
 
-    __slots__ = ("_lines", "_open")
+    __slots__ = ("_after", "_head", "_is_in_traceback", "_lines", "_open", "_size")
 
     def __init__(self, size: int) -> None:
+        self._size = size
         self._lines: deque[bytes] = deque(maxlen=size)
         self._open = b""  # start of a line whose end has not come
+        self._is_in_traceback = False
+        self._head = b""  # what the last traceback ended in: the exception and its message's start
+        self._after = 0  # lines after that one
 
     def feed(self, data: bytes) -> None:
         """Take bytes, cut anywhere."""
-        lines = (self._open + data).splitlines(keepends=True)
+        data = self._open + data
+        lines = data.splitlines(keepends=True)
         self._open = b""
         if lines and not lines[-1].endswith((b"\n", b"\r")):
             self._open = lines.pop()[:_MAX_TAIL_LINE]
-        size = self._lines.maxlen or 0
-        self._lines.extend(line.rstrip(b"\r\n")[:_MAX_TAIL_LINE] for line in lines[-size:])
+        self._after += len(lines)
+        if self._is_in_traceback or _TRACEBACK in data:
+            self._find_head(lines)
+        self._lines.extend(line.rstrip(b"\r\n")[:_MAX_TAIL_LINE] for line in lines[-self._size :])
+
+    def _find_head(self, lines: list[bytes]) -> None:
+        for after, line in zip(range(len(lines) - 1, -1, -1), lines, strict=True):
+            if line.startswith(_TRACEBACK):
+                self._is_in_traceback = True
+            elif self._is_in_traceback and not line.startswith(b" "):
+                self._is_in_traceback = False
+                self._head = line.rstrip(b"\r\n")[:_MAX_TAIL_LINE]
+                self._after = after
 
     def lines(self) -> tuple[str, ...]:
         """Return the lines without their ends, oldest first, an unfinished one included."""
         kept = [*self._lines, self._open] if self._open else [*self._lines]
-        return tuple(line.decode("utf-8", "replace") for line in kept[-(self._lines.maxlen or 0) :])
+        kept = kept[-self._size :]
+        after = self._after + bool(self._open)
+        rest = self._size - 2  # besides the head, and a line that says what is left out
+        if self._head and rest > 0 and self._size <= after <= _MAX_AFTER:
+            kept = [self._head, b"... %d more lines ..." % (after - rest), *kept[-rest:]]
+        return tuple(line.decode("utf-8", "replace") for line in kept)

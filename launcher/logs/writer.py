@@ -30,6 +30,7 @@ _CLOSE_STALL_TIMEOUT = 1.0  # at the end only the launcher itself waits
 _FULL = 1 << 20
 _ROOM = 1 << 18  # resume below this, so that readers do not start and stop for every chunk
 _READER_GONE = (errno.EPIPE, errno.EBADF)  # `| head`, `>&-`: what the user wanted
+_STREAMS = ("stdout", "stderr")
 _PIECE = 1 << 14  # bytes per write: small enough to see a slow reader make progress
 
 _log = logging.getLogger("launcher.logs")
@@ -190,7 +191,8 @@ class Writer:
             except OSError as error:
                 self._dead.add(fd)
                 level = logging.INFO if error.errno in _READER_GONE else logging.WARNING
-                _log.log(level, "output of workers cannot be written to %d: %s", fd, error)
+                why = error.strerror
+                _log.log(level, "output of workers cannot be written to %s: %s", _name(fd), why)
                 return
             rest = rest[written:]
             self._progress += written
@@ -200,3 +202,13 @@ class Writer:
             self._loop.call_soon_threadsafe(callback)
         except RuntimeError:  # the loop is closed: we were given up long ago
             return
+
+
+def _name(fd: int) -> str:
+    """Name a descriptor for people."""
+    if 0 < fd <= len(_STREAMS):
+        return _STREAMS[fd - 1]
+    try:
+        return os.readlink(f"/proc/self/fd/{fd}")
+    except OSError:
+        return f"descriptor {fd}"

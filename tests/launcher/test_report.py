@@ -160,6 +160,26 @@ def test_stderr_is_cut_to_its_last_30_lines() -> None:
     assert "    line 39\n" in text
 
 
+def test_what_was_recorded_is_cut_to_its_last_30_lines(tmp_path: Path) -> None:
+    """The error file has the rest; how it begins, which names the error, is told at the end."""
+    path = tmp_path / "error.json"
+    message = "ValueError: " + "x" * 300 + "\ndetail" * 40
+    stack = f"Traceback ...\n{message}"
+    path.write_text(
+        json.dumps({"message": {"message": message, "extraInfo": {"py_callstack": stack}}})
+    )
+    text = report(failure(0, 1, 1.0, error_file=str(path)))
+    path.write_text(json.dumps({"message": message}))
+    flat = report(failure(0, 1, 1.0, error_file=str(path)))
+
+    end = "last 30 lines\n" + "    detail\n" * 30 + "First to fail: "
+
+    assert f"  traceback : {end}" in text
+    assert f"  message   : {end}" in flat
+    assert f"it exited with status 1: ValueError: {'x' * 188}...\n" in text
+    assert text.splitlines()[-3:] == flat.splitlines()[-3:]
+
+
 def test_silence_is_said() -> None:
     """Nobody looks for output that never was."""
     assert "  stderr    : nothing was written to it\n" in report(failure(0, 1, 1.0))
@@ -178,6 +198,22 @@ def test_a_redirected_stderr_is_named() -> None:
     )
 
     assert "  stderr    : /logs/0/stderr.log\n" in text
+
+
+def test_a_full_disk_is_told() -> None:
+    """Then there may be nothing in the logs, and that says why."""
+    text = failure_report(
+        "x",
+        {0: failure(0, 1, 1.0)},
+        host="n1",
+        restarts=0,
+        max_restarts=0,
+        log_dir="/logs",
+        is_disk_full=True,
+        log_paths={},
+    )
+
+    assert "\nLogs: /logs (no space is left there)\n" in text
 
 
 def test_restarts_are_pointed_at() -> None:

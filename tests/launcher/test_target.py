@@ -73,3 +73,41 @@ def test_a_python_that_is_missing_is_named() -> None:
     """PYTHON_EXEC is checked like everything else."""
     with pytest.raises(UsageError, match="PYTHON_EXEC=/no/python: expected a program"):
         Target(name=__file__).check({"PYTHON_EXEC": "/no/python"})
+
+
+@pytest.mark.parametrize(
+    ("line", "missing"),
+    [
+        (b"#!/no/such/python -u", "'/no/such/python'"),
+        (b"#! /bin/sh\r", "'/bin/sh\\r'"),
+        (b"#!\t/bin/sh\t-e", None),
+        (b"#!/bin/sh", None),
+        (b"echo", None),
+    ],
+)
+def test_a_missing_interpreter_is_named(tmp_path: Path, line: bytes, missing: str | None) -> None:
+    """The system would say that the script itself, which is there, does not exist."""
+    path = tmp_path / "script"
+    path.write_bytes(line + b"\n")
+    path.chmod(0o755)
+    target = Target(name=str(path), is_python=False)
+    if missing is None:
+        target.check({})
+        return
+    with pytest.raises(UsageError) as caught:
+        target.check({})
+
+    assert str(caught.value) == (
+        f"program={path}: expected an interpreter in its first line that is there, {missing} is not"
+    )
+
+
+def test_programs_are_found_in_the_path(tmp_path: Path) -> None:
+    """As the system finds them: by folder, in order."""
+    path = tmp_path / "tool"
+    path.write_text("#!/no/such/shell\n")
+    path.chmod(0o755)
+    with pytest.raises(UsageError, match="program=tool: expected an interpreter"):
+        Target(name="tool", is_python=False).check({"PATH": f"/nowhere:{tmp_path}:/bin"})
+    with pytest.raises(UsageError, match="program=tool: expected a program"):
+        Target(name="tool", is_python=False).check({"PATH": "/nowhere"})

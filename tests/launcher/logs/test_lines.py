@@ -56,6 +56,32 @@ def test_tail_keeps_the_last_lines() -> None:
     assert tail.lines() == ("three", "four")
 
 
+TRACEBACK = b"Traceback (most recent call last):\n  File x, line 1\n    f()\n"
+
+
+@pytest.mark.parametrize("step", [1, 7, 4096])
+@pytest.mark.parametrize("end", [b"", b"detail"])
+def test_tail_keeps_what_a_long_exception_began_with(step: int, end: bytes) -> None:
+    """It names the exception, and the rest of its message may be as long as it likes."""
+    data = (
+        b"noise\n" + TRACEBACK + b"ValueError: 99 things\n" + b"detail\n" * (100 - bool(end)) + end
+    )
+    tail = LineTail(6)
+    for start in range(0, len(data), step):
+        tail.feed(data[start : start + step])
+
+    assert tail.lines() == ("ValueError: 99 things", "... 96 more lines ...", *("detail",) * 4)
+
+
+@pytest.mark.parametrize("count", [5, 20_000])
+def test_tail_leaves_exceptions_alone_that_are_near_or_far(count: int) -> None:
+    """Among the last lines one is there anyway; long before them, it was no end."""
+    tail = LineTail(6)
+    tail.feed(TRACEBACK + b"ValueError: x\n" + b"noise\n" * count)
+
+    assert tail.lines() == (("ValueError: x",) if count == 5 else ("noise",)) + ("noise",) * 5
+
+
 def test_tail_bounds_its_lines() -> None:
     """A line without end does not fill the memory."""
     tail = LineTail(2)

@@ -115,6 +115,20 @@ async def test_reader_that_is_gone_swallows_everything(pipe: tuple[int, int]) ->
     assert not writer.is_full
 
 
+async def test_what_cannot_be_written_to_is_named(caplog: pytest.LogCaptureFixture) -> None:
+    """Of a full disk people want to know which, and nobody waits for it."""
+    full = os.open("/dev/full", os.O_WRONLY)
+    writer = Writer(lambda: None)
+    for _ in range(3):
+        writer.write(full, LINE)
+    await writer.close()
+    os.close(full)
+
+    assert caplog.messages == [
+        "output of workers cannot be written to /dev/full: No space left on device"
+    ]
+
+
 @pytest.mark.slow
 async def test_close_gives_up_on_a_stalled_reader(pipe: tuple[int, int]) -> None:
     """The end of the job does not wait for a console that takes nothing."""
