@@ -53,6 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return run_command(argv[0], argv[1:])
         launch = parse(argv, os.environ)
         names = launch.names
+        for note in launch.notes:
+            _print(f"launcher: {note}")
         launch.target.check(os.environ)
         _prepare_log_dir(launch)
         return _run(launch)

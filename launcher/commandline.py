@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from launcher.arguments import HELP_HINT, make_parser, print_and_exit
-from launcher.config import LaunchConfig, resolve_shutdown_timeout
+from launcher.config import LaunchConfig, has_scheduler, resolve_shutdown_timeout
 from launcher.errors import UsageError
 from launcher.options import OPTIONS, Option
 from launcher.settings import Setting, resolve_settings, show_settings
@@ -31,6 +31,8 @@ class Launch(NamedTuple):
     """Folder for the logs of the run; ``None``: none was named."""
     names: Mapping[str, str]
     """What the user set each field of the configuration by: an option or a variable."""
+    notes: tuple[str, ...] = ()
+    """Lines about what a scheduler says, for the user."""
 
 
 def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Launch:
@@ -52,6 +54,11 @@ def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Launch:
         raise UsageError(f"unrecognized arguments: {' '.join(unknown)}", HELP_HINT)
     arguments = vars(found)
     settings = resolve_settings({o.field: arguments[o.field] for o in OPTIONS}, environ)
+    notes: tuple[str, ...] = ()
+    if settings["environment"].text is not None or has_scheduler(environ):
+        from launcher.detection import detect_settings  # noqa: PLC0415 -- only for clusters
+
+        settings, notes = detect_settings(settings, environ)
     if arguments["print_config"]:
         print_and_exit(show_settings(settings))
     names = {field: setting.name for field, setting in settings.items()}
@@ -76,6 +83,7 @@ def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Launch:
         ),
         log_dir=values["log_dir"],
         names={option.field: names[option.field] for option in OPTIONS if option.parse},
+        notes=notes,
     )
 
 

@@ -21,10 +21,12 @@ __all__ = (
     "DEFAULT_SHUTDOWN_TIMEOUT",
     "DEFAULT_SIGNALS",
     "HEALTH_PORT_VARIABLE",
+    "SCHEDULER_VARIABLES",
     "SHUTDOWN_TIMEOUT_VARIABLE",
     "SIGNALS_TO_HANDLE_VARIABLE",
     "START_METHODS",
     "LaunchConfig",
+    "has_scheduler",
     "resolve_shutdown_timeout",
     "to_address",
     "to_seconds",
@@ -34,6 +36,18 @@ __all__ = (
 DEFAULT_SHUTDOWN_TIMEOUT = 30.0  # torchrun's grace between the signal and SIGKILL
 DEFAULT_SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT"
 HEALTH_PORT_VARIABLE = "TORCHELASTIC_HEALTH_CHECK_PORT"
+# Here, where every launch finds them: `launcher.environment` is loaded only if one is set. Who was
+# started last comes first: mpirun starts its processes by Slurm and in Kubernetes, while Slurm
+# itself also sets what MPI processes ask for by PMI.
+SCHEDULER_VARIABLES = (
+    ("OMPI_COMM_WORLD_RANK", "mpi"),
+    ("MPI_LOCALRANKID", "mpi"),
+    ("SLURM_JOB_ID", "slurm"),
+    ("PMI_RANK", "mpi"),
+    ("PMIX_RANK", "mpi"),
+    ("JOB_COMPLETION_INDEX", "kubernetes"),
+)
+"""The variables that give schedulers away, with the names of their detectors."""
 SHUTDOWN_TIMEOUT_VARIABLE = "TORCH_ELASTIC_SHUTDOWN_TIMEOUT"
 SIGNALS_TO_HANDLE_VARIABLE = "TORCHELASTIC_SIGNALS_TO_HANDLE"
 _LAST_PORT = 65535
@@ -220,6 +234,15 @@ def resolve_shutdown_timeout(value: float | None, environ: Mapping[str, str]) ->
         return to_seconds(text)
     except ValueError as error:
         raise ValueError(f"{SHUTDOWN_TIMEOUT_VARIABLE}={text}: {error}") from None
+
+
+def has_scheduler(environ: Mapping[str, str]) -> bool:
+    """Say whether a scheduler may have started this process.
+
+    Args:
+        environ: the variables of this process.
+    """
+    return any(variable in environ for variable, _ in SCHEDULER_VARIABLES)
 
 
 def to_address(text: str) -> tuple[str, int]:

@@ -251,7 +251,7 @@ OPTIONS: tuple[Option, ...] = (
     Option(
         name="rdzv-id",
         help="name of the run, the same on every node; default: a random one for one node, else "
-        "none",
+        "the scheduler's job, else none",
         parse=_text,
         default="",
         metavar="ID",
@@ -295,6 +295,14 @@ OPTIONS: tuple[Option, ...] = (
         parse=_name,
         metavar="HOST",
     ),
+    Option(
+        name="environment",
+        help="the scheduler to ask for nodes, rank, endpoint and run: slurm, mpi, kubernetes, or "
+        "an entry point of the group launcher.environment; default: the one that started this",
+        parse=_name,
+        metavar="NAME",
+    ),
+    Option(name="no-detect", help="ask no scheduler", parse=None),
     Option("role", "what the workers are; they read it as ROLE_NAME", _name, "default", "NAME"),
     Option(
         name="max-restarts",

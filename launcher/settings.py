@@ -1,4 +1,4 @@
-"""What each option is set to, and by what: flag, variable, configuration file or default.
+"""What each option is set to, and by what: flag, variable, file, scheduler or default.
 
 Reads the one file that ``--config`` names, nothing else. Called by `cli`, which turns the texts
 into values.
@@ -16,6 +16,7 @@ __all__ = ("Setting", "resolve_settings", "show_settings")
 
 _CONFIG = "config"  # the option that names the file, and cannot stand in it
 _TABLE = ("tool", "launcher")  # where in the file the settings are
+_DEFAULT = "default"
 
 
 class Setting(NamedTuple):
@@ -26,7 +27,12 @@ class Setting(NamedTuple):
     name: str
     """What messages about it call it: ``--nnodes``, ``PET_NNODES``, ``run.toml: nnodes``."""
     origin: str
-    """What set it: a flag, a variable, a file or "default"."""
+    """What set it: a flag, a variable, a file, a scheduler's job or "default"."""
+
+    @property
+    def is_default(self) -> bool:
+        """Whether nothing set it."""
+        return self.origin == _DEFAULT
 
 
 def resolve_settings(
@@ -92,7 +98,7 @@ def _resolve(
         return Setting(text, option.variable, option.variable)
     if (text := filed.get(option.field)) is not None:
         return Setting(text, f"{path}: {option.field}", path)
-    return Setting(option.default, flag, "default")
+    return Setting(option.default, flag, _DEFAULT)
 
 
 def _read(path: str) -> dict[str, str]:

@@ -43,7 +43,8 @@ ROWS: dict[str, Sequence[str]] = {
         "environment rendezvous",
         "process timer health",
         "agent report control settings arguments",
-        "api commands commandline",
+        "api commands detection",
+        "commandline",
         "testing cli",
         "__init__ __main__",
     ),
@@ -66,6 +67,8 @@ PURE = (
     "asyncrpc.store.table",
     "asyncrpc.rref.lifecycle",
     "launcher.agent.state",
+    "launcher.environment",
+    "launcher.detection",
     "launcher.rendezvous.state",
 )
 """Modules and folders that take values and `now` and return values."""

@@ -1,0 +1,48 @@
+"""Kubernetes: the pods of an Indexed Job, on its own or in a JobSet.
+
+Nothing is asked of the API server: pods find each other by DNS, so the Job needs a headless
+Service, called as the Job is unless ``$LAUNCHER_SERVICE`` says how. How many pods there are is in
+no variable: ``--nnodes`` has to say it.
+
+Source: kubernetes.io/docs/concepts/workloads/controllers/job ("Completion mode"), and
+jobset.sigs.k8s.io/docs/concepts ("JobSet").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from launcher.environment.base import Environment, read_integer
+
+__all__ = ("PORT", "SERVICE_VARIABLE", "detect")
+
+PORT = 29400
+"""Where the first pod serves the run's store; pods have addresses, and so ports, of their own."""
+SERVICE_VARIABLE = "LAUNCHER_SERVICE"
+"""Names the headless Service; ``k8s render`` sets it."""
+_SIGNALS = "TERM"  # to a pod that is evicted, or whose node goes
+
+
+def detect(environ: Mapping[str, str]) -> Environment | None:
+    """Say what Kubernetes tells by these variables; ``None`` outside of Indexed Jobs.
+
+    Raises:
+        ValueError: they make no sense; names one.
+    """
+    if "JOB_COMPLETION_INDEX" not in environ:
+        return None
+    index = read_integer(environ, "JOB_COMPLETION_INDEX")
+    job = environ.get("HOSTNAME", "").removesuffix(f"-{index}")
+    service = environ.get(SERVICE_VARIABLE) or environ.get("JOBSET_NAME") or job
+    attempt = read_integer(environ, "JOBSET_RESTART_ATTEMPT", default=0)
+    return Environment(
+        source=f"Kubernetes Job {job}" if job else "a Kubernetes Job",
+        node_rank=index,
+        run_id=f"{job}-{attempt}" if attempt else job,
+        host=f"{job}-0.{service}" if job else "",
+        port=PORT if job else 0,
+        is_host=index == 0,
+        restart_attempt=attempt,
+        preempt_signals=_SIGNALS,
+        local_addr=environ.get("POD_IP", ""),
+    )
