@@ -25,7 +25,7 @@ from asyncrpc.agent.joint import JointCalls
 from asyncrpc.agent.members import Members
 from asyncrpc.agent.peers import Peer
 from asyncrpc.agent.polling import Poller
-from asyncrpc.agent.references import References
+from asyncrpc.agent.references import HeldMessage, References
 from asyncrpc.agent.retrying import Retrier
 from asyncrpc.agent.serving import Server
 from asyncrpc.agent.streaming import Streams
@@ -302,9 +302,17 @@ class Agent:
         if handler is None:
             raise RemoteProtocolError(f"unexpected message type {kind:#x}")
         payload = self.codec.decode(frame[7], frame[8])
-        self.references.arrived.clear()  # none of the agents' own messages encloses references
+        if self.references.arrived:
+            self.references.hold(HeldMessage(self, connection, kind, call_id, payload))
+        else:
+            self.take_control(connection, kind, call_id, payload)
+
+    def take_control(
+        self, connection: Connection, kind: int, call_id: int, payload: object
+    ) -> None:
+        """Handle the payload of a control message, once all references in it are confirmed."""
         try:
-            result = handler(connection.peer, payload)
+            result = self.handlers[kind](connection.peer, payload)
         except RpcError:
             raise
         except Exception as error:

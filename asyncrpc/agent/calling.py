@@ -241,7 +241,9 @@ class Caller(Settling):
             future: takes the answer; ``None`` to have one made.
         """
         codec = self._agent.codec
-        body, buffers = (codec.pack(payload), []) if is_plain else codec.encode(payload, kind.name)
+        body, buffers = (
+            (codec.pack(payload), []) if is_plain else codec.encode(payload, kind.name, peer)
+        )
         deadline = self._now() + timeout if timeout else 0.0
         if future is None:
             cls = RetriedFuture if policy or is_lasting else RpcFuture
@@ -255,6 +257,8 @@ class Caller(Settling):
         future.is_sent = future.counts = future.is_user = future.is_timed = False
         request = Request(int(kind), future.call_id, body, buffers, deadline=deadline)
         check_bounds(self._agent, peer, request, self._names[request.function])
+        if request.enclosed:
+            entrust(self._agent.references, request.enclosed, peer, future)
         self.pending[future.call_id] = future
         if isinstance(future, RetriedFuture) and (policy or is_lasting):
             self._agent.retrier.begin(future, request, policy)

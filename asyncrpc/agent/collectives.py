@@ -59,13 +59,14 @@ class Collectives:
         self, kind: str, obj: object, worker_names: Iterable[str] | None, timeout: float
     ) -> dict[str, Any]:
         leader, round_ = self._next(kind, self._members(worker_names))
+        answer: RpcFuture[Any] | None = None
         try:
             message = (_JOIN, tuple(round_), obj)
             answer = self._agent.caller.request(leader, MessageType.GATHER, message)
             async with time_limit(self._agent.clock, timeout):
                 return await answer  # type: ignore[no-any-return]  # the leader's dict
         except TimeoutError as error:
-            if answer.done() and not answer.cancelled():
+            if answer is not None and answer.done() and not answer.cancelled():
                 return answer.result()  # type: ignore[no-any-return]  # it came at the last moment
             missing = await self._ask_who_is_missing(
                 self._give_up(leader, round_, timeout, "timeout")
@@ -83,6 +84,8 @@ class Collectives:
             reason = str(error) or type(error).__name__
             self._give_up(leader, round_, 0.0, reason)
             raise
+        finally:
+            del answer  # its error's traceback has this frame, which has the object: no cycle
 
     def _members(self, worker_names: Iterable[str] | None) -> list[Peer]:
         """Return the workers of a set, by name."""

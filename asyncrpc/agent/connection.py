@@ -24,6 +24,7 @@ from asyncrpc.wire import (
     EARLY,
     ERROR,
     HEADER,
+    LENGTH,
     REFERENCES,
     REPLIES,
     Frame,
@@ -425,25 +426,41 @@ class Connection:
         if flags & REFERENCES:
             self.taken(0, call_id, is_error=not is_read)
 
-    def taken(self, kind: int, call_id: int, *, is_error: bool = False) -> None:
+    def taken(self, kind: int, call_id: int, *, is_error: bool = False, number: int = 0) -> None:
         """Say that a message came, with the references that it encloses.
 
         Args:
-            kind: NOTIFY for that, 0 for a reply.
+            kind: NOTIFY or STREAM_ITEM for these, 0 for a reply.
             call_id: its call.
-            is_error: they were not taken: the message cannot be read.
+            is_error: they were not taken: the message cannot be read, or nobody reads it.
+            number: of an item.
         """
         flags = ERROR if is_error else 0
-        self.send(encode_frame(_RREF_TAKEN, call_id, flags=flags, function=kind))
+        body = LENGTH.pack(number) if kind == _STREAM_ITEM else b""
+        self.send(encode_frame(_RREF_TAKEN, call_id, body, flags=flags, function=kind))
 
     def _on_taken(self, frame: Frame) -> None:
         _, flags, _, call_id, kind, *_ = frame
         if kind == _NOTIFY:
             self._agent.references.taken(call_id, self.peer)
             return
+        if kind == _STREAM_ITEM:
+            self._on_item_taken(frame)
+            return
         for server in (self.server, self.peer.kept):
             if server is not None:
                 server.taken(call_id, is_error=bool(flags & ERROR))
+
+    def _on_item_taken(self, frame: Frame) -> None:
+        """Learn of the references in an item; one that is read no more may have been before."""
+        _, flags, _, call_id, *_, body, _ = frame
+        if body.nbytes != LENGTH.size:
+            raise RemoteProtocolError("an item that came must be told by its number")
+        item = (call_id, LENGTH.unpack(body)[0])
+        if flags & ERROR:
+            self.server.doubt_passed(item)
+        else:
+            self.server.taken(item)
 
     def _on_request(self, frame: Frame) -> None:
         self.serve(frame)

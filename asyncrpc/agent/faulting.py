@@ -26,6 +26,7 @@ __all__ = ("FaultInjector",)
 
 _log = logging.getLogger("asyncrpc.faults")
 
+_RREF_TAKEN = int(MessageType.RREF_TAKEN)
 _LINK = frozenset(int(MessageType[n]) for n in ("INTERN", "PING", "PONG", "CHUNK", "CANCELLED"))
 _UPKEEP = frozenset(int(MessageType[n]) for n in ("DRAIN", "GATHER", "MEMBER"))
 _UPKEEP_NAMES = frozenset(MessageType(kind).name for kind in _UPKEEP)
@@ -131,7 +132,7 @@ class FaultInjector:
         elif _is_reply(kind):
             connection.transmit(connection.server.failure(kind, call_id, error).frame(0.0))
             connection.server.taken(call_id, is_error=True)
-        else:
+        elif kind != _RREF_TAKEN:  # which is about a call, and none itself
             self._fail_call(connection, call_id, error)
 
     def _fail_call(self, connection: Connection, call_id: int, error: InjectedFaultError) -> None:
@@ -201,8 +202,10 @@ class FaultInjector:
         error = _injected(kind, connection.peer, call_id, flags)
         if _is_reply(kind):
             self._fail_call(connection, call_id, error)
-            if flags & REFERENCES:
-                connection.taken(kind, call_id, is_error=True)
+            if kind == _STREAM_ITEM:
+                connection.peer.stop(call_id)  # its producer knows nothing of it
+            elif flags & REFERENCES:
+                connection.taken(0, call_id, is_error=True)
         else:
             connection.server.refuse(kind, call_id, error)
 

@@ -8,21 +8,30 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from asyncrpc.agent.pending import RpcFuture
-from asyncrpc.errors import RemoteProtocolError, RpcTimeoutError
+from asyncrpc.errors import Delivery, RemoteProtocolError, RpcError, RpcTimeoutError
 from asyncrpc.observe import Timer
 from asyncrpc.wire import LENGTH, MessageType, encode_frame
 
 if TYPE_CHECKING:
     from asyncrpc.agent.agent import Agent
+    from asyncrpc.agent.connection import Connection
 
-__all__ = ("NUMBERS", "Inlet", "StreamFuture")
+__all__ = ("NUMBERS", "HeldItem", "Inlet", "StreamFuture")
 
 NUMBERS = 1 << 32
 """Items are numbered modulo this."""
 _CREDIT = int(MessageType.STREAM_CREDIT)
+
+
+class Looker(Protocol):
+    """Ends streams of which all items are here."""
+
+    def look(self, connection: Connection, future: StreamFuture) -> None:
+        """See whether this one is such."""
+        ...
 
 
 class StreamFuture(RpcFuture[int]):
@@ -64,17 +73,21 @@ class Inlet:
 
     # -- from the link
 
-    def put(self, number: int, item: object) -> None:
-        """Take an item in.
+    def check(self, number: int) -> None:
+        """Refuse an item for which there is no room.
 
         Raises:
-            RemoteProtocolError: there was no room for it.
+            RemoteProtocolError: that is so.
         """
+        ahead = (number - self._next) % NUMBERS
+        if self._granted - self._next <= ahead < NUMBERS // 2:
+            raise RemoteProtocolError(f"stream item {number} came without room for it")
+
+    def put(self, number: int, item: object) -> None:
+        """Take in an item that was checked."""
         ahead = (number - self._next) % NUMBERS
         if ahead >= NUMBERS // 2:
             return  # a copy of one that came before
-        if self._next + ahead >= self._granted:
-            raise RemoteProtocolError(f"stream item {number} came without room for it")
         if ahead:
             self._early[self._next + ahead] = item
             return
@@ -141,7 +154,14 @@ class Inlet:
     def _wake(self, _: object = None) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
-        if self._future.done() and self._timer is not None:
+        if self._future.done():
+            self._stop_timing()
+            self._early.clear()
+            if self._future.cancelled():
+                self.items.clear()
+
+    def _stop_timing(self) -> None:
+        if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
@@ -175,3 +195,45 @@ class Inlet:
                     phase="execute",
                 )
             )
+
+
+class HeldItem:
+    """An item whose references are not confirmed yet; those behind it wait, too.
+
+    Args:
+        streams: told when it is read, or cannot be.
+        connection: on which it came.
+        future: its stream.
+        number: its number.
+        item: the item.
+    """
+
+    __slots__ = ("_connection", "_future", "_item", "_number", "_streams")
+
+    def __init__(
+        self,
+        streams: Looker,
+        connection: Connection,
+        future: StreamFuture,
+        number: int,
+        item: object,
+    ) -> None:
+        self._streams = streams
+        self._connection = connection
+        self._future = future
+        self._number = number
+        self._item = item
+
+    def run(self) -> None:
+        """See `Waiting.run`."""
+        if not self._future.done():
+            self._future.inlet.put(self._number, self._item)
+            self._streams.look(self._connection, self._future)
+
+    def fail(self, error: RpcError) -> None:
+        """See `Waiting.fail`."""
+        future = self._future
+        if not future.done():
+            error.delivery = Delivery.EXECUTED
+            future.owner.withdraw(future)
+            future.set_exception(error)

@@ -417,6 +417,9 @@ class _InterceptedStream(RpcStream[Any]):
         self._is_over = True
         self.ended.cancel()
 
+    def _drop_unread(self) -> None:
+        """Have none of its own."""
+
 
 def _open_none(opened: asyncio.Future[RpcStream[Any] | None], _: object) -> None:
     """Have nobody wait for a stream that will not be opened."""

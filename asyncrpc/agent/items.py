@@ -28,9 +28,10 @@ class Items:
         ident: id of the call.
     """
 
-    __slots__ = ("_connection", "_encode", "_ident", "_limit", "_plain")
+    __slots__ = ("_agent", "_connection", "_encode", "_ident", "_limit", "_plain")
 
     def __init__(self, agent: Agent, connection: Connection, ident: int) -> None:
+        self._agent = agent
         self._connection = connection
         self._encode = agent.codec.encode
         self._ident = ident
@@ -44,22 +45,29 @@ class Items:
             EncodingError: it cannot travel.
             MessageTooLargeError: it is above ``limits.max_message_size``.
         """
-        body, buffers = self._encode(item, "item")
-        number %= NUMBERS
         connection = self._connection
+        body, buffers = self._encode(item, "item", connection.peer)
+        number %= NUMBERS
         if buffers or len(body) >= self._plain:
-            request = Request(_STREAM_ITEM, self._ident, body, buffers, function=number)
-            if request.size > self._limit:
-                raise MessageTooLargeError(
-                    f"item has {request.size} bytes, above max_message_size {self._limit}"
-                )
-            connection.send(request.frame(0.0))
+            self._send_large(Request(_STREAM_ITEM, self._ident, body, buffers, function=number))
             return
         frame = pack_header(len(body), _STREAM_ITEM, 0, 0, self._ident, number, 0, 0.0) + body
         if connection.hook is None:
             connection.write(frame)
         else:
             connection.send(frame)
+
+    def _send_large(self, item: Request) -> None:
+        connection = self._connection
+        if item.size > self._limit:
+            if item.enclosed:
+                self._agent.references.take_back(item.enclosed, connection.peer)
+            raise MessageTooLargeError(
+                f"item has {item.size} bytes, above max_message_size {self._limit}"
+            )
+        if item.enclosed:
+            connection.server.passing((item.call_id, item.function), item.enclosed)
+        connection.send(item.frame(0.0))
 
     def is_writable(self) -> bool:
         """Whether the link takes more without piling it up."""

@@ -19,11 +19,12 @@ from asyncrpc.wire import Frame, Hook
 
 if TYPE_CHECKING:
     from asyncrpc.agent.agent import Agent
+    from asyncrpc.agent.connection import Connection
     from asyncrpc.agent.peers import Peer
     from asyncrpc.agent.serving import Server
     from asyncrpc.agent.settling import Settling
 
-__all__ = ("HeldCall", "HeldReply", "References", "Waiting", "entrust")
+__all__ = ("HeldCall", "HeldMessage", "HeldReply", "References", "Waiting", "entrust")
 
 
 class Waiting(Protocol):
@@ -247,3 +248,36 @@ class HeldCall:
         self._call.held = None
         self._references.withdraw(self)
         self._call.replier.fail(self._call, asyncio.CancelledError())
+
+
+class HeldMessage:
+    """A control message that waits for the references in its payload.
+
+    Args:
+        agent: handles it then.
+        connection: on which it came.
+        kind: its type.
+        call_id: its call, for the answer.
+        payload: its payload.
+    """
+
+    def __init__(
+        self, agent: Agent, connection: Connection, kind: int, call_id: int, payload: object
+    ) -> None:
+        self._agent = agent
+        self._connection = connection
+        self._kind = kind
+        self._call_id = call_id
+        self._payload = payload
+
+    def run(self) -> None:
+        """See `Waiting.run`."""
+        try:
+            self._agent.take_control(self._connection, self._kind, self._call_id, self._payload)
+        except RpcError as error:
+            self._connection.fail(error)
+
+    def fail(self, error: RpcError) -> None:
+        """See `Waiting.fail`."""
+        error.delivery = Delivery.NOT_SENT
+        self._connection.server.refuse(self._kind, self._call_id, error)

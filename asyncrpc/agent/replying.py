@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from asyncrpc.agent.request import Request
 from asyncrpc.errors import (
@@ -29,12 +29,14 @@ if TYPE_CHECKING:
     from asyncrpc.agent.peers import Peer
     from asyncrpc.execution import Replier
 
-__all__ = ("NAMELESS", "Replies", "encoding_error")
+__all__ = ("NAMELESS", "Passage", "Replies", "encoding_error")
 
 _log = logging.getLogger("asyncrpc.server")
 
 pack_header = HEADER.pack
 _REMOTE_RET = int(MessageType.REMOTE_RET)
+Passage: TypeAlias = int | tuple[int, int]
+"""Names a message that answers a call: its id, for an item of a stream with the item's number."""
 NAMELESS = Target(TargetKind.DEFERRED, callable, "")
 """Stands for the function of what has none, or not yet."""
 
@@ -66,7 +68,8 @@ class Replies:
         self._max_inflight = agent.options.limits.max_inflight
         self._encode = agent.codec.encode
         self._refusal = b""
-        self._passed: dict[int, Sequence[Any]] = {}  # references in results that may not have come
+        # references in results and items that may not have come
+        self._passed: dict[Passage, Sequence[Any]] = {}
 
     @property
     def peer(self) -> Peer:
@@ -86,7 +89,7 @@ class Replies:
             self._send_nothing(reply, ident)
             return
         try:
-            body, buffers = self._encode(payload, "reply")
+            body, buffers = self._encode(payload, "reply", self.peer)
             self._send_large(Request(reply, ident, body, buffers))
         except Exception as error:  # noqa: BLE001 -- as in succeed()
             self.refuse(kind, ident, encoding_error(error))
@@ -167,7 +170,7 @@ class Replies:
     def _send_large(self, reply: Request) -> None:
         limit = self._agent.options.limits.max_message_size
         if reply.enclosed:
-            self._passed[reply.call_id] = reply.enclosed
+            self.passing(reply.call_id, reply.enclosed)
         if reply.size > limit:
             self.taken(reply.call_id, is_error=True)
             raise MessageTooLargeError(
@@ -180,21 +183,31 @@ class Replies:
 
     # -- references in results
 
-    def taken(self, ident: int, *, is_error: bool = False) -> None:
+    def passing(self, ident: Passage, enclosed: Sequence[Any]) -> None:
+        """Learn that a result, or an item, goes out with references in it."""
+        self._passed[ident] = enclosed
+
+    def taken(self, ident: Passage, *, is_error: bool = False) -> None:
         """Learn that the references in a result have come, or certainly have not."""
         enclosed = self._passed.pop(ident, ())
         if is_error and enclosed:
             self._agent.references.take_back(enclosed, self.peer)
 
-    def doubt_passed(self, ident: int) -> None:
+    def doubt_passed(self, ident: Passage) -> None:
         """Find out about the references in a result that may not have come."""
         enclosed = self._passed.pop(ident, ())
         if enclosed:
             self._agent.references.doubt(enclosed, self.peer)
 
+    def doubt_items(self, call_id: int) -> None:
+        """Find out about the references in items of a stream that nobody reads any more."""
+        for ident in self.passed:
+            if isinstance(ident, tuple) and ident[0] == call_id:
+                self.doubt_passed(ident)
+
     @property
-    def passed(self) -> tuple[int, ...]:
-        """Calls whose results enclose references that may not have come."""
+    def passed(self) -> tuple[Passage, ...]:
+        """Calls and items whose references may not have come."""
         return tuple(self._passed)
 
 

@@ -13,6 +13,7 @@ from collections import OrderedDict
 from functools import partial
 from typing import TYPE_CHECKING
 
+from asyncrpc.agent.inlet import NUMBERS
 from asyncrpc.agent.items import Items
 from asyncrpc.agent.pending import Deadlines
 from asyncrpc.agent.references import HeldCall
@@ -259,6 +260,7 @@ class Server(Replies):
         call = self.calls.get(ident)
         if call is not None and call.outlet is not None:
             call.outlet.error = error
+            self.doubt_passed((ident, call.outlet.count % NUMBERS))
 
     def cancel(self, ident: int) -> None:
         """Stop serving a call; remember the cancel if its request is still on its way.
@@ -269,6 +271,8 @@ class Server(Replies):
         call = self.calls.get(ident)
         if call is not None:
             call.cancel()
+            if call.outlet is not None:
+                self.doubt_items(ident)
             if ident not in self._placeless:
                 if self._stopping >= _STOPPING:
                     self._unanswered.add(ident)
@@ -344,6 +348,7 @@ class Server(Replies):
 
     def fail(self, call: ServedCall, error: BaseException) -> None:
         """Send the error of a call."""
+        is_ours = call.outlet is not None and call.outlet.take_error(error)
         code = StatusCode.CANCELLED if call.is_cancelled else code_of(error)
         self._agent.tally.failed_served[code] += 1
         self.ended(call)
@@ -355,7 +360,6 @@ class Server(Replies):
         if call.deadline and self._now() >= call.deadline:
             return  # the caller's own time is over: it must not hear of it as an error from here
         _log.debug("%s, called by %s, failed", call.target.name, self.caller, exc_info=error)
-        is_ours = call.outlet is not None and error is call.outlet.error
         self._send_failure(call, encoding_error(error) if is_ours else error, is_ours=is_ours)
 
     def _idle(self) -> None:

@@ -12,12 +12,12 @@ from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, cast
 
 from asyncrpc.agent.ambient import ambient
-from asyncrpc.agent.inlet import Inlet, StreamFuture
+from asyncrpc.agent.inlet import HeldItem, Inlet, StreamFuture
 from asyncrpc.agent.pending import RpcFuture
 from asyncrpc.agent.request import Request
 from asyncrpc.errors import RemoteProtocolError, RpcError
 from asyncrpc.execution import current_call
-from asyncrpc.wire import ERROR, Frame, MessageType
+from asyncrpc.wire import ERROR, REFERENCES, Frame, MessageType
 
 if TYPE_CHECKING:
     from asyncrpc.agent.agent import Agent
@@ -28,6 +28,7 @@ __all__ = ("RpcStream", "Streams")
 T = TypeVar("T")
 
 _STREAM_CALL = int(MessageType.STREAM_CALL)
+_STREAM_ITEM = int(MessageType.STREAM_ITEM)
 _MAX_WINDOW = 1 << 20  # items; a peer may send as many that nobody has asked for yet
 
 
@@ -64,7 +65,7 @@ class RpcStream(Generic[T]):
 
     async def aclose(self) -> None:
         """Close the stream: the producer is told, items that were not read are dropped."""
-        self._inlet.items.clear()
+        self._drop_unread()
         self.ended.cancel()
 
     async def __aenter__(self) -> Self:
@@ -79,10 +80,16 @@ class RpcStream(Generic[T]):
         await self.aclose()
 
     def __del__(self) -> None:
+        # from whichever thread collects it; on a loop that is closed nothing is left to do
         if not self.ended.done():
-            # from whichever thread collects it; on a loop that is closed nothing is left to do
             with contextlib.suppress(RuntimeError):
                 self.ended.get_loop().call_soon_threadsafe(self.ended.cancel)
+        else:
+            self._drop_unread()
+
+    def _drop_unread(self) -> None:
+        """Hold no longer what was not read: there may be references in it."""
+        self._inlet.items.clear()
 
     def __repr__(self) -> str:
         return f"<RpcStream {self.ended.function} on {self.ended.owner}>"
@@ -135,16 +142,25 @@ class Streams:
     def take_item(self, connection: Connection, frame: Frame) -> None:
         """Give an item to its stream."""
         future = self._find(connection, frame)
-        if future is None:
-            return  # closed meanwhile
+        if future is None:  # closed meanwhile
+            if frame[1] & REFERENCES:
+                connection.taken(_STREAM_ITEM, frame[3], is_error=True, number=frame[4])
+            return
+        references = self._agent.references
         try:
             item = self._agent.codec.decode(frame[7], frame[8])
+            future.inlet.check(frame[4])
+            if references.arrived:
+                held = HeldItem(self, connection, future, frame[4], item)
+                connection.taken(_STREAM_ITEM, frame[3], number=frame[4])
+                references.hold(held)
+                return
             future.inlet.put(frame[4], item)
         except RpcError as error:
+            references.arrived.clear()
             connection.peer.withdraw(future)
             self._agent.caller.undecodable(future, error)
-        if future.inlet.is_complete:
-            self._finish(connection, future)
+        self.look(connection, future)
 
     def take_end(self, connection: Connection, frame: Frame) -> None:
         """Learn that a stream failed, or how many items it has."""
@@ -156,6 +172,10 @@ class Streams:
         if type(total) is not int or total < 0:
             raise RemoteProtocolError(f"a stream must end with a count, got {total!r:.50}")
         future.inlet.total = total
+        self.look(connection, future)
+
+    def look(self, connection: Connection, future: StreamFuture) -> None:
+        """End a stream of which all items are here."""
         if future.inlet.is_complete:
             self._finish(connection, future)
 

@@ -51,6 +51,11 @@ class Outlet:
         self.error: Exception | None = None
         """What kept an item from being sent, if that ended the stream: no error of the user's."""
 
+    def take_error(self, error: BaseException) -> bool:
+        """Whether this kept an item from being sent; forget it: its frames hold the item."""
+        kept, self.error = self.error, None
+        return error is kept
+
     def grant(self, limit: int) -> None:
         """Let items up to the ``limit``-th be sent."""
         if limit > self._limit:

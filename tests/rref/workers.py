@@ -261,3 +261,15 @@ async def create_and_keep(to: str) -> None:
     rref = rpc.remote(to, Counter)
     await rref
     kept.append(rref)
+
+
+async def give_references(count: int, to: str = "") -> AsyncIterator[rpc.RRef]:
+    """Give references to values of this worker's own, or of another one."""
+    for number in range(count):
+        yield rpc.remote(to, echo, args=([number],)) if to else rpc.RRef([number])
+
+
+async def give_badly(is_large: bool) -> AsyncIterator[Any]:
+    """Give a reference, then one in an item that is too large, or cannot travel at all."""
+    yield rpc.RRef(0)
+    yield [rpc.RRef(1), bytes(200_000) if is_large else lambda: 1]
