@@ -300,7 +300,7 @@ class LocalElasticAgent:
         self._change = end.reason
         phase, reported = self._machine.phase, self._reported
         if phase in (Phase.STARTING, Phase.RUNNING):
-            _logger.warning("%s; stopping the workers for another round", end.reason)
+            _logger.warning("%s; stopping the workers here", end.reason)
         elif phase is Phase.REPORTING and reported is not None and not reported.failure:
             _logger.warning("%s; the workers here were done, but not all were", end.reason)
         return Event.CHANGED

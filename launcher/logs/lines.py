@@ -78,10 +78,10 @@ class LineFilter:
 
 
 class LineTail:
-    """Keeps the last lines of an output, and of a Python exception longer than that the first.
+    """Keeps the last lines of an output; of a Python exception longer than that, its first too.
 
     Args:
-        size: number of lines to keep; from 3, the first one of a long exception has room.
+        size: number of lines to keep; below 6 there is no room for parts of a long exception.
     """
 
     __slots__ = ("_after", "_head", "_is_in_traceback", "_lines", "_open", "_size")
@@ -120,7 +120,8 @@ class LineTail:
         kept = [*self._lines, self._open] if self._open else [*self._lines]
         kept = kept[-self._size :]
         after = self._after + bool(self._open)
-        rest = self._size - 2  # besides the head, and a line that says what is left out
+        # Fewer lines then, or the head were further from the end than people still see.
+        rest = self._size // 2 - 2
         if self._head and rest > 0 and self._size <= after <= _MAX_AFTER:
             kept = [self._head, b"... %d more lines ..." % (after - rest), *kept[-rest:]]
         return tuple(line.decode("utf-8", "replace") for line in kept)

@@ -1,200 +1,28 @@
 """What people read at the end of a run that failed: the first failure and its cause, every time.
 
 Each case is a way to fail; the launcher really runs it. The true cause must be in the last 30
-lines of what the launcher wrote to stderr.
+lines of what the launcher wrote to stderr, and the exit status be that of the cause.
 """
 
 from __future__ import annotations
 
 import os
+import re
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.launcher.conftest import Start
+from tests.launcher.conftest import ROOT, Start
+from tests.launcher.failures import CASES
 
 pytestmark = pytest.mark.slow
-
-# Of the other workers: they do what most do, wait for the one that fails.
-WAIT = "time.sleep(100)"
-
-CASES: dict[str, tuple[str, int, tuple[str, ...]]] = {
-    "import error": (
-        "import no_such_module",
-        1,
-        ("ModuleNotFoundError: No module named 'no_such_module'",),
-    ),
-    "import error in a module": (
-        "from os import no_such_name",
-        1,
-        ("ImportError: cannot import name 'no_such_name' from 'os'",),
-    ),
-    "syntax error": ("exec('def f(:')", 1, ("SyntaxError: invalid syntax",)),
-    "indentation": ("exec('if 1:\\npass')", 1, ("IndentationError: expected an indented block",)),
-    "exception": ("raise RuntimeError('boom')", 1, ("RuntimeError: boom",)),
-    "exception with a cause": (
-        """
-try:
-    {}["key"]
-except KeyError as error:
-    raise ValueError("no configuration") from error
-""",
-        1,
-        ("KeyError: 'key'", "ValueError: no configuration"),
-    ),
-    "exception group": (
-        "raise ExceptionGroup('several', [OSError('first'), KeyError('second')])",
-        1,
-        ("ExceptionGroup: several", "OSError: first", "KeyError: 'second'"),
-    ),
-    "assertion": ("assert 1 == 2, 'sums are off'", 1, ("AssertionError: sums are off",)),
-    "recursion": (
-        "def f(): f()\nf()",
-        1,
-        ("RecursionError: maximum recursion depth exceeded",),
-    ),
-    "missing file": (
-        "open('/no/such/file')",
-        1,
-        ("FileNotFoundError: [Errno 2] No such file or directory: '/no/such/file'",),
-    ),
-    "sys.exit": ("sys.exit(7)", 7, ("exitcode  : 7",)),
-    "sys.exit with 255": ("sys.exit(-1)", 255, ("exitcode  : 255",)),
-    "sys.exit with a text": ("sys.exit('bad --lr')", 1, ("bad --lr",)),
-    "os._exit": ("os._exit(3)", 3, ("exitcode  : 3",)),
-    "abort": ("os.abort()", 134, ("SIGABRT: it aborted itself",)),
-    "segfault": (
-        "import ctypes; ctypes.string_at(0)",
-        139,
-        ("SIGSEGV: invalid memory access",),
-    ),
-    "SIGKILL": ("os.kill(os.getpid(), signal.SIGKILL)", 137, ("SIGKILL: killed from outside",)),
-    "SIGTERM by somebody": (
-        "os.kill(os.getpid(), signal.SIGTERM)",
-        143,
-        ("SIGTERM: asked to stop, but not by the launcher",),
-    ),
-    "SIGINT by somebody": (
-        "signal.signal(signal.SIGINT, signal.SIG_DFL); os.kill(os.getpid(), signal.SIGINT)",
-        130,
-        ("SIGINT: interrupted, but not by the launcher",),
-    ),
-    "SIGBUS": ("os.kill(os.getpid(), signal.SIGBUS)", 135, ("SIGBUS: bad memory access",)),
-    "SIGFPE": ("os.kill(os.getpid(), signal.SIGFPE)", 136, ("SIGFPE: arithmetic error",)),
-    "a signal without a name": ("os.kill(os.getpid(), 40)", 168, ("signal 40",)),
-    "out of memory under a limit": (
-        """
-import resource
-resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))
-bytearray(1 << 32)
-""",
-        1,
-        ("MemoryError",),
-    ),
-    "out of descriptors": (
-        """
-import resource
-resource.setrlimit(resource.RLIMIT_NOFILE, (20, 20))
-files = [open(os.devnull) for _ in range(30)]
-""",
-        1,
-        ("OSError: [Errno 24] Too many open files",),
-    ),
-    "out of processor time": (
-        "import resource\nresource.setrlimit(resource.RLIMIT_CPU, (1, 2))\nwhile True: pass",
-        152,
-        ("SIGXCPU: ran out of its limit of processor time",),
-    ),
-    "error in a thread that ends the process": (
-        """
-import threading
-def die():
-    try:
-        raise RuntimeError("in a thread")
-    except RuntimeError:
-        sys.excepthook(*sys.exc_info())
-        os._exit(4)
-threading.Thread(target=die).start()
-time.sleep(100)
-""",
-        4,
-        ("RuntimeError: in a thread", "exitcode  : 4"),
-    ),
-    "error in an event loop": (
-        """
-import asyncio
-async def main():
-    async with asyncio.TaskGroup() as group:
-        group.create_task(asyncio.sleep(100))
-        group.create_task(fail())
-async def fail():
-    raise RuntimeError("in a task")
-asyncio.run(main())
-""",
-        1,
-        ("RuntimeError: in a task",),
-    ),
-    "a much longer stderr": (
-        "print('noise\\n' * 100_000, file=sys.stderr); raise RuntimeError('after the noise')",
-        1,
-        ("RuntimeError: after the noise",),
-    ),
-    "no end of the last line": (
-        "sys.stderr.write('last words'); sys.stderr.flush(); os._exit(9)",
-        9,
-        ("last words",),
-    ),
-    "recorded": (
-        """
-from launcher.process import record
-@record
-def main():
-    raise RuntimeError("in the error file")
-main()
-""",
-        1,
-        ("RuntimeError: in the error file",),
-    ),
-    "an error file of another program": (
-        """
-with open(os.environ["TORCHELASTIC_ERROR_FILE"], "w") as file:
-    json.dump({"message": "the program's own words"}, file)
-sys.exit(5)
-""",
-        5,
-        ("the program's own words",),
-    ),
-    "a broken error file": (
-        """
-open(os.environ["TORCHELASTIC_ERROR_FILE"], "w").write("{")
-raise RuntimeError("still told")
-""",
-        1,
-        ("RuntimeError: still told",),
-    ),
-    "a result that cannot be pickled": (
-        """
-import threading
-from launcher import LaunchConfig, elastic_launch
-elastic_launch(LaunchConfig(1, 1, 1, max_restarts=0, start_method="fork"), threading.Lock)()
-""",
-        1,
-        ("cannot be pickled: cannot pickle '_thread.lock' object",),
-    ),
-    "a launcher in a worker": (
-        """
-import subprocess
-sys.exit(subprocess.run([
-    sys.executable, "-m", "launcher", "--no-python", "sh", "-c", "echo deep >&2; exit 6"
-]).returncode)
-""",
-        6,
-        ("deep", "exitcode  : 6"),
-    ),
-}
-"""By name: what the worker does, the launcher's exit status, and what its last lines say."""
 
 
 def last_lines(stderr: str) -> str:
@@ -209,8 +37,8 @@ def test_the_cause_is_in_the_last_lines(
     """With a sibling that has to be stopped, and is not blamed."""
     body, status, texts = CASES[case]
     lines = "\n".join(f"    {line}" for line in body.strip("\n").splitlines())
-    path = script(f"if os.environ['RANK'] == '1':\n{lines}\n{WAIT}\n")
-    process = start("--nproc-per-node", "2", path)
+    path = script(f"if os.environ['RANK'] == '1':\n{lines}\ntime.sleep(100)\n")
+    process = start("--nproc-per-node", "2", path, errors="replace")
     _, err = process.communicate(timeout=20)
 
     end = last_lines(err)
@@ -272,6 +100,131 @@ def test_a_failure_during_the_shutdown_is_not_the_cause(
     assert process.returncode == 1
 
 
+@pytest.mark.parametrize("options", [("-r3",), ("-t3",), ("-r3", "--log-dir=logs"), ("-r2:3",)])
+def test_what_is_not_shown_is_told_all_the_same(
+    start: Start, script: Callable[[str], str], options: tuple[str, ...]
+) -> None:
+    """Neither redirection nor a prefix nor a filter hides the cause; the log folder is named."""
+    path = script(
+        """
+        if os.environ["RANK"] == "1":
+            raise RuntimeError("the cause")
+        time.sleep(100)
+        """
+    )
+    process = start("--nproc-per-node=3", "--local-ranks-filter=0", *options, path)
+    _, err = process.communicate(timeout=20)
+
+    assert process.returncode == 1
+    assert "    RuntimeError: the cause" in last_lines(err)
+    assert ("\nLogs: " in last_lines(err)) == (options != ("-t3",))
+
+
+@pytest.mark.parametrize(("redirects", "cause"), [("3", "is left there"), ("1", "[Errno 28]")])
+def test_a_disk_for_logs_that_is_full(
+    tmp_path: Path, script: Callable[[str], str], redirects: str, cause: str
+) -> None:
+    """Where the cause itself had no room, the report says that there is none."""
+    path = script("print('x' * 100_000, flush=True)")
+    if shutil.which("unshare") is None:
+        pytest.skip("needs the program unshare, Debian package util-linux")
+    own = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c"]
+    mount = f"mount -t tmpfs -o size=8k tmpfs {tmp_path / 'logs'}"
+    (tmp_path / "logs").mkdir()
+    if subprocess.run([*own, mount], check=False, capture_output=True).returncode:
+        pytest.skip("file systems cannot be mounted here")
+    launch = shlex.join(
+        [sys.executable, "-m", "launcher", "-r", redirects, "--log-dir", "logs", path]
+    )
+    done = subprocess.run(
+        [*own, f"{mount} && {launch}"],
+        check=False,
+        capture_output=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "XDG_CONFIG_HOME": str(tmp_path / "config")},
+        text=True,
+        timeout=20,
+    )
+
+    assert done.returncode == 1
+    assert cause in last_lines(done.stderr)
+
+
+def test_of_the_last_round_the_cause_is_told(start: Start, script: Callable[[str], str]) -> None:
+    """Each round may fail for its own reason; each is told, and the run ends by the last one."""
+    path = script("sys.exit(f'of round {os.environ[\"LAUNCHER_ROUND\"]}')")
+    process = start("--max-restarts=2", path)
+    _, err = process.communicate(timeout=20)
+
+    end = last_lines(err)
+    assert process.returncode == 1
+    assert [f"of round {n}" in end for n in range(3)] == [True] * 3
+    assert "    of round 2" in end[end.index("Root cause") :]
+
+
+def test_a_failure_on_one_node_is_told_on_both(start: Start, script: Callable[[str], str]) -> None:
+    """Where it happened in full, elsewhere in a line; both end with its status."""
+    path = script("sys.exit(5) if os.environ['RANK'] == '1' else time.sleep(100)")
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        port = holder.getsockname()[1]
+    options = ("--nnodes=2", f"--rdzv-endpoint=127.0.0.1:{port}")
+    nodes = [start(*options, path) for _ in range(2)]
+    ends = sorted(last_lines(node.communicate(timeout=20)[1]) for node in nodes)
+
+    assert [node.returncode for node in nodes] == [5, 5]
+    assert "First to fail: rank 1 (pid: " in ends[0]
+    assert re.search(
+        r"^launcher: run failed on another node: rank 1 \(pid \d+\) exited with status 5 on \S+ ",
+        ends[1],
+        re.MULTILINE,
+    )
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_somebody_ends_a_worker_beside_a_stopped_one(
+    start: Start, script: Callable[[str], str], number: signal.Signals
+) -> None:
+    """The one that was ended is the cause; the one that does not even run keeps nobody."""
+    path = script(
+        """
+        print(os.environ["RANK"], os.getpid(), flush=True)
+        os.kill(os.getpid(), signal.SIGSTOP) if os.environ["RANK"] == "1" else time.sleep(100)
+        """
+    )
+    process = start("--nproc-per-node=2", path)
+    assert process.stdout is not None
+    pids = dict(process.stdout.readline().split() for _ in range(2))
+    os.kill(int(pids["0"]), number)
+    _, err = process.communicate(timeout=20)
+
+    assert process.returncode == 128 + number
+    assert f"First to fail: rank 0 (pid: {pids['0']}), it was ended by {number.name}" in err
+    assert "Stopped by the launcher because rank 0 failed: 1\n" in err
+
+
+def test_when_all_fail_one_is_told(start: Start, script: Callable[[str], str]) -> None:
+    """The one that the report calls the first is the one whose words it has."""
+    path = script("raise RuntimeError(f'of rank {os.environ[\"RANK\"]}.')")
+    process = start("--nproc-per-node=8", path)
+    _, err = process.communicate(timeout=20)
+
+    end = last_lines(err)
+    first = re.findall(r"First to fail: rank (\d) ", end)
+    assert re.findall(r"^    RuntimeError: of rank (\d)\.$", end, re.MULTILINE) == first
+    assert process.returncode == 1
+
+
+def test_a_script_that_workers_run_inside(start: Start, script: Callable[[str], str]) -> None:
+    """Its error is recorded without being asked for, and without the frames that ran it."""
+    process = start("--run-path", script("raise RuntimeError('the cause')"))
+    _, err = process.communicate(timeout=20)
+
+    assert process.returncode == 1
+    assert "it exited with status 1: RuntimeError: the cause" in last_lines(err)
+    assert str(ROOT / "launcher") not in err
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -292,14 +245,27 @@ def test_a_script_that_cannot_even_begin(
     assert message in last_lines(err)
 
 
-def test_a_program_that_is_no_program(start: Start, tmp_path: Path) -> None:
-    """Executable by its mode, and nothing the system can run."""
+@pytest.mark.parametrize(
+    ("content", "mode", "status", "cause"),
+    [
+        (bytes(100), 0o755, 1, "Exec format error\nhint: a script needs a first line"),
+        (b"exit 3\n", 0o755, 1, "Exec format error\nhint: a script needs a first line"),
+        (b"#!/bin/sh\n", 0o644, 2, "expected a program that can be executed"),
+        (b"#!/bin/sh\r\n", 0o755, 2, "expected an interpreter in its first line that is there"),
+        (b"#!/usr/bin/env no-such-python\n", 0o755, 127, "no-such-python"),
+        (b"#!/bin/sh\nPYTHONHOME=/no/such exec python3\n", 0o755, 1, "Fatal Python error"),
+    ],
+)
+def test_a_program_that_does_not_run(
+    start: Start, tmp_path: Path, content: bytes, mode: int, status: int, cause: str
+) -> None:
+    """No program at all, not one for everybody, or one without what it takes to run it."""
     path = tmp_path / "program"
-    path.write_bytes(os.urandom(100))
-    path.chmod(0o755)
+    path.write_bytes(content)
+    path.chmod(mode)
     process = start("--no-python", str(path))
     _, err = process.communicate(timeout=20)
 
-    assert process.returncode == 1
-    assert "Exec format error" in err
-    assert sys.executable not in err
+    assert process.returncode == status
+    assert cause in last_lines(err)
+    assert "most recent call last" not in err

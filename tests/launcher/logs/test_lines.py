@@ -66,7 +66,7 @@ def test_tail_keeps_what_a_long_exception_began_with(step: int, end: bytes) -> N
     data = (
         b"noise\n" + TRACEBACK + b"ValueError: 99 things\n" + b"detail\n" * (100 - bool(end)) + end
     )
-    tail = LineTail(6)
+    tail = LineTail(12)
     for start in range(0, len(data), step):
         tail.feed(data[start : start + step])
 
