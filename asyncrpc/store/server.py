@@ -191,6 +191,13 @@ class TCPStoreServer:
                 session.stream.abort()
                 await session.stream.wait_closed()
 
+    def contents(self) -> tuple[dict[str, bytes], dict[str, list[bytes]]]:
+        """Return the values and the queues by key, for a store that is to take over.
+
+        What hangs on a lease is left out: whoever holds it sets it anew, or it is to vanish.
+        """
+        return self._table.contents()
+
     def debug_info(self) -> dict[str, int]:
         """Return the sizes of all tables, for leak checks and status pages."""
         return {"connections": len(self._sessions), **self._table.debug_info()}

@@ -156,6 +156,12 @@ class Table:
             "version": self.version,
         }
 
+    def contents(self) -> tuple[dict[str, bytes], dict[str, list[bytes]]]:
+        """Return the values and the queues by key, without what hangs on a lease."""
+        leased = self._leases.of_key
+        values = {key: value for key, value in self._values.items() if key not in leased}
+        return values, {key: list(queue) for key, queue in self._queues.items()}
+
     def apply(self, session: Hashable, request: int, command: Command, now: float) -> object:
         """Run one command.
 

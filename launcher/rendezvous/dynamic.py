@@ -13,6 +13,7 @@ from functools import cache
 from typing import Any
 
 from asyncrpc.observe import Clock, LoopClock
+from asyncrpc.store import StoreError
 from launcher.errors import (
     RendezvousClosedError,
     RendezvousError,
@@ -29,9 +30,10 @@ from launcher.rendezvous.base import (
     RendezvousStoreInfo,
 )
 from launcher.rendezvous.endpoint import check_port, free_port
+from launcher.rendezvous.handover import hand_over
 from launcher.rendezvous.leader import Terms
 from launcher.rendezvous.membership import Membership
-from launcher.rendezvous.place import Place
+from launcher.rendezvous.place import HostedPlace, Place
 from launcher.rendezvous.settings import Settings
 from launcher.rendezvous.state import (
     NO_RANK,
@@ -96,6 +98,7 @@ class DynamicRendezvous(RendezvousHandler):
         self._given_ports: set[int] = set()
         self._is_told = False  # that this node is a spare
         self._is_closed = False
+        self._leaving: asyncio.Task[None] | None = None  # of a node that hosts the store
         self._members = Membership(
             place,
             Terms(
@@ -150,8 +153,12 @@ class DynamicRendezvous(RendezvousHandler):
             record = self._members.record
             if record.end is not End.NOT_YET:
                 return Ending(record.end is End.SUCCEEDED, record.why, record.exitcode)
-            if record.round != self._round:
-                return Change(record.reason)
+            has_seat = record.rank_of(self._node.id) != NO_RANK
+            if record.round != self._round or not has_seat:
+                is_later = has_seat or record.round > self._round
+                # Else the store has moved to that of another history, which counts for itself.
+                self._round = min(self._round, record.round - 1)
+                return Change(record.reason if is_later else "the run goes on elsewhere")
             await self._members.changes.wait()
 
     async def missing(self) -> tuple[str, ...]:
@@ -222,18 +229,35 @@ class DynamicRendezvous(RendezvousHandler):
         return is_in_order
 
     async def leave(self) -> None:
-        """Tell the others that this node goes, and the run with it if it hosts the store."""
-        if not self._members.is_open or self._members.record.end is not End.NOT_YET:
-            return
-        if not self._place.is_host:
-            await self._withdraw()
-            return
+        """Tell the others that this node goes.
+
+        If it hosts the store, the next node takes that over, or the run ends with it where there
+        are too few to go on.
+        """
+        if self._leaving is None:
+            if not self._members.is_open or self._members.record.end is not End.NOT_YET:
+                return
+            if not isinstance(self._place, HostedPlace) or not self._place.is_host:
+                await self._withdraw()
+                return
+            self._leaving = asyncio.create_task(self._leave_store(self._place))
+        await asyncio.shield(self._leaving)  # who waits may be told to wait no more
+
+    async def _leave_store(self, place: HostedPlace) -> None:
+        label = self._node.label
         try:
+            async with asyncio.timeout(self._settings.close_timeout):
+                if await hand_over(
+                    self._members,
+                    place,
+                    self._node,
+                    min_nodes=self._min_nodes,
+                    patience=self._settings.heartbeat_timeout,
+                ):
+                    return
             async with asyncio.timeout(self._settings.heartbeat_timeout):
-                await self._members.end(
-                    f"{self._node.label}, which hosts the run's store, was stopped"
-                )
-        except (RendezvousError, TimeoutError) as error:
+                await self._members.end(f"{label}, which hosts the run's store, was stopped")
+        except (RendezvousError, StoreError, TimeoutError) as error:
             _logger.debug("the others could not be told: %s", error)
 
     async def close(self) -> None:
@@ -278,9 +302,11 @@ class DynamicRendezvous(RendezvousHandler):
             now = self._clock.time()
             if is_spare:  # once there is room, it may wait for as long as any newcomer
                 deadline = now + self._settings.join_timeout
+            node = self._members.node
+            assert node is not None
             action = decide(
                 record,
-                self._node,
+                node,
                 now,
                 deadline=deadline,
                 max_nodes=self._parameters.max_nodes,

@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 from launcher.rendezvous.state import NO_RANK, End, Failure, Node, Record, Seat, Stage
 
-__all__ = ("Leader", "Plan", "Terms", "assign_seats")
+__all__ = ("Leader", "Plan", "Terms", "assign_seats", "move")
 
 
 class Terms(NamedTuple):
@@ -75,7 +75,7 @@ class Leader:
             The next record; to be written by compare-and-set, then ask again.
         """
         self._observe(record, nodes, now)
-        if record.end is not End.NOT_YET:
+        if record.end is not End.NOT_YET or record.moved:
             return Plan(record)
         if record.is_formed:
             return self._running(record, nodes, now)
@@ -191,6 +191,22 @@ class Leader:
         return tuple(
             f"{seat.label} {'left' if seat.id in self._left else 'was lost'}" for seat in seats
         )
+
+
+def move(record: Record, endpoint: str, reason: str, lost: tuple[str, ...] = ()) -> Record:
+    """Return the last record of a store whose run goes on in another one.
+
+    Its round is over, if it is formed: workers are to be told where the store is now.
+
+    Args:
+        record: as it is.
+        endpoint: of the store that takes the place of this one.
+        reason: why, for people.
+        lost: who of the round is gone, for people.
+    """
+    if record.is_formed:
+        record = _open(record, reason, lost=lost)
+    return record._replace(moved=endpoint)
 
 
 def assign_seats(nodes: Sequence[Node], before: Sequence[Seat]) -> tuple[Seat, ...]:

@@ -9,7 +9,8 @@ Three tasks run while a membership is open. One follows the record and who leads
 nobody leads, tries to, and leads if it won: it watches all announcements and writes what `Leader`
 makes of them. One makes sure that the store answers and that the lease lives. Both keys of a node,
 its announcement and perhaps the leadership, hang on its one lease, so that both end with it. If the
-store is lost, everything fails, now and later.
+store is lost, everything fails, now and later. If it moves, its last record says where to: the
+tasks end, what this node announced is said again there, and they begin anew.
 """
 
 from __future__ import annotations
@@ -29,20 +30,15 @@ from asyncrpc.store import (
     StoreError,
     StoreWatch,
 )
-from launcher.errors import RendezvousClosedError, RendezvousError
+from launcher.errors import RendezvousClosedError, RendezvousConnectionError, RendezvousError
 from launcher.rendezvous.changes import Changes
-from launcher.rendezvous.leader import Leader, Terms
-from launcher.rendezvous.place import Place
+from launcher.rendezvous.guidance import guide
+from launcher.rendezvous.keys import HEIR, HOST, LEADER, NODES, OFFERS, PREFIX, RECORD, SHARED
+from launcher.rendezvous.leader import Leader, Terms, move
+from launcher.rendezvous.place import HostedPlace, Place
 from launcher.rendezvous.state import End, Node, Record, decode_node, decode_record, encode
 
 __all__ = ("Membership",)
-
-_PREFIX = "launcher"  # of our keys in the run's store, whose other keys are the workers'
-_SHARED = "shared/"
-_RECORD = "shared/record"
-_LEADER = "shared/leader"
-_HOST = "shared/host"
-_NODES = "nodes/"
 
 _MANY = 64
 _PAUSE = 1e-5  # seconds for each of many nodes, between two looks at all of them
@@ -81,6 +77,9 @@ class Membership:
         self._lease: Lease | None = None  # None until something is announced
         self._leasing = asyncio.Lock()  # around making one
         self._opening = asyncio.Lock()
+        self._moving = asyncio.Lock()  # around whatever must not happen while the store moves
+        self._is_heir = False  # whether this node was asked to take over the store
+        self._stays = False  # while the others go where the store moves
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
@@ -104,6 +103,22 @@ class Membership:
             raise type(self._failure)(str(self._failure)) from self._failure.__cause__
         return self._record
 
+    @property
+    def node(self) -> Node | None:
+        """The node as it was announced last; ``None`` before."""
+        return self._node
+
+    @property
+    def store(self) -> PrefixStore:
+        """What the agents share.
+
+        Raises:
+            RendezvousError: it was lost or left.
+        """
+        _ = self.record
+        assert self._store is not None
+        return self._store
+
     def round_store(self, number: int) -> Store:
         """Return the store of one round, which nothing of another round is in."""
         assert self._store is not None
@@ -120,8 +135,10 @@ class Membership:
         """
         async with self._opening:
             if self._store is None and self._failure is None:
-                self._store = PrefixStore(_PREFIX, await self._place.open(timeout))
+                self._store = PrefixStore(PREFIX, await self._place.open(timeout))
                 await self._look()
+                if self._record.moved:
+                    await self._move()
                 self._spawn(self._follow)
         _ = self.record
 
@@ -131,30 +148,31 @@ class Membership:
         Raises:
             RendezvousError: the store was lost or left.
         """
-        _ = self.record
-        assert self._store is not None
-        is_first, self._node = self._node is None, node
-        with self._translated():
-            before = self._lease
-            lease = await self._hold()
-            if lease is before:  # else it was announced along with the new lease
-                try:
-                    await self._store.set(_NODES + node.id, encode(node), lease=lease)
-                except StoreConnectionError:
-                    raise
-                except StoreError:  # it has lapsed, and we are the last to know
-                    lease.mark_lost()
-                    await self._hold()
-        if is_first:
-            await self._say_who_hosts(node)
-            self._spawn(partial(self._lead_when_needed, node.id))
-            self._spawn(self._keep_alive)
-
-    async def _say_who_hosts(self, node: Node) -> None:
-        if self._place.is_host:
-            assert self._store is not None
+        async with self._moving:
+            is_first, self._node = self._node is None, node
             with self._translated():
-                await self._store.set(_HOST, node.label)
+                await self._say(node)
+                if is_first:
+                    await self._take_part(node)
+
+    async def _say(self, node: Node) -> None:
+        before = self._lease
+        lease = await self._hold()
+        if lease is not before:
+            return  # it was announced along with the new lease
+        try:
+            await self.store.set(NODES + node.id, encode(node), lease=lease)
+        except StoreConnectionError:
+            raise
+        except StoreError:  # it has lapsed, and we are the last to know
+            lease.mark_lost()
+            await self._hold()
+
+    async def _take_part(self, node: Node) -> None:
+        if self._place.is_host:
+            await self.store.set(HOST, node.label)
+        self._spawn(partial(self._lead_when_needed, node.id))
+        self._spawn(self._keep_alive)
 
     async def nodes(self) -> dict[str, Node]:
         """Return every announcement there is, by the node's id.
@@ -162,11 +180,10 @@ class Membership:
         Raises:
             RendezvousError: the store was lost or left, or holds something else.
         """
-        _ = self.record
-        assert self._store is not None
-        with self._translated():
-            values, _version = await self._store.snapshot(_NODES)
-        return {key.removeprefix(_NODES): decode_node(value) for key, value in values.items()}
+        async with self._moving:
+            with self._translated():
+                values, _version = await self.store.snapshot(NODES)
+        return {key.removeprefix(NODES): decode_node(value) for key, value in values.items()}
 
     async def end(self, why: str) -> None:
         """End the run for everybody, if it is not over yet.
@@ -177,9 +194,29 @@ class Membership:
         Raises:
             RendezvousError: the store was lost or left.
         """
+        async with self._moving:
+            with self._translated():
+                while self.record.end is End.NOT_YET:
+                    await self._write(self._record._replace(end=End.CLOSED, why=why))
+
+    async def move(self, endpoint: str, reason: str) -> Record:
+        """Send the others on to another store; this node stays.
+
+        Args:
+            endpoint: of that store.
+            reason: why, for people.
+
+        Returns:
+            The last record of this store.
+
+        Raises:
+            RendezvousError: the store was lost or left.
+        """
+        self._stays = True
         with self._translated():
-            while self.record.end is End.NOT_YET:
-                await self._write(self._record._replace(end=End.CLOSED, why=why))
+            while not self.record.moved:
+                await self._write(move(self._record, endpoint, reason, (reason,)))
+        return self.record
 
     async def close(self, timeout: float) -> None:
         """Withdraw the announcement and let go of the store. Idempotent.
@@ -188,10 +225,7 @@ class Membership:
             timeout: seconds for what needs the store.
         """
         self._fail(RendezvousClosedError("this node has left the run"))
-        for task in self._tasks:
-            task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
+        await _end(self._tasks)
         lease, self._lease = self._lease, None
         if lease is not None:
             with suppress(StoreError, TimeoutError):
@@ -205,18 +239,21 @@ class Membership:
         """Read what all share, and return the version of that moment."""
         assert self._store is not None
         with self._translated():
-            values, version = await self._store.snapshot(_SHARED)
-        self._take(_RECORD, values.get(_RECORD, b""))
-        self._take(_LEADER, values.get(_LEADER, b""))
-        self._take(_HOST, values.get(_HOST, b""))
+            values, version = await self._store.snapshot(SHARED)
+        self._take(RECORD, values.get(RECORD, b""))
+        self._take(LEADER, values.get(LEADER, b""))
+        self._take(HOST, values.get(HOST, b""))
+        self._take(HEIR, values.get(HEIR, b""))
         return version
 
     def _take(self, key: str, value: bytes) -> None:
-        if key == _LEADER:
+        if key == LEADER:
             self._leader = value.decode("ascii", "replace")
-        elif key == _HOST:
+        elif key == HOST:
             self._host = value.decode("utf-8", "replace")
-        elif key == _RECORD and value:
+        elif key == HEIR:
+            self._inherit(value.decode("ascii", "replace"))
+        elif key == RECORD and value:
             record = decode_record(value)
             if record.revision <= self._record.revision:
                 return  # our own write told us earlier than the watch did
@@ -227,17 +264,70 @@ class Membership:
         """Write the record if the one known here is still there; know the one that is there."""
         assert self._store is not None
         data = encode(record._replace(revision=self._record.revision + 1))
-        self._take(_RECORD, await self._store.compare_set(_RECORD, self._stored, data))
+        self._take(RECORD, await self._store.compare_set(RECORD, self._stored, data))
 
     async def _follow(self) -> None:
-        """Know the record and who leads, as they change."""
-        assert self._store is not None
+        """Know the record and who leads, as they change; go along when the store moves."""
         while True:
             version = await self._look()
-            async with self._store.watch(_SHARED, since=version) as watch:
+            if self._has_to_move():
+                await self._move()
+                continue
+            async with self.store.watch(SHARED, since=version) as watch:
                 with _keeping_up():
                     async for event in watch:
                         self._take(event.key, event.value)
+                        if self._has_to_move():
+                            break
+
+    # Moving
+
+    def _has_to_move(self) -> bool:
+        return bool(self._record.moved) and not self._stays
+
+    def _inherit(self, node_id: str) -> None:
+        """Offer a store to the node that leaves with its own, if it asks this one."""
+        is_asked = self._node is not None and node_id == self._node.id
+        if is_asked and not self._is_heir and isinstance(self._place, HostedPlace):
+            self._is_heir = True
+            self._spawn(partial(self._offer, node_id, self._place))
+
+    async def _offer(self, node_id: str, place: HostedPlace) -> None:
+        try:
+            await self.store.set(OFFERS + node_id, await place.offer())
+        except RendezvousConnectionError as error:
+            _logger.warning("the run's store cannot be taken over here: %s", error)
+
+    async def _move(self) -> None:
+        """Go where the run's store has gone, and say there what was said here."""
+        place = self._place
+        assert isinstance(place, HostedPlace)
+        async with self._moving:
+            await _end({task for task in self._tasks if task is not asyncio.current_task()})
+            store = PrefixStore(PREFIX, await place.follow(self._record.moved, self._ttl))
+            with self._translated():
+                await store.wait([RECORD], self._ttl)  # the last that is brought there
+                values, _version = await store.snapshot(RECORD)
+                self._store, self._lease, self._leader, self._is_heir = store, None, "", False
+                self._stored = values[RECORD]
+                self._record = decode_record(self._stored)
+                if self._node is not None:
+                    await self._say(self._node)
+                    await self._take_part(self._node)
+        self.changes.notify()
+        await place.settle()
+        if place.is_host:
+            _logger.warning(
+                "this node now hosts the run's store: --rdzv-endpoint=%s for new nodes",
+                place.endpoint,
+            )
+            self._spawn(partial(self._guide, place))
+
+    async def _guide(self, place: HostedPlace) -> None:
+        """Send on those who look for the run where its store was at first."""
+        while True:
+            await guide(place, self._interval)
+            await self._clock.sleep(self._interval)
 
     # Leading
 
@@ -248,13 +338,13 @@ class Membership:
                 await self.changes.wait()
             lease = await self._hold()
             try:
-                found = await self._store.compare_set(_LEADER, "", node_id, lease=lease)
+                found = await self._store.compare_set(LEADER, "", node_id, lease=lease)
             except StoreConnectionError:
                 raise
             except StoreError:  # it has lapsed, and we are the last to know
                 lease.mark_lost()
                 continue
-            self._take(_LEADER, found)
+            self._take(LEADER, found)
             while self._leader == node_id:
                 await self._lead(node_id)
 
@@ -262,9 +352,9 @@ class Membership:
         """Write what follows from the announcements, for as long as this node leads."""
         assert self._store is not None
         leader = Leader(self._terms)
-        values, version = await self._store.snapshot(_NODES)
-        nodes = {key.removeprefix(_NODES): decode_node(value) for key, value in values.items()}
-        async with self._store.watch(_NODES, since=version) as watch:
+        values, version = await self._store.snapshot(NODES)
+        nodes = {key.removeprefix(NODES): decode_node(value) for key, value in values.items()}
+        async with self._store.watch(NODES, since=version) as watch:
             taking = asyncio.create_task(self._take_nodes(watch, nodes))
             try:
                 while self._leader == node_id and not taking.done():
@@ -285,7 +375,7 @@ class Membership:
     async def _take_nodes(self, watch: StoreWatch, nodes: dict[str, Node]) -> None:
         with _keeping_up():
             async for event in watch:
-                node_id = event.key.removeprefix(_NODES)
+                node_id = event.key.removeprefix(NODES)
                 if event.kind == "put":
                     nodes[node_id] = decode_node(event.value)
                 else:
@@ -303,7 +393,7 @@ class Membership:
             if self._lease is None or not self._lease.is_alive:
                 lease = await self._store.lease(self._ttl).__aenter__()
                 self._lease = lease
-                await self._store.set(_NODES + self._node.id, encode(self._node), lease=lease)
+                await self._store.set(NODES + self._node.id, encode(self._node), lease=lease)
             return self._lease
 
     async def _keep_alive(self) -> None:
@@ -344,6 +434,13 @@ class Membership:
             lost = self._place.lost(error, self._host)
             self._fail(lost)
             raise lost from error
+
+
+async def _end(tasks: set[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        await asyncio.wait(tasks)
 
 
 @contextmanager

@@ -11,15 +11,15 @@ import asyncio
 import errno
 import os
 import socket
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from asyncrpc.errors import AuthenticationError
 from asyncrpc.store import Store, StoreConnectionError, TCPStore, TCPStoreServer
 from asyncrpc.transport import SocketNetwork
 from launcher.errors import RendezvousConnectionError
-from launcher.rendezvous.endpoint import is_address
+from launcher.rendezvous.endpoint import is_address, parse_endpoint
 
-__all__ = ("Place", "TcpPlace")
+__all__ = ("HostedPlace", "Place", "TcpPlace")
 
 _BACKLOG = 1024
 _GRACE = 0.75  # seconds that a node whose connection broke has to come back; see `Leader`
@@ -63,6 +63,49 @@ class Place(Protocol):
         ...
 
 
+@runtime_checkable
+class HostedPlace(Place, Protocol):
+    """A store that lies with one of the nodes, and can move to another one."""
+
+    given: str
+    """The endpoint that all nodes were given."""
+    endpoint: str
+    """Where the store is now."""
+
+    async def offer(self) -> str:
+        """Serve an empty store on this host, for the run's to move into; return its endpoint.
+
+        Raises:
+            RendezvousConnectionError: nothing can be listened at here.
+        """
+        ...
+
+    async def reach(self, endpoint: str, timeout: float) -> TCPStore:
+        """Connect to a store of the run at another endpoint, for the caller to close.
+
+        Raises:
+            StoreError: it cannot be reached.
+            AuthenticationError: it is not this run's.
+        """
+        ...
+
+    async def follow(self, endpoint: str, timeout: float) -> Store:
+        """Connect to the store where it has moved to; from now on that is the store.
+
+        Raises:
+            RendezvousConnectionError: it cannot be reached.
+        """
+        ...
+
+    async def settle(self) -> None:
+        """Let go of the store that was followed from."""
+        ...
+
+    def contents(self) -> tuple[dict[str, bytes], dict[str, list[bytes]]]:
+        """Return what the store has that hangs on no lease, values and queues; hosts only."""
+        ...
+
+
 class TcpPlace:
     """A store at an endpoint, hosted by whoever can listen there.
 
@@ -93,13 +136,14 @@ class TcpPlace:
         self._run_id = run_id
         self._wants_host = is_host
         self._read_timeout = read_timeout
-        self._server: TCPStoreServer | None = None
+        self._servers: list[TCPStoreServer] = []  # the last one is offered, or the run's
         self._client: TCPStore | None = None
+        self._former: TCPStore | None = None  # of the store before it moved
+        self._offered = ""  # endpoint of the last of the servers, if it is for the run to move to
         self._own_host = ""  # where this node reaches its own store, if it hosts it
         self.address = local_addr or ""
         self.is_host = False
-        shown = f"[{self._host}]" if ":" in self._host else self._host
-        self.endpoint = f"{shown}:{port}"
+        self.given = self.endpoint = _endpoint(self._host, port)
         self.url = f"tcp://{self.endpoint}"
 
     async def open(self, timeout: float) -> Store:
@@ -114,7 +158,10 @@ class TcpPlace:
                 f"this node's rdzv_id is {self._run_id!r}"
             ) from error
         except StoreConnectionError as error:
-            raise RendezvousConnectionError(f"rdzv_endpoint={self.endpoint}: {error}") from error
+            raise RendezvousConnectionError(
+                f"rdzv_endpoint={self.endpoint}: {error}; if its host has left the run, the others "
+                "have said where they meet now"
+            ) from error
         if not self.address:
             # Others know the host of the store by the name they were given; a name may stand for
             # a loopback address in this host's own tables.
@@ -123,12 +170,13 @@ class TcpPlace:
 
     async def close(self) -> None:
         """Close what was opened; see `Place.close`."""
+        await self.settle()
         client, self._client = self._client, None
         if client is not None:
             await client.close()
-        server, self._server = self._server, None
-        if server is not None:
-            await server.wait_unused(_FAREWELL)
+        servers, self._servers = self._servers, []
+        await asyncio.gather(*(server.wait_unused(_FAREWELL) for server in servers))
+        for server in servers:
             await server.close()
 
     def lost(self, error: Exception, host: str) -> RendezvousConnectionError:
@@ -137,6 +185,50 @@ class TcpPlace:
         return RendezvousConnectionError(
             f"{who} hosts the run's store at {self.endpoint}, was lost: {error}"
         )
+
+    async def offer(self) -> str:
+        """Serve an empty store here; see `HostedPlace.offer`."""
+        family = socket.AF_INET6 if ":" in self.address else socket.AF_INET
+        try:
+            listening = socket.create_server((self.address, 0), family=family, backlog=_BACKLOG)
+        except OSError:  # the address is how others see this host, not one of its own
+            try:
+                listening = socket.create_server(("", 0), family=family, backlog=_BACKLOG)
+            except OSError as error:
+                raise RendezvousConnectionError(f"nothing can be listened at: {error}") from error
+        _, port = await self._serve(listening)
+        self._offered = _endpoint(self.address, port)
+        return self._offered
+
+    async def reach(self, endpoint: str, timeout: float) -> TCPStore:
+        """Connect to another store of the run; see `HostedPlace.reach`."""
+        host, port = parse_endpoint(endpoint, 0)
+        return await TCPStore.connect(
+            host, port, timeout, self._secret, run_id=self._run_id, reconnect_timeout=_RECONNECT
+        )
+
+    async def follow(self, endpoint: str, timeout: float) -> Store:
+        """Go where the store has moved to; see `HostedPlace.follow`."""
+        try:
+            store = await self.reach(endpoint, timeout)
+        except (StoreConnectionError, AuthenticationError) as error:
+            raise RendezvousConnectionError(
+                f"the run's store has moved from {self.endpoint} to {endpoint}: {error}"
+            ) from error
+        self._former, self._client = self._client, store
+        self.endpoint, self.url = endpoint, f"tcp://{endpoint}"
+        self.is_host = endpoint == self._offered
+        return store
+
+    async def settle(self) -> None:
+        """Let go of the store that was followed from; see `HostedPlace.settle`."""
+        former, self._former = self._former, None
+        if former is not None:
+            await former.close()
+
+    def contents(self) -> tuple[dict[str, bytes], dict[str, list[bytes]]]:
+        """Return what the store has; see `HostedPlace.contents`."""
+        return self._servers[-1].contents()
 
     async def _connect(self, timeout: float) -> TCPStore:
         """Connect; an attempt lasts as long as the store may take to answer later."""
@@ -167,19 +259,25 @@ class TcpPlace:
                 f"rdzv_endpoint={self.endpoint}: cannot listen there: "
                 f"{(error.strerror or str(error)).partition(' (while')[0]}"
             ) from error
-        host, port = listening.getsockname()[:2]
+        host, _ = await self._serve(listening)
         self._own_host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
+        self.is_host = True
+
+    async def _serve(self, listening: socket.socket) -> tuple[str, int]:
+        """Serve an empty store on a socket; return where it listens."""
+        host, port = listening.getsockname()[:2]
         listening.setblocking(False)
         network = SocketNetwork(listening=listening)
-        self._server = TCPStoreServer(
+        server = TCPStoreServer(
             host, port, self._secret, run_id=self._run_id, network=network, grace=_GRACE
         )
         try:
-            await self._server.start()
+            await server.start()
         except BaseException:
             listening.close()
             raise
-        self.is_host = True
+        self._servers.append(server)
+        return host, port
 
     def _listen(self) -> socket.socket:
         """Listen at the endpoint.
@@ -202,6 +300,10 @@ class TcpPlace:
             # What the name means here may not be where the others look for it.
             address = ("", self._port)
         return socket.create_server((str(address[0]), self._port), family=family, backlog=_BACKLOG)
+
+
+def _endpoint(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _check_local(family: int, address: str | int) -> None:

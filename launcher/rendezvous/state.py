@@ -150,6 +150,8 @@ class Record(NamedTuple):
     """Why it is over, for people; "" unless it is and did not succeed."""
     exitcode: int = 0
     """Exit status of what failed; 0 unless FAILED."""
+    moved: str = ""
+    """Where the run's store is now, host and port, if not here: this record is its last one."""
 
     def rank_of(self, node_id: str) -> int:
         """Return the seat a node has, or `NO_RANK`."""
@@ -282,7 +284,7 @@ def _fields(data: bytes, kind: type[Node | Record]) -> list[Any]:
 
 _TYPES: dict[type[Node | Record], tuple[type | tuple[type, ...], ...]] = {
     Node: (str, str, int, str, int, int, int, int, str, int, int, (int, float)),
-    Record: (int, int, bool, list, int, list, (list, type(None)), str, int, str, int),
+    Record: (int, int, bool, list, int, list, (list, type(None)), str, int, str, int, str),
 }
 
 

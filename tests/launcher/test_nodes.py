@@ -231,6 +231,36 @@ def test_the_run_ends_when_the_host_of_its_store_is_told_to_stop(agent: Agent) -
     )
 
 
+def test_the_next_node_takes_over_the_store_of_a_host_that_is_told_to_stop(
+    agent: Agent, tmp_path: Path
+) -> None:
+    """The others form a round around it; who comes to the first endpoint finds its way to them."""
+    quick = "--rdzv-conf=keep_alive_interval=0.5,last_call_timeout=600"
+    one = agent(1, "--nnodes=1:3", "--expect-nodes=3", quick)
+    wait_for_host(one)
+    two, three = (agent(number, "--nnodes=1:3", "--expect-nodes=3", quick) for number in (2, 3))
+    first = facts_of(one)[0], facts_of(two)[0], facts_of(three)[0]
+    one.send_signal(signal.SIGTERM)
+    again = facts_of(two)[0], facts_of(three)[0]
+    assert finish(one) == (128 + signal.SIGTERM, "")
+    four = agent(4, "--nnodes=1:3", quick)
+    together = facts_of(two)[0], facts_of(three)[0], facts_of(four)[0]
+    (tmp_path / "go").touch()
+    ends = [finish(each) for each in (two, three, four)]
+
+    assert [told(fact, "WORLD_SIZE", "LAUNCHER_ROUND") for fact in first] == [(3, 0)] * 3
+    assert [world(fact) for fact in again] == [(1, 2, 1, 0), (0, 2, 1, 0)], "1 is kept, 2 cannot be"
+    assert sorted(world(fact) for fact in together) == [(rank, 3, 2, 0) for rank in range(3)]
+    stores = [{fact["LAUNCHER_STORE"] for fact in facts} for facts in (first, again, together)]
+    assert [len(store) for store in stores] == [1, 1, 1]
+    assert stores[0] != stores[1] == stores[2]
+    assert [status for status, _ in ends] == [0, 0, 0]
+    said = ends[0][1] + ends[1][1]
+    assert re.search(r"127\.0\.0\.1 \(agent \d+\) left; stopping the workers", said)
+    where = re.escape(stores[1].pop().removeprefix("tcp://"))
+    assert len(re.findall(f"now hosts the run's store: --rdzv-endpoint={where} ", said)) == 1
+
+
 def test_spares_take_over_and_end_in_peace(agent: Agent, tmp_path: Path) -> None:
     """The third node waits, gets the rank of the one that dies; the fourth is never needed."""
     one = agent(1, "--nnodes=2")

@@ -378,3 +378,16 @@ async def test_it_can_wait_for_its_clients(server: TCPStoreServer) -> None:
 
     assert await waiting is True
     assert await server.wait_unused(0) is True
+
+
+async def test_the_contents_are_what_hangs_on_no_lease(server: TCPStoreServer) -> None:
+    """Values and queues, copied: what happens later does not change them."""
+    async with await TCPStore.connect("127.0.0.1", server.port, 5.0, SECRET) as store:
+        async with store.lease(60.0) as lease:
+            await store.multi_set(["a", "b"], ["1", "2"])
+            await store.set("b", "3", lease=lease)
+            await store.queue_push("queue", "4")
+            contents = server.contents()
+            await store.queue_push("queue", "5")
+
+    assert contents == ({"a": b"1"}, {"queue": [b"4"]})

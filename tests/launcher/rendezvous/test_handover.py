@@ -1,0 +1,157 @@
+"""`launcher.rendezvous.handover`: the store passes to the next node when its host leaves."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+
+from asyncrpc.store import TCPStore
+from launcher.rendezvous import (
+    Change,
+    Ending,
+    Outcome,
+    RendezvousHandler,
+    RendezvousInfo,
+)
+from launcher.rendezvous.dynamic import DynamicRendezvous
+from launcher.rendezvous.endpoint import parse_endpoint
+from tests.launcher.rendezvous.meeting import SECRET, tcp
+
+pytestmark = pytest.mark.asyncio
+
+
+async def enter(handlers: Sequence[RendezvousHandler]) -> list[RendezvousInfo]:
+    """Let handlers enter the next round together; the first one hosts the store."""
+    await handlers[0].is_closed()
+    return await asyncio.gather(*(handler.next_rendezvous() for handler in handlers))
+
+
+def is_host(handler: RendezvousHandler) -> bool:
+    """Say whether the store goes with a node."""
+    assert isinstance(handler, DynamicRendezvous)
+    return handler._place.is_host
+
+
+async def connect(info: RendezvousInfo) -> TCPStore:
+    """Connect to the run's store as a worker does."""
+    host, port = parse_endpoint(info.store_url.removeprefix("tcp://"), 0)
+    return await TCPStore.connect(host, port, 5.0, SECRET, run_id="run")
+
+
+async def test_the_others_go_on_when_the_host_leaves() -> None:
+    """In one new round, which is no restart, and in one new store."""
+    async with tcp(1, 3) as make:
+        handlers = make(), make(), make()
+        first = await enter(handlers)
+        await handlers[0].leave()
+        closing = asyncio.create_task(handlers[0].close())
+        others = handlers[1:]
+        changes = await asyncio.gather(*(other.round_over() for other in others))
+        infos = await asyncio.gather(*(other.next_rendezvous() for other in others))
+        await closing
+
+        assert all(isinstance(change, Change) for change in changes)
+        assert {change.reason.endswith(" left") for change in changes} == {True}
+        assert [(i.world_size, i.round, i.restarts) for i in infos] == [(2, 1, 0)] * 2
+        assert sorted(info.rank for info in infos) == [0, 1]
+        assert len({info.store_url for info in (first[0], *infos)}) == 2
+        await infos[0].store.set("key", b"value")
+        assert await infos[1].store.get("key", 5.0) == b"value"
+
+
+async def test_what_workers_have_stored_is_handed_over() -> None:
+    """Values and queues, but nothing that hung on the lease of one who is gone."""
+    async with tcp(1, 2) as make:
+        one, two = make(), make()
+        first, _ = await enter([one, two])
+        async with await connect(first) as store, store.lease(60.0) as lease:
+            await store.multi_set(["a", "b"], ["1", "x" * 3_000_000])
+            await store.set("leased", "2", lease=lease)
+            await store.queue_push("queue", "3")
+            await store.queue_push("queue", "4")
+            await one.leave()
+        await one.close()
+        await two.round_over()
+        async with await connect(await two.next_rendezvous()) as store:
+            found = await store.multi_get(["a", "b"], 5.0)
+            queued = [await store.queue_pop("queue", False) for _ in range(2)]
+
+            assert [len(value) for value in found] == [1, 3_000_000]
+            assert queued == [b"3", b"4"]
+            assert not await store.check(["leased"])
+
+
+async def test_the_store_passes_on_again_and_again() -> None:
+    """To the next by rank, and in the end to nobody."""
+    async with tcp(1, 4) as make:
+        handlers = [make() for _ in range(4)]
+        urls = {(await enter(handlers))[0].store_url}
+        while len(handlers) > 1:
+            leaver = handlers.pop([is_host(handler) for handler in handlers].index(True))
+            await leaver.leave()
+            await asyncio.gather(*(handler.round_over() for handler in handlers))
+            infos = await asyncio.gather(*(handler.next_rendezvous() for handler in handlers))
+            await leaver.close()
+            urls.add(infos[0].store_url)
+
+            assert sorted(info.rank for info in infos) == list(range(len(handlers)))
+        await handlers[0].report(Outcome())
+
+        assert len(urls) == 4
+        assert await handlers[0].round_over() == Ending(is_success=True)
+
+
+async def test_a_node_that_waits_takes_over_too() -> None:
+    """The one that is left may be a spare."""
+    async with tcp(2, 2) as make:
+        one, two, spare = make(), make(), make()
+        await enter([one, two])
+        standing_by = asyncio.create_task(spare.next_rendezvous())
+        await asyncio.sleep(0.05)
+        await one.leave()
+        await two.round_over()
+        infos = await asyncio.gather(two.next_rendezvous(), standing_by)
+        await one.close()
+
+        assert sorted(info.rank for info in infos) == [0, 1]
+        assert infos[0].store_url == infos[1].store_url
+
+
+async def test_too_few_to_go_on_end_with_the_host() -> None:
+    """There is nobody to hand the store to."""
+    async with tcp(2, 2) as make:
+        one, two = make(), make()
+        await enter([one, two])
+        await one.leave()
+        end = await two.round_over()
+
+        assert isinstance(end, Ending)
+        assert end.reason.endswith("which hosts the run's store, was stopped")
+
+
+async def test_all_leave_at_once() -> None:
+    """Nobody waits for an heir that goes itself."""
+    async with tcp(1, 3) as make:
+        handlers = make(), make(), make()
+        await enter(handlers)
+        async with asyncio.timeout(4.0):  # below the patience with one heir
+            await asyncio.gather(*(handler.leave() for handler in handlers))
+            await asyncio.gather(*(handler.close() for handler in handlers))
+
+
+async def test_the_failure_budget_goes_along() -> None:
+    """A restart that was counted stays counted; the next failure is one too many."""
+    async with tcp(1, 3) as make:
+        handlers = make(), make(), make()
+        await enter(handlers)
+        await handlers[2].report(Outcome("x", 7, 1))
+        await asyncio.gather(*(handler.round_over() for handler in handlers))
+        await asyncio.gather(*(handler.next_rendezvous() for handler in handlers))
+        await handlers[0].leave()
+        others = handlers[1:]
+        await asyncio.gather(*(other.round_over() for other in others))
+        infos = await asyncio.gather(*(other.next_rendezvous() for other in others))
+
+        assert [(info.round, info.restarts) for info in infos] == [(2, 1)] * 2
