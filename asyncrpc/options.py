@@ -114,7 +114,8 @@ class RpcOptions:
     Args:
         rpc_timeout: seconds a call may take unless it says otherwise; 0 for no limit.
         num_worker_threads: threads that run plain ``def`` functions, at least 1.
-        init_method: how workers find the store: ``env://``, ``tcp://host:port`` or ``file:///path``.
+        init_method: how workers find the store: ``env://``, ``tcp://host:port``, ``file:///path``
+            or ``etcd://host:port,host:port/prefix``.
         listen: ``tcp://host:port``, ``tls://host:port`` or ``unix:///path`` to listen at; ``None``
             takes loopback, or the address of this host that reaches the store.
         secret: shared secret, at least 16 bytes, or the path of a file that holds it; ``None``
@@ -322,10 +323,15 @@ def _check_init_method(value: object) -> None:
             )
         return
     is_file = isinstance(value, str) and value.startswith("file:///") and "\0" not in value
-    if value != "env://" and not (is_file and str(value).rpartition("/")[2]):
-        raise ValueError(
-            f"init_method must be env://, tcp://host:port or file:///path, got {value!r}"
-        )
+    if value == "env://" or (is_file and str(value).rpartition("/")[2]):
+        return
+    # which members and which prefix is for the store to read
+    if isinstance(value, str) and value.startswith("etcd://") and value[7:].partition("/")[0]:
+        return
+    raise ValueError(
+        "init_method must be env://, tcp://host:port, file:///path or "
+        f"etcd://host:port/prefix, got {value!r}"
+    )
 
 
 def _check_run_id(value: object) -> None:

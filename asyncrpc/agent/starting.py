@@ -270,7 +270,7 @@ class Starter:
 
     def _reachable(self, link: StoreLink) -> str:
         """Return the host at which others that know the store can reach this worker."""
-        where = Address.parse(link.where) if link.where else None
+        where = link.address
         if where is None or where.is_local or self._options.secret == b"":
             return "127.0.0.1"
         return route_to(where.host, where.port)

@@ -13,13 +13,18 @@ import socket
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from asyncrpc.store import PrefixStore, Store, TCPStore, TCPStoreServer
 from asyncrpc.transport import Address
 
+if TYPE_CHECKING:  # loaded only for a group that has one
+    from asyncrpc.store import EtcdStore
+
 __all__ = ("StoreLink", "StorePlace", "route_to", "scoped")
 
 _RECONNECT = 60.0  # seconds a broken connection is tried again; one second where nobody listens
+_ETCD = "etcd://"
 _FILE_TIMEOUT = 1.0  # seconds for the server whose address a file holds
 
 
@@ -39,9 +44,18 @@ class StoreLink:
     store: Store
     where: str
     server: TCPStoreServer | None = None
-    client: TCPStore | None = None
+    client: TCPStore | EtcdStore | None = None
     file: Path | None = None
     place: StorePlace | None = None
+
+    @property
+    def address(self) -> Address | None:
+        """Where a server of the store listens, the first of several; ``None`` where none does."""
+        if not self.where.startswith(_ETCD):
+            return Address.parse(self.where) if self.where else None
+        from asyncrpc.store import EtcdAddress  # noqa: PLC0415 -- it has been loaded
+
+        return Address("tcp", *EtcdAddress.parse(self.where).members[0])
 
     async def reopen(self, timeout: float) -> bool:
         """Reach the store anew, or serve it where the one who did is gone.
@@ -95,7 +109,7 @@ class StorePlace:
     """Where a group's store is to be found, or to be served.
 
     Args:
-        init_method: ``env://``, ``tcp://host:port`` or ``file:///path``.
+        init_method: ``env://``, ``tcp://host:port``, ``file:///path`` or ``etcd://…``.
         rank: rank 0 serves ``tcp://``; ``None``: whoever binds it.
         secret: shared secret, or empty.
         run_id: name of the run.
@@ -122,10 +136,24 @@ class StorePlace:
         if self.init_method.startswith("file:"):
             path = Path(self.init_method.removeprefix("file://"))
             link = await self._open_by_file(path, timeout)
+        elif url := self._etcd_url():
+            link = await self._open_etcd(url, timeout)
         else:
             link = await self._open_by_address(timeout)
         link.place = self
         return link
+
+    def _etcd_url(self) -> str:
+        served = self.environ.get("LAUNCHER_STORE", "") if self.init_method == "env://" else ""
+        url = served or self.init_method
+        return url if url.startswith(_ETCD) else ""
+
+    async def _open_etcd(self, url: str, timeout: float) -> StoreLink:
+        from asyncrpc.store import EtcdCredentials, EtcdStore  # noqa: PLC0415 -- for etcd only
+
+        credentials = EtcdCredentials.of_environment(self.environ)
+        client = await EtcdStore.connect(url, timeout, credentials)
+        return StoreLink(client, str(client.address), client=client)
 
     async def _open_by_address(self, timeout: float) -> StoreLink:
         address, may_serve = _store_address(self.init_method, self.environ)

@@ -1,6 +1,11 @@
-"""A key-value store that workers meet in: served over TCP, in memory, or a part of another."""
+"""A key-value store that workers meet in: over TCP, in memory, on etcd, or a part of another.
+
+What is for etcd is loaded when it is asked for: most groups do without.
+"""
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 from asyncrpc.errors import (
     QueueEmptyError,
@@ -17,7 +22,18 @@ from asyncrpc.store.memory import MemoryStore
 from asyncrpc.store.prefix import PrefixStore
 from asyncrpc.store.server import TCPStoreServer
 
+if TYPE_CHECKING:
+    from asyncrpc.store.etcd import CREDENTIALS_VARIABLE as CREDENTIALS_VARIABLE
+    from asyncrpc.store.etcd import EtcdAddress as EtcdAddress
+    from asyncrpc.store.etcd import EtcdCredentials as EtcdCredentials
+    from asyncrpc.store.etcd import EtcdStore as EtcdStore
+    from asyncrpc.store.etcd import parse_members as parse_members
+
 __all__ = (
+    "CREDENTIALS_VARIABLE",
+    "EtcdAddress",
+    "EtcdCredentials",
+    "EtcdStore",
     "Lease",
     "LeaseKeeper",
     "MemoryStore",
@@ -32,4 +48,14 @@ __all__ = (
     "TCPStore",
     "TCPStoreServer",
     "keeper_of",
+    "parse_members",
 )
+
+
+def __getattr__(name: str) -> Any:
+    """Load what is for etcd, once it is asked for."""
+    if name not in __all__:
+        raise AttributeError(f"module 'asyncrpc.store' has no attribute {name!r}")
+    from asyncrpc.store import etcd  # noqa: PLC0415 -- as the module says
+
+    return getattr(etcd, name)

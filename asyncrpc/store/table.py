@@ -55,10 +55,19 @@ from asyncrpc.store.commands import (
     Wait,
     Watch,
 )
+from asyncrpc.store.failures import barrier_error, mismatch_error, missing_error
 from asyncrpc.store.leasing import LeaseRecord, LeaseTable
 from asyncrpc.store.waiting import Deadlines, KeyIndex, Waiter
 
-__all__ = ("DEFAULT_GRACE", "DEFAULT_MAX_VALUE", "MAX_KEY", "PENDING", "Pending", "Table")
+__all__ = (
+    "DEFAULT_GRACE",
+    "DEFAULT_MAX_VALUE",
+    "MAX_KEY",
+    "PENDING",
+    "Pending",
+    "Table",
+    "integer_of",
+)
 
 MAX_KEY = 8192  # characters; the reference store's limit in bytes
 DEFAULT_MAX_VALUE = 8 << 20  # bytes; the reference store's limit
@@ -67,7 +76,6 @@ _MAX_EVENTS = 1 << 16
 _MAX_EVENT_BYTES = 64 << 20
 _TOKEN_LIFE = 60.0  # seconds an opened barrier knows its arrivals: longer than any reconnect
 _MAX_WAITING = 1 << 16  # requests and watches of one session: more is a leak in the client
-_MAX_NAMED = 16  # keys an error names, as the reference does
 _INT64 = 1 << 63
 
 
@@ -220,7 +228,7 @@ class Table:
     def _add(self, _session: object, _request: int, command: Add, _now: float) -> int:
         key, amount, lease_id = command
         old = self._values.get(key)
-        total = amount if old is None else _integer(key, old) + amount
+        total = amount if old is None else integer_of(key, old) + amount
         if not -_INT64 <= total < _INT64:
             raise StoreError(f"add to key {key!r} leaves the range of 64-bit integers: {total}")
         lease = self._leases.find(lease_id) if lease_id else self._leases.of_key.get(key)
@@ -335,10 +343,7 @@ class Table:
         if first is not None and isinstance(first.command, Barrier):
             expected = first.command.world_size
             if expected != world_size:
-                raise StoreError(
-                    f"barrier {key!r} is being waited on with world_size {expected}, "
-                    f"got {world_size}"
-                )
+                raise mismatch_error(command, expected)
         if self._arrivals.count(key) + 1 < world_size:
             return self._enlist(session, request, command, timeout, self._arrivals, (key,), now)
         self._release(token, now)
@@ -525,27 +530,19 @@ class Table:
 
     def _timeout_error(self, waiter: Waiter) -> StoreTimeoutError:
         command = waiter.command
-        span = f"{command.timeout:g} s"
         if isinstance(command, Barrier):
-            arrived = self._arrivals.count(command.key)
-            return StoreTimeoutError(
-                f"barrier {command.key!r} timed out after {span}: "
-                f"{arrived} of {command.world_size} arrived",
-                keys=(command.key,),
-            )
+            return barrier_error(command, self._arrivals.count(command.key))
         if isinstance(command, Wait | MultiGet):
-            missing = tuple(dict.fromkeys(self._missing(command.keys)))
-        else:
-            missing = (command.key,)
-        named = ", ".join(missing[:_MAX_NAMED])
-        if len(missing) > _MAX_NAMED:
-            named += f" and {len(missing) - _MAX_NAMED} more"
-        return StoreTimeoutError(
-            f"wait timed out after {span}, missing keys: {named}", keys=missing
-        )
+            return missing_error(self._missing(command.keys), command.timeout)
+        return missing_error([command.key], command.timeout)
 
 
-def _integer(key: str, value: bytes) -> int:
+def integer_of(key: str, value: bytes) -> int:
+    """Return the number that a counter holds.
+
+    Raises:
+        StoreError: it is none; names the key.
+    """
     # int() also takes spaces and underscores, which no counter of ours or torch's has.
     if not (value.isdigit() or (value[1:].isdigit() and value[:1] == b"-")) or len(value) > 20:
         raise StoreError(f"value of key {key!r} is no integer, so nothing can be added to it")

@@ -1,0 +1,411 @@
+"""`Gateway`: requests to an etcd over HTTP, whichever of its members answers.
+
+The only module that knows of aiohttp, which is imported when a gateway is opened.
+
+Theory of operation: all go to one member until it fails; then the next one is asked, and streams
+of the old one end, so that they follow. Every request may be sent again when it is not known
+whether the one before was carried out: whoever makes requests sees to it that this does no harm.
+What etcd refuses is not tried again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import logging
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
+
+from asyncrpc.errors import (
+    AuthenticationError,
+    Delivery,
+    PermissionDeniedError,
+    RpcError,
+    StoreConnectionError,
+    StoreError,
+)
+from asyncrpc.store.etcd.address import EtcdAddress, EtcdCredentials
+from asyncrpc.store.etcd.messages import read_reply
+
+if TYPE_CHECKING:
+    import ssl
+
+    import aiohttp
+
+__all__ = ("Gateway", "RefusedError", "Reply")
+
+_ATTEMPT = 3.0  # seconds for one member: an election takes one, and others may know more
+_CONNECT = 2.0  # seconds for one member to take a connection
+_LEAST_ATTEMPT = 0.3
+_FIRST_PAUSE = 0.02  # seconds before all members are asked again
+_MAX_PAUSE = 0.5
+_MAX_REPLY = 1 << 30  # bytes
+_OLDEST = (3, 4)  # first version whose gateway has the paths used here
+
+_INVALID = 3
+_PERMISSION_DENIED = 7
+_FAILED_PRECONDITION = 9
+_UNAUTHENTICATED = 16
+# gRPC codes of a member that cannot answer now: cancelled, deadline exceeded, unavailable
+_PASSING = (1, 4, 14)
+_TOO_MANY = "too many requests"
+_AUTH_OFF = "authentication is not enabled"
+_STALE_TOKENS = ("invalid auth token", "user name is empty", "revision of auth store is old")
+_KEEPALIVE = (  # a member whose machine is gone is noticed after some 15 seconds
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 5),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 2),
+)
+
+_log = logging.getLogger("asyncrpc.store")
+
+
+class RefusedError(StoreError):
+    """Etcd has understood a request, and did not carry it out."""
+
+    delivery = Delivery.EXECUTED
+
+
+class _MemberError(Exception):
+    """One member cannot answer; another one may.
+
+    Args:
+        text: why.
+        may_have_run: whether the request may have been carried out.
+    """
+
+    def __init__(self, text: str, may_have_run: bool) -> None:
+        super().__init__(text)
+        self.may_have_run = may_have_run
+
+
+class _StaleTokenError(Exception):
+    """The token is no longer, or not yet, good."""
+
+
+class Reply(NamedTuple):
+    """What etcd has answered."""
+
+    fields: dict[str, Any]
+    may_have_run: bool
+    """Whether the request was carried out, perhaps, before the time that this is the answer to."""
+
+
+class Gateway:
+    """Talks to an etcd.
+
+    Args:
+        address: its members.
+        credentials: for all of them.
+        patience: seconds after which a request gives up that no member answers.
+    """
+
+    def __init__(self, address: EtcdAddress, credentials: EtcdCredentials, patience: float) -> None:
+        self.address = address
+        self._credentials = credentials
+        self._patience = patience
+        self._members = [f"{credentials.scheme}://{part}" for part in address.authority.split(",")]
+        self._current = 0  # index of the member that is asked
+        self._ssl: ssl.SSLContext | bool = True
+        self._session: aiohttp.ClientSession | None = None  # None before `open`
+        self._token = ""
+        self._streams: dict[aiohttp.ClientResponse, str] = {}  # and the members they come from
+        self._is_closed = False
+
+    def __repr__(self) -> str:
+        return str(self.address)
+
+    async def open(self, timeout: float) -> None:
+        """Reach a member and see whether it is of use.
+
+        Args:
+            timeout: seconds to try.
+
+        Raises:
+            StoreError: aiohttp is not installed, or the server is too old; says which.
+            StoreConnectionError: no member could be reached.
+            AuthenticationError: user or password are wrong.
+            ValueError: a file of the credentials is not what it should be.
+        """
+        try:
+            import aiohttp  # noqa: PLC0415 -- an extra, and slow to load
+        except ImportError as error:
+            raise StoreError(
+                "a store on etcd needs aiohttp: pip install 'asyncrpc[etcd]'"
+            ) from error
+        self._ssl = self._credentials.make_context() or True
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, ssl=self._ssl),
+            auto_decompress=False,
+            read_bufsize=1 << 18,
+        )
+        try:
+            reply = await self._ask("/version", None, timeout)
+            self._check_version(str(reply.fields.get("etcdserver", "")))
+            if self._credentials.user:
+                await self._log_in(timeout)
+        except BaseException:
+            await self.close()
+            raise
+
+    async def close(self) -> None:
+        """End all requests and streams. Idempotent."""
+        self._is_closed = True
+        if self._session is not None:
+            await self._session.close()
+            await asyncio.sleep(0)  # transports are closed in the loop's next turn
+
+    async def call(self, path: str, body: dict[str, Any], timeout: float | None = None) -> Reply:
+        """Send a request until a member has answered.
+
+        Args:
+            path: of the gateway, from ``/v3``.
+            body: of the request.
+            timeout: seconds to try; ``None``: for as long as this gateway has patience.
+
+        Raises:
+            RefusedError: etcd did not carry it out; says why.
+            StoreConnectionError: no member answered in time.
+            AuthenticationError: user or password are wrong, or none are given.
+            PermissionDeniedError: the user may not do that.
+        """
+        for is_fresh in (False, True):
+            try:
+                return await self._ask(path, body, self._patience if timeout is None else timeout)
+            except _StaleTokenError as error:
+                if is_fresh:
+                    raise AuthenticationError(f"etcd at {self} refused us: {error}") from None
+                await self._renew_token(error)
+        raise AssertionError("unreachable")
+
+    async def stream(
+        self, path: str, body: dict[str, Any], take: Callable[[dict[str, Any]], None]
+    ) -> None:
+        """Send a request and pass on what comes, until the stream breaks or its member is left.
+
+        Args:
+            path: of the gateway, from ``/v3``.
+            body: of the request.
+            take: is called with each result; what it raises ends the stream.
+
+        Raises:
+            RefusedError: etcd did not carry it out; says why.
+            AuthenticationError: likewise, and trying again is of no use.
+            PermissionDeniedError: likewise.
+        """
+        member = self._members[self._current]
+        try:
+            with self._turning_away(member), _translated():
+                async with self._post(member, path, body, None) as response:
+                    if response.status != 200:
+                        self._refuse(response.status, await response.read())
+                    _keep_alive(response)
+                    self._streams[response] = member
+                    try:
+                        async for line in _lines(response):
+                            take(self._result(line))
+                    finally:
+                        del self._streams[response]
+        except _MemberError as error:
+            _log.debug("stream of etcd member %s broke: %s", member, error)
+        except _StaleTokenError as error:
+            await self._renew_token(error)
+
+    # Asking members
+
+    async def _ask(self, path: str, body: dict[str, Any] | None, timeout: float) -> Reply:
+        """Ask one member after the other until one answers; see `call`."""
+        loop = asyncio.get_running_loop()
+        begun = loop.time()
+        may_have_run = False
+        for attempt in itertools.count(1):
+            member = self._members[self._current]
+            remaining = begun + timeout - loop.time()
+            try:
+                limit = max(min(_ATTEMPT, remaining), _LEAST_ATTEMPT)
+                with self._turning_away(member), _translated():
+                    fields = await self._attempt(member, path, body, limit)
+            except _MemberError as error:
+                last = error
+            else:
+                return Reply(fields, may_have_run)
+            may_have_run |= last.may_have_run
+            rounds, rest = divmod(attempt, len(self._members))
+            pause = 0.0 if rest else min(_FIRST_PAUSE * 2 ** min(rounds - 1, 8), _MAX_PAUSE)
+            if self._is_closed or loop.time() + pause - begun >= timeout:
+                raise self._unreachable(last, attempt, loop.time() - begun, may_have_run)
+            await asyncio.sleep(pause)
+        raise AssertionError("unreachable")
+
+    async def _attempt(
+        self, member: str, path: str, body: dict[str, Any] | None, limit: float
+    ) -> dict[str, Any]:
+        async with self._post(member, path, body, limit) as response:
+            data = await response.read()
+            if response.status != 200:
+                self._refuse(response.status, data)
+            fields = read_reply(data)
+            return cast("dict[str, Any]", fields.get("result", fields))
+
+    def _post(
+        self, member: str, path: str, body: dict[str, Any] | None, limit: float | None
+    ) -> Any:
+        import aiohttp  # noqa: PLC0415 -- it has been imported before
+
+        if self._session is None or self._is_closed:
+            raise StoreConnectionError(
+                f"the client of the store at {self} was closed", delivery=Delivery.NOT_SENT
+            )
+        headers = {"Authorization": self._token} if self._token else {}
+        if limit is None:  # a member without a leader would go on in silence
+            headers["Grpc-Metadata-hasleader"] = "true"
+        timeout = aiohttp.ClientTimeout(total=limit, sock_connect=_CONNECT)
+        method = "GET" if body is None else "POST"
+        return self._session.request(
+            method, member + path, json=body, headers=headers, timeout=timeout
+        )
+
+    def _result(self, line: bytes) -> dict[str, Any]:
+        fields = read_reply(line)
+        if "result" in fields:
+            result: dict[str, Any] = fields["result"]
+            return result
+        error = fields.get("error")
+        if not isinstance(error, dict):
+            raise _MemberError(f"sent {line[:80]!r}", may_have_run=False)
+        self._refuse_with(int(error.get("grpc_code", 2)), str(error.get("message", "")))
+        raise AssertionError("unreachable")
+
+    @contextlib.contextmanager
+    def _turning_away(self, member: str) -> Iterator[None]:
+        """Leave a member that fails, and what streams from it."""
+        try:
+            yield
+        except _MemberError:
+            if self._members[self._current] == member:
+                self._current = (self._current + 1) % len(self._members)
+            for response in [r for r, source in self._streams.items() if source == member]:
+                response.close()
+            raise
+
+    # What members say
+
+    def _refuse(self, status: int, data: bytes) -> None:
+        """Raise what an error reply means."""
+        try:
+            fields = read_reply(data)
+        except ValueError:
+            if status == 404:
+                raise StoreError(
+                    f"etcd at {self} has no v3 gateway at /v3: version 3.4 or later is needed"
+                ) from None
+            raise _MemberError(f"HTTP {status}: {data[:80]!r}", may_have_run=True) from None
+        error = fields.get("error")
+        inner = error if isinstance(error, dict) else fields
+        text = str(inner.get("message") or error or data[:200])
+        self._refuse_with(int(inner.get("code") or inner.get("grpc_code") or 2), text)
+
+    def _refuse_with(self, code: int, text: str) -> None:
+        if any(stale in text for stale in _STALE_TOKENS) or code == _UNAUTHENTICATED:
+            raise _StaleTokenError(text)
+        if code in _PASSING or _TOO_MANY in text:
+            raise _MemberError(text, may_have_run=_TOO_MANY not in text)
+        if code == _PERMISSION_DENIED:
+            user = self._credentials.user
+            raise PermissionDeniedError(
+                f"etcd at {self}: {text}: user {user!r} needs read and write access to all keys "
+                f"that begin with /{self.address.prefix}/"
+            )
+        raise RefusedError(f"etcd at {self}: {text.removeprefix('etcdserver: ')}")
+
+    def _check_version(self, version: str) -> None:
+        parts = version.split(".")
+        found = tuple(int(part) for part in parts[:2] if part.isdigit())
+        if len(found) < 2:
+            raise StoreError(f"what listens at {self} is no etcd: it says version {version!r}")
+        if found < _OLDEST:
+            api = "speaks only the v2 API" if found[0] < 3 else "has no gateway at /v3"
+            raise StoreError(
+                f"etcd at {self} is version {version}, which {api}: version 3.4 or later is needed"
+            )
+
+    async def _renew_token(self, error: _StaleTokenError) -> None:
+        if not self._credentials.user:
+            raise AuthenticationError(f"etcd at {self} wants user and password: {error}") from None
+        await self._log_in(self._patience)
+
+    async def _log_in(self, timeout: float) -> None:
+        """Get a token; they are short-lived."""
+        self._token = ""
+        body = {"name": self._credentials.user, "password": self._credentials.password}
+        try:
+            reply = await self._ask("/v3/auth/authenticate", body, timeout)
+        except (RefusedError, _StaleTokenError) as error:
+            if _AUTH_OFF in str(error):
+                return  # then everybody may do everything
+            raise AuthenticationError(
+                f"etcd at {self} does not accept user {self._credentials.user!r}: {error}"
+            ) from None
+        self._token = str(reply.fields.get("token", ""))
+
+    def _unreachable(
+        self, last: _MemberError, attempts: int, span: float, may_have_run: bool
+    ) -> StoreConnectionError:
+        if self._is_closed:
+            text = f"the client of the store at {self} was closed"
+        else:
+            text = (
+                f"cannot reach the store at {self}: {attempts} attempts in {span:.1f} s, "
+                f"the last failed with {last}"
+            )
+        delivery = Delivery.UNKNOWN if may_have_run else Delivery.NOT_SENT
+        return StoreConnectionError(text, delivery=delivery)
+
+
+@contextlib.contextmanager
+def _translated() -> Iterator[None]:
+    """Say whether a request may have been carried out when a connection fails."""
+    import aiohttp  # noqa: PLC0415 -- it has been imported before
+
+    try:
+        yield
+    except RpcError:  # our own, some of which are OSErrors too
+        raise
+    except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
+        raise _MemberError(str(error) or "no connection in time", may_have_run=False) from error
+    except TimeoutError as error:
+        raise _MemberError("no answer in time", may_have_run=True) from error
+    except (aiohttp.ClientError, OSError) as error:
+        raise _MemberError(str(error) or type(error).__name__, may_have_run=True) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise _MemberError(f"no etcd answers like that: {error!r}", may_have_run=True) from error
+
+
+async def _lines(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+    """Yield the lines of a stream, of any length."""
+    parts: list[bytes] = []
+    size = 0
+    async for chunk in response.content.iter_any():
+        head, *tails = chunk.split(b"\n")
+        parts.append(head)
+        size += len(chunk)
+        if size > _MAX_REPLY:
+            raise _MemberError(f"a reply has more than {_MAX_REPLY} bytes", may_have_run=True)
+        for tail in tails:
+            line = b"".join(parts)
+            parts, size = [tail], len(tail)
+            if line.strip():
+                yield line
+
+
+def _keep_alive(response: aiohttp.ClientResponse) -> None:
+    connection = response.connection
+    transport = None if connection is None else connection.transport
+    sock = None if transport is None else transport.get_extra_info("socket")
+    if sock is not None:
+        for level, option, value in _KEEPALIVE:
+            with contextlib.suppress(OSError):
+                sock.setsockopt(level, option, value)

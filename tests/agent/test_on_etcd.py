@@ -1,0 +1,72 @@
+"""Groups whose store is a real etcd: found by URL, or handed over."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+
+import asyncrpc as rpc
+from asyncrpc.store import EtcdStore
+from tests.etcd import etcd, needs_etcd, new_url
+
+__all__ = ("etcd", "new_url")
+
+pytestmark = [pytest.mark.asyncio, pytest.mark.slow, needs_etcd]
+
+SECRET = b"0123456789abcdef"
+
+
+async def exchange(first: rpc.RpcAgent, second: rpc.RpcAgent) -> tuple[int, int]:
+    """Let two workers call each other."""
+    return await first.rpc_async(second.info, min, (1, 2)), await second.rpc_async(
+        first.info, max, (1, 2)
+    )
+
+
+@pytest.mark.parametrize("variable", [True, False])
+async def test_a_static_group_meets_at_a_url(
+    new_url: Callable[[], str], monkeypatch: pytest.MonkeyPatch, variable: bool
+) -> None:
+    """Of the options, or of the environment; nobody has to serve it."""
+    url = new_url()
+    if variable:
+        monkeypatch.setenv("LAUNCHER_STORE", url)
+    options = rpc.RpcOptions(secret=SECRET, init_method="env://" if variable else url)
+    starts = [rpc.RpcAgent.start(f"w{n}", None, n, 2, options) for n in range(2)]
+    first, second = await asyncio.gather(*starts)
+    found = await exchange(first, second)
+    infos = first.get_worker_infos()
+    await asyncio.gather(first.shutdown(), second.shutdown())
+
+    assert found == (1, 2)
+    assert [info.name for info in infos] == ["w0", "w1"]
+
+
+async def test_workers_join_and_leave_over_a_store_that_was_given(
+    new_url: Callable[[], str],
+) -> None:
+    """A dynamic group, each with a client of its own."""
+    options = rpc.RpcOptions(secret=SECRET)
+    url = new_url()
+    async with await EtcdStore.connect(url) as one, await EtcdStore.connect(url) as two:
+        first = await rpc.RpcAgent.start(options=options, store=one)
+        second = await rpc.RpcAgent.start(options=options, store=two)
+        found = await exchange(first, second)
+        events = first.monitor("worker1")
+        joined = await anext(events)
+        await second.shutdown()
+        left = await anext(events)
+        await events.aclose()
+        await first.shutdown()
+
+    assert found == (1, 2)
+    assert (joined.kind, left.kind) == ("joined", "left")
+
+
+@pytest.mark.parametrize("method", ["etcd://", "etcd:///p"])
+async def test_a_url_without_members_is_refused(method: str) -> None:
+    """At once, with the option's name."""
+    with pytest.raises(ValueError, match=r"^init_method must be .*etcd://host:port/prefix, got"):
+        rpc.RpcOptions(init_method=method)
