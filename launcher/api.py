@@ -12,7 +12,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from signal import Signals
 from typing import NamedTuple
@@ -201,19 +201,37 @@ async def run_agent(
         shutdown_timeout=config.grace,
         secret=secret,
         signals_to_handle=config.signals_to_handle,
+        preempt_signals=to_signals(config.preempt_signals),
+        preempt_notice=config.preempt_notice,
         guardian=guardian,
         stdin=config.stdin_rank,
         start_method=config.start_method,
     )
     _warn_of_threads(config)
-    with (
-        handle_signals(to_signals(config.signals_to_handle), agent.receive_signal) as is_handling,
-        handle_signals(to_signals(config.forward_signals), agent.forward_signal),
-    ):
+    with _handle_signals(agent, config) as is_handling:
         if not is_handling:
             _logger.info("signals are not handled: this is not the main thread")
         async with _health(agent, config), _control(agent, guardian):
             return await _run(agent, handler, config)
+
+
+@contextlib.contextmanager
+def _handle_signals(agent: LocalElasticAgent, config: LaunchConfig) -> Iterator[bool]:
+    """Hand signals to the agent, each as what it means; yield whether they will come."""
+    stopping = to_signals(config.signals_to_handle)
+    announcing = to_signals(config.preempt_signals)
+
+    def preempt(number: int) -> None:
+        if not agent.preempt(number) and number in stopping:
+            agent.receive_signal(number)
+
+    at_once = [number for number in stopping if number not in announcing]
+    with (
+        handle_signals(at_once, agent.receive_signal) as is_handling,
+        handle_signals(announcing, preempt),
+        handle_signals(to_signals(config.forward_signals), agent.forward_signal),
+    ):
+        yield is_handling
 
 
 @contextlib.asynccontextmanager
@@ -392,4 +410,6 @@ def _warn_of_threads(config: LaunchConfig) -> None:
 def _raise_if_stopped(result: RunResult) -> None:
     if result.signal is not None:
         number = Signals(result.signal)
+        if result.is_preempted:
+            raise SignalException("this node has to go, and has left the run", number)
         raise SignalException(f"process {os.getpid()} got signal {number.name}", number)

@@ -30,7 +30,8 @@ follows the script is handed to it unchanged.
 
 exit status:
   0 when every worker succeeded; else that of the worker that failed first, 128+N if signal N ended
-  it; 2 for a usage error; 128+N when the launcher itself was told to stop by signal N
+  it; 2 for a usage error; 85 when the node had to go and wants to be started again; 128+N when the
+  launcher itself was told to stop by signal N
 
 commands, instead of a script (one of such a name is given as ./status):
   python -m launcher status [RUN] [--json]                  show the launches on this machine

@@ -1,8 +1,8 @@
 """The launcher as a command: `main` carries a command line out and turns it into an exit status.
 
-0; the root-cause worker's own, 128+N if signal N ended it; 2 for a usage error; 128+N when the
-launcher itself was told to stop by signal N. Nothing slow is imported before it is known that there
-is something to launch.
+0; the root-cause worker's own, 128+N if signal N ended it; 2 for a usage error; 85 when the node
+had to go; 128+N when the launcher itself was told to stop by signal N. Nothing slow is imported
+before it is known that there is something to launch.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ __all__ = ("main",)
 
 _FAILURE_STATUS = 1
 _USAGE_STATUS = 2
+_REQUEUE_STATUS = 85  # EX_TEMPFAIL is taken; what batch systems and trainers have agreed on
 _COMMANDS = ("status", "logs", "stop")  # a script of such a name is given as ./status
 
 
@@ -123,6 +124,11 @@ async def _supervise(launch: Launch, guardian: Guardian) -> int:
     }
     if failures:
         _print(_report(launch, result, failures))
+    if result.is_preempted:
+        _print(f"launcher: left the run; status {_REQUEUE_STATUS} asks to be started again")
+        if launch.requeue:
+            _print(f"hint: {launch.requeue}")
+        return _REQUEUE_STATUS
     if result.signal is not None:
         return 128 + result.signal
     if result.elsewhere is not None:

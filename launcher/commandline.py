@@ -33,6 +33,8 @@ class Launch(NamedTuple):
     """What the user set each field of the configuration by: an option or a variable."""
     notes: tuple[str, ...] = ()
     """Lines about what a scheduler says, for the user."""
+    requeue: str = ""
+    """The command that has the scheduler start the job again; empty: there is none."""
 
 
 def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Launch:
@@ -55,10 +57,11 @@ def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Launch:
     arguments = vars(found)
     settings = resolve_settings({o.field: arguments[o.field] for o in OPTIONS}, environ)
     notes: tuple[str, ...] = ()
+    requeue = ""
     if settings["environment"].text is not None or has_scheduler(environ):
         from launcher.detection import detect_settings  # noqa: PLC0415 -- only for clusters
 
-        settings, notes = detect_settings(settings, environ)
+        settings, notes, requeue = detect_settings(settings, environ)
     if arguments["print_config"]:
         print_and_exit(show_settings(settings))
     names = {field: setting.name for field, setting in settings.items()}
@@ -84,6 +87,7 @@ def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Launch:
         log_dir=values["log_dir"],
         names={option.field: names[option.field] for option in OPTIONS if option.parse},
         notes=notes,
+        requeue=requeue,
     )
 
 
@@ -147,6 +151,8 @@ def _config(
             local_addr=values["local_addr"],
             signals_to_handle=values["signals_to_handle"],
             forward_signals=values["forward_signals"],
+            preempt_signals=values["preempt_signals"],
+            preempt_notice=values["preempt_notice"],
             shutdown_timeout=resolve_shutdown_timeout(values["shutdown_timeout"], environ),
             stdin=values["stdin"],
             start_method=values["start_method"],

@@ -18,6 +18,7 @@ if TYPE_CHECKING:  # the names only: whoever sets the fields imports them
     from launcher.logs import LogsSpecs
 
 __all__ = (
+    "DEFAULT_PREEMPT_NOTICE",
     "DEFAULT_SHUTDOWN_TIMEOUT",
     "DEFAULT_SIGNALS",
     "HEALTH_PORT_VARIABLE",
@@ -33,6 +34,7 @@ __all__ = (
     "to_signals",
 )
 
+DEFAULT_PREEMPT_NOTICE = 60.0  # what the clouds give at least, but for Google's and Azure's 30
 DEFAULT_SHUTDOWN_TIMEOUT = 30.0  # torchrun's grace between the signal and SIGKILL
 DEFAULT_SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT"
 HEALTH_PORT_VARIABLE = "TORCHELASTIC_HEALTH_CHECK_PORT"
@@ -82,6 +84,10 @@ class LaunchConfig:
         signals_to_handle: comma list of the signals that stop the run in order.
         forward_signals: comma list of signals that are passed on to the workers and stop nothing;
             none of `signals_to_handle`.
+        preempt_signals: comma list of signals that say that this node has to go: workers hear of it
+            by `launcher.preemption`, then the node leaves the run. One of `signals_to_handle` among
+            them stops the run when it comes again.
+        preempt_notice: seconds from such a signal to the end of the node, above 0.
         shutdown_timeout: seconds between the first signal to the workers and SIGKILL, from 0
             (SIGKILL at once); ``None``: ``$TORCH_ELASTIC_SHUTDOWN_TIMEOUT``, else 30. Reading the
             field gives the resolved number.
@@ -128,6 +134,8 @@ class LaunchConfig:
     log_line_prefix_template: str | None = None
     signals_to_handle: str = DEFAULT_SIGNALS
     forward_signals: str = ""
+    preempt_signals: str = ""
+    preempt_notice: float = DEFAULT_PREEMPT_NOTICE
     shutdown_timeout: float | None = None
     stdin: int | None = None
     rdzv_timeout: int = -1
@@ -154,6 +162,8 @@ class LaunchConfig:
             raise ValueError(f"restart_window={self.restart_window}: expected seconds above 0")
         if not 0 <= self.restart_backoff < math.inf:
             raise ValueError(f"restart_backoff={self.restart_backoff}: expected seconds from 0")
+        if not 0 < self.preempt_notice < math.inf:
+            raise ValueError(f"preempt_notice={self.preempt_notice}: expected seconds above 0")
         if self.stdin is not None:
             _check("stdin", self.stdin, at_least=0)
             if self.stdin >= self.nproc_per_node:
@@ -184,17 +194,23 @@ class LaunchConfig:
         )
 
     def _check_signals(self) -> None:
-        taken: set[signal.Signals] = set()
-        for name in ("signals_to_handle", "forward_signals"):
-            names: str = getattr(self, name)
-            try:
-                numbers = to_signals(names)
-            except ValueError as error:
-                raise ValueError(f"{name}={names}: {error}") from None
-            if both := taken.intersection(numbers):
+        stopping = self._signals("signals_to_handle")
+        forwarded = self._signals("forward_signals")
+        announcing = self._signals("preempt_signals")
+        for others, what in ((stopping, "stop the run"), (announcing, "are in preempt_signals")):
+            if both := others.intersection(forwarded):
                 shown = ", ".join(sorted(number.name for number in both))
-                raise ValueError(f"{name}={names}: expected none that stop the run, {shown} does")
-            taken.update(numbers)
+                raise ValueError(
+                    f"forward_signals={self.forward_signals}: expected none that {what}, "
+                    f"such as {shown}"
+                )
+
+    def _signals(self, name: str) -> frozenset[signal.Signals]:
+        names: str = getattr(self, name)
+        try:
+            return frozenset(to_signals(names))
+        except ValueError as error:
+            raise ValueError(f"{name}={names}: {error}") from None
 
     @property
     def stdin_rank(self) -> int | None:

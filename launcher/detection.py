@@ -6,22 +6,32 @@ Pure. Called by `commandline`, where a scheduler's variables are there or one is
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 from launcher.environment import Environment, detect
 from launcher.errors import UsageError
 from launcher.options import OPTIONS
 from launcher.settings import Setting
 
-__all__ = ("detect_settings",)
+__all__ = ("Detected", "detect_settings")
 
 _RUN_VARIABLE = "TORCHELASTIC_RUN_ID"  # of workers: what they launch is no task of a scheduler
 _MEETING = ("rdzv_endpoint", "master_addr", "master_port")  # options that say where nodes meet
 _OWN_BACKENDS = (None, "tcp", "c10d", "static")  # those that meet at a node
 
 
-def detect_settings(
-    settings: Mapping[str, Setting], environ: Mapping[str, str]
-) -> tuple[dict[str, Setting], tuple[str, ...]]:
+class Detected(NamedTuple):
+    """What a scheduler has to say about a launch."""
+
+    settings: dict[str, Setting]
+    """All settings by field, some of them the scheduler's."""
+    notes: tuple[str, ...] = ()
+    """Lines that tell people what was detected and what looks wrong."""
+    requeue: str = ""
+    """The command that has the scheduler start the job again; empty: there is none."""
+
+
+def detect_settings(settings: Mapping[str, Setting], environ: Mapping[str, str]) -> Detected:
     """Set options that nothing else sets to what a scheduler says.
 
     Args:
@@ -29,37 +39,38 @@ def detect_settings(
         environ: the variables, also the scheduler's.
 
     Returns:
-        The settings, and lines that tell people what was detected and what looks wrong.
+        The settings, with what a scheduler says of them and of itself.
 
     Raises:
         UsageError: the scheduler's variables make no sense, or there is no such scheduler.
     """
-    unchanged = dict(settings)
+    unchanged = Detected(dict(settings))
     if _is_set(settings, "no_detect") or _is_set(settings, "standalone"):
-        return unchanged, ()
+        return unchanged
     name = settings["environment"]
     if _RUN_VARIABLE in environ and name.text is None:
-        return unchanged, ()
+        return unchanged
     try:
         found = detect(environ, name.text)
     except ValueError as error:
         text = str(error).replace("environment=", f"{name.name}=", 1) if name.text else str(error)
         raise UsageError(text, "--no-detect asks no scheduler") from None
     if found is None:
-        return unchanged, ()
+        return unchanged
     texts = _detected(settings, found, environ)
     detected = {
         field: Setting(text, f"{found.source}: --{field.replace('_', '-')}", found.source)
         for field, text in texts.items()
     }
-    return {**settings, **detected}, _notes(found, texts, environ)
+    return Detected({**settings, **detected}, _notes(found, texts, environ), found.requeue)
 
 
 def _detected(
     settings: Mapping[str, Setting], found: Environment, environ: Mapping[str, str]
 ) -> dict[str, str]:
     """Return what is taken of a scheduler's word, by field."""
-    texts: dict[str, str] = {}
+    texts = {"preempt_signals": _free_signals(settings, found)}
+    texts = {field: text for field, text in texts.items() if text}
     if settings["nproc_per_node"].text == "auto" and found.nproc_hint is not None:
         texts["nproc_per_node"] = str(found.nproc_hint)
     nodes = settings["nnodes"].text
@@ -74,6 +85,16 @@ def _detected(
     if meets or settings["rdzv_backend"].text not in _OWN_BACKENDS:
         return texts
     return {**texts, **_meeting(settings, found, environ)}
+
+
+def _free_signals(settings: Mapping[str, Setting], found: Environment) -> str:
+    """Return the signals of a scheduler that the user has not given another meaning."""
+    if not settings["preempt_signals"].is_default:
+        return ""
+    own = [settings[field] for field in ("signals_to_handle", "forward_signals")]
+    texts = [setting.text or "" for setting in own if not setting.is_default]
+    taken = {name.strip().upper().removeprefix("SIG") for name in ",".join(texts).split(",")}
+    return ",".join(name for name in found.preempt_signals.split(",") if name not in taken)
 
 
 def _meeting(

@@ -347,6 +347,22 @@ OPTIONS: tuple[Option, ...] = (
         metavar="NAMES",
     ),
     Option(
+        name="preempt-signals",
+        help="signals that say that this node has to go: workers prepare for it (see "
+        "launcher.preemption), the node leaves the run, and the exit status is 85; default: what "
+        "the scheduler sends",
+        parse=_signals,
+        default="",
+        metavar="NAMES",
+    ),
+    Option(
+        name="preempt-notice",
+        help="seconds from such a signal to the end of the node",
+        parse=_span,
+        default="60",
+        metavar="SECONDS",
+    ),
+    Option(
         name="stdin",
         help="local rank that gets the launcher's standard input; default: 0 if it is the only one",
         parse=_from_zero,

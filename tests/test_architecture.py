@@ -41,7 +41,7 @@ ROWS: dict[str, Sequence[str]] = {
         "config",
         "events metrics options",
         "environment rendezvous",
-        "process timer health",
+        "process timer health preemption",
         "agent report control settings arguments",
         "api commands detection",
         "commandline",
@@ -111,6 +111,7 @@ STATEFUL = {
     "asyncrpc.agent.starting": {"_ends"},  # which start of this process it is
     "launcher.events": {"_handlers"},
     "launcher.metrics": {"_handlers"},
+    "launcher.preemption.client": {"_notices"},  # the one notice of this process
     "launcher.rendezvous.registry": {"_registered"},
     "launcher.signals": {"_handled"},  # what the process itself has one of
 }

@@ -14,7 +14,7 @@ import math
 import os
 import signal
 import time
-from collections.abc import Coroutine
+from collections.abc import Collection, Coroutine
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
@@ -41,6 +41,7 @@ from launcher.agent.state import (
 )
 from launcher.agent.variables import RunFacts
 from launcher.agent.watchdog import Watchdog
+from launcher.config import DEFAULT_PREEMPT_NOTICE, to_signals
 from launcher.logs import LogsSpecs
 from launcher.process import Guardian
 from launcher.rendezvous import (
@@ -52,7 +53,8 @@ from launcher.rendezvous import (
     RendezvousInfo,
 )
 
-if TYPE_CHECKING:  # the name only: whoever asks for the status has imported it
+if TYPE_CHECKING:  # the names only: most runs use neither
+    from launcher.agent.preemption import Preemption
     from launcher.health import RunStatus
 
 __all__ = ("LocalElasticAgent",)
@@ -74,6 +76,8 @@ class LocalElasticAgent:
         secret: the run's secret, at least 16 bytes, handed to the workers; ``None``: made of this
             user's secret and the run id.
         signals_to_handle: what workers read as ``TORCHELASTIC_SIGNALS_TO_HANDLE``.
+        preempt_signals: those that `preempt` is called for; none: it is not called.
+        preempt_notice: seconds from such a signal to the end of the node, above 0.
         guardian: the process that is to start the workers, closed when the run is over; ``None``:
             a new one.
         stdin: local rank of the worker that gets our standard input; ``None``: nobody.
@@ -92,6 +96,8 @@ class LocalElasticAgent:
         shutdown_timeout: float = 30.0,
         secret: bytes | None = None,
         signals_to_handle: str = "",
+        preempt_signals: Collection[signal.Signals] = (),
+        preempt_notice: float = DEFAULT_PREEMPT_NOTICE,
         guardian: Guardian | None = None,
         stdin: int | None = None,
         start_method: str = "spawn",
@@ -100,6 +106,12 @@ class LocalElasticAgent:
         self._spec = spec
         self._secret = secret
         self._signals_to_handle = signals_to_handle
+        self._preemption: Preemption | None = None  # where there can be one
+        if preempt_signals:
+            from launcher.agent.preemption import Preemption  # noqa: PLC0415 -- only then
+
+            ignored = set(preempt_signals) - set(to_signals(signals_to_handle))
+            self._preemption = Preemption(preempt_notice, shutdown_timeout, ignored)
         self._guardian = guardian
         self._exit_barrier_timeout = exit_barrier_timeout
         self._group = WorkerGroup(spec)
@@ -118,6 +130,7 @@ class LocalElasticAgent:
         self._tasks: set[asyncio.Task[Stimulus | None]] = set()
         self._facts: RunFacts | None = None  # set while `run` is under way
         self._watchdog: Watchdog | None = None  # likewise
+        self._is_signalled = False  # whether the launcher was told to stop
         self._info: RendezvousInfo | None = None  # of the current round
         self._ranks: NodeRanks | None = None  # of the current round
         self._change = ""  # why the round before the current one ended
@@ -143,7 +156,24 @@ class LocalElasticAgent:
         Args:
             number: the signal, forwarded to the workers.
         """
+        self._is_signalled = True
         self._happened.put_nowait(SignalReceived(number))
+
+    def preempt(self, number: int) -> bool:
+        """Take in that this node has to go: its workers prepare for it, then it leaves the run.
+
+        Args:
+            number: the signal that said so.
+
+        Returns:
+            Whether that is news.
+        """
+        preemption = self._preemption
+        if preemption is None or preemption.is_given:
+            return False
+        preemption.is_given = True
+        self._spawn(self._go(preemption, signal.Signals(number).name))
+        return True
 
     def forward_signal(self, number: int) -> None:
         """Pass a signal on to the workers, if there are any; it stops nothing by itself.
@@ -173,6 +203,8 @@ class LocalElasticAgent:
                 path = files.enter_context(secret_file(secret))
                 guardian.remove_at_end(path)
                 self._watchdog = files.enter_context(Watchdog(guardian))
+                if self._preemption is not None:
+                    files.enter_context(self._preemption.serve(guardian))
                 self._facts = RunFacts(
                     run_id=run_id,
                     role=self._spec.role,
@@ -180,6 +212,7 @@ class LocalElasticAgent:
                     secret_file=path,
                     signals_to_handle=self._signals_to_handle,
                     virtual_local_rank=self._spec.virtual_local_rank,
+                    extra={} if self._preemption is None else self._preemption.variables,
                 )
                 finish = await self._drive()
             finally:
@@ -190,6 +223,23 @@ class LocalElasticAgent:
         result = self._result(finish)
         self._recorder.finished(result)
         return result
+
+    async def _go(self, preemption: Preemption, name: str) -> None:
+        """Let the workers prepare, if there are any, and leave the run."""
+        if self._machine.phase is Phase.RUNNING:
+            await preemption.give(name)
+        self._leave_preempted(preemption)
+
+    async def _prepared(self) -> None:
+        """Wait for workers that prepare to go: nothing else shall end them."""
+        if self._preemption is not None:
+            await self._preemption.over()
+
+    def _leave_preempted(self, preemption: Preemption) -> None:
+        self._processes.grace = preemption.grace
+        if not self._is_signalled:
+            self.receive_signal(signal.SIGTERM)
+        preemption.end()
 
     async def _drive(self) -> Finish:
         """Feed the machine until it says that the run is over."""
@@ -293,7 +343,12 @@ class LocalElasticAgent:
 
     async def _follow(self) -> Stimulus:
         """Wait until the round is over for all nodes."""
-        end = await self._spec.rdzv_handler.round_over()
+        try:
+            end = await self._spec.rdzv_handler.round_over()
+        except RendezvousError:
+            await self._prepared()
+            raise
+        await self._prepared()
         if isinstance(end, Ending):
             self._ending = end
             return Over(end.is_success)
@@ -340,6 +395,8 @@ class LocalElasticAgent:
         ended = await self._processes.wait(self._watchdog)
         self._recorder.ended(ended)
         await self._processes.clear()
+        if self._preemption is not None and self._preemption.is_given:
+            self._leave_preempted(self._preemption)  # before anybody takes that for the end
         return Event.FAILED if ended.is_failed() else Event.SUCCEEDED
 
     async def _release(self, guardian: Guardian) -> None:
@@ -362,9 +419,14 @@ class LocalElasticAgent:
                 state=finish.state,
                 restarts=self._restarts,
                 signal=finish.number,
+                is_preempted=self._is_preempted(finish),
                 elsewhere=self._elsewhere(finish),
             )
         )
+
+    def _is_preempted(self, finish: Finish) -> bool:
+        is_given = self._preemption is not None and self._preemption.is_given
+        return is_given and finish.state is WorkerState.STOPPED
 
     def _elsewhere(self, finish: Finish) -> Ending | None:
         """Return how the run failed, unless it was by workers of this node."""

@@ -182,6 +182,8 @@ class RunResult(NamedTuple):
     """How often the run was restarted because of a failure."""
     signal: int | None = None
     """The signal that stopped the launcher; ``None`` unless STOPPED."""
+    is_preempted: bool = False
+    """Whether it was STOPPED because its node had to go: the scheduler is to start it again."""
     elsewhere: Ending | None = None
     """Why the run FAILED, if not because of workers of this node."""
 

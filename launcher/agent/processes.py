@@ -59,7 +59,8 @@ class Processes:
         self._group = group
         self._logs_specs = logs_specs
         self._template = log_line_prefix_template
-        self._grace = shutdown_timeout
+        self.grace = shutdown_timeout
+        """Seconds between the signal that stops workers and SIGKILL."""
         self._stdin = stdin
         self._start_method = start_method
         self.context: ProcessContext | None = None
@@ -102,7 +103,7 @@ class Processes:
                 spec.duplicate_stdout_filters,
                 spec.duplicate_stderr_filters,
                 guardian=guardian,
-                shutdown_timeout=self._grace,
+                shutdown_timeout=self.grace,
                 stdin=self._stdin,
                 signals_to_handle=(),  # they come to the agent
             )
@@ -197,7 +198,7 @@ class Processes:
         """
         if self.context is not None:
             # Without a grace nobody shall see another signal first.
-            await self.context.close(number if self._grace > 0 else signal.SIGKILL, self._grace)
+            await self.context.close(number if self.grace > 0 else signal.SIGKILL, self.grace)
 
     def failure(self) -> tuple[str, int]:
         """Say in a few words why the round failed here, and with which exit status; "": it did not.

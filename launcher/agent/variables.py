@@ -7,6 +7,7 @@ its environment is inherited from the agent.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 from launcher.agent.ranks import NodeRanks
@@ -27,6 +28,8 @@ class RunFacts(NamedTuple):
     """Comma list of the signals that stop the run in order."""
     virtual_local_rank: bool = False
     """Whether each worker is told that it is the only one, with one device."""
+    extra: Mapping[str, str] = MappingProxyType({})
+    """Further variables."""
 
 
 def worker_variables(
@@ -85,7 +88,7 @@ def worker_variables(
     if facts.virtual_local_rank:
         variables["LOCAL_RANK"] = 0
         variables["CUDA_VISIBLE_DEVICES"] = own_device(environ, local_rank)
-    return {name: str(value) for name, value in variables.items()}
+    return {**{name: str(value) for name, value in variables.items()}, **facts.extra}
 
 
 def own_device(environ: Mapping[str, str], local_rank: int) -> str:

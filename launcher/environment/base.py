@@ -35,7 +35,10 @@ class Environment(NamedTuple):
     restart_attempt: int = 0
     """How often the scheduler has started the job again."""
     preempt_signals: str = ""
-    """Comma list of the signals by which the scheduler announces that the job has to go."""
+    """Comma list of the signals by which the scheduler announces that the job has to go, without
+    their SIG."""
+    requeue: str = ""
+    """The command that has the scheduler start the job again; empty: there is none."""
     nproc_hint: int | None = None
     """How many workers fit what this node was given; ``None``: as many as processors."""
     local_addr: str = ""

@@ -34,6 +34,7 @@ def detect(environ: Mapping[str, str]) -> Environment | None:
         node_count=1,
         restart_attempt=read_integer(environ, "SLURM_RESTART_COUNT", default=0),
         preempt_signals=_SIGNALS,
+        requeue=f"scontrol requeue {job}",
         nproc_hint=_workers(environ),
     )
     step = read_integer(environ, "SLURM_STEP_ID", default=_SPECIAL_STEPS)

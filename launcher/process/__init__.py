@@ -12,13 +12,14 @@ if TYPE_CHECKING:
     from launcher.process.command import CommandContext
     from launcher.process.errorfile import ErrorHandler, record
     from launcher.process.function import FunctionContext
-    from launcher.process.guardian import Guardian
+    from launcher.process.guardian import IGNORED_VARIABLE, Guardian
     from launcher.process.result import RunProcsResult
     from launcher.process.script import run_script
     from launcher.process.starting import start_processes
     from launcher.process.validation import validate_full_rank
 
 __all__ = (
+    "IGNORED_VARIABLE",
     "ChildFailedError",
     "CommandContext",
     "ErrorHandler",
@@ -40,6 +41,7 @@ _HOMES = {
     "ErrorHandler": "launcher.process.errorfile",
     "FunctionContext": "launcher.process.function",
     "Guardian": "launcher.process.guardian",
+    "IGNORED_VARIABLE": "launcher.process.guardian",
     "ProcessContext": "launcher.process.base",
     "ProcessFailure": "launcher.errors",
     "RunProcsResult": "launcher.process.result",

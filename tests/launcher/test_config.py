@@ -86,6 +86,31 @@ def test_signals_are_taken_once_each_in_order() -> None:
     assert to_signals("") == ()
 
 
+def test_a_forwarded_signal_has_no_other_meaning() -> None:
+    """Workers would be told of it twice, in two ways."""
+    with pytest.raises(ValueError) as stops:
+        LaunchConfig(1, 1, 1, forward_signals="USR1,TERM")
+    with pytest.raises(ValueError) as announces:
+        LaunchConfig(1, 1, 1, forward_signals="USR1", preempt_signals="USR1")
+
+    rule = "expected none that stop the run, such as SIGTERM"
+    assert str(stops.value) == f"forward_signals=USR1,TERM: {rule}"
+    rule = "expected none that are in preempt_signals, such as SIGUSR1"
+    assert str(announces.value) == f"forward_signals=USR1: {rule}"
+
+
+@pytest.mark.parametrize("notice", [0.0, -1.0, float("inf"), float("nan")])
+def test_a_notice_has_some_seconds(notice: float) -> None:
+    """Else there would be nothing to prepare in."""
+    with pytest.raises(ValueError, match=r"^preempt_notice=.*: expected seconds above 0"):
+        LaunchConfig(1, 1, 1, preempt_notice=notice)
+
+
+def test_a_notice_may_be_a_signal_that_stops_the_run() -> None:
+    """The second one stops it then."""
+    assert LaunchConfig(1, 1, 1, preempt_signals="TERM").preempt_signals == "TERM"
+
+
 @pytest.mark.parametrize(("workers", "given", "rank"), [(1, None, 0), (2, None, None), (2, 1, 1)])
 def test_one_worker_has_the_standard_input(
     workers: int, given: int | None, rank: int | None

@@ -32,7 +32,7 @@ def test_a_task_of_srun_needs_no_options() -> None:
     assert config.rdzv_configs == {"rank": 1, "is_host": "0"}
     (note,) = launch.notes
     assert note == (
-        "detected Slurm job 123: --nnodes=2 --rdzv-id=123 --node-rank=1 "
+        "detected Slurm job 123: --preempt-signals=USR1 --nnodes=2 --rdzv-id=123 --node-rank=1 "
         "--rdzv-endpoint=n09:20123 --rdzv-conf=is_host=0 (--no-detect turns this off)"
     )
 
@@ -125,9 +125,31 @@ def test_pods_are_nodes_once_their_number_is_known() -> None:
 
 def test_what_looks_wrong_is_told() -> None:
     """Also where nothing is taken."""
-    (note,) = parse(["a.py"], BATCH).notes
+    notes = parse(["a.py"], BATCH).notes
 
-    assert note.startswith("Slurm job 123 has 2 nodes, this launcher runs on one")
+    assert notes[0].startswith("detected Slurm job 123: --preempt-signals=USR1 (")
+    assert notes[1].startswith("Slurm job 123 has 2 nodes, this launcher runs on one")
+
+
+@pytest.mark.parametrize(
+    ("options", "signals"),
+    [
+        ([], "SIGUSR1"),
+        (["--preempt-signals=USR2,TERM"], "SIGUSR2,SIGTERM"),
+        (["--preempt-signals="], ""),
+        (["--forward-signals=SIGUSR1"], ""),
+        (["--signals-to-handle=TERM,usr1"], ""),
+    ],
+)
+def test_a_notice_is_what_the_scheduler_sends(options: list[str], signals: str) -> None:
+    """Unless the user has given the signal another meaning."""
+    assert configured(*options).preempt_signals == signals
+
+
+def test_the_way_to_be_started_again_is_the_schedulers() -> None:
+    """Slurm has a command for it."""
+    assert parse(["a.py"], TASK).requeue == "scontrol requeue 123"
+    assert parse(["a.py"], {}).requeue == ""
 
 
 def refusal(argv: list[str], environ: dict[str, str]) -> UsageError:

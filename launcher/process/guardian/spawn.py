@@ -19,7 +19,14 @@ if TYPE_CHECKING:
 
     Become = Callable[[list[bytes], Mapping[bytes, bytes], int], None]
 
-__all__ = ("IGNORED_SIGNALS", "become_subreaper", "end_with_parent", "execute", "spawn")
+__all__ = (
+    "IGNORED_SIGNALS",
+    "IGNORED_VARIABLE",
+    "become_subreaper",
+    "end_with_parent",
+    "execute",
+    "spawn",
+)
 
 IGNORED_SIGNALS = (
     _signal.SIGHUP,
@@ -35,6 +42,8 @@ IGNORED_SIGNALS = (
     _signal.SIGTTOU,
 )
 """Sent to whole containers, Slurm steps and sessions; the guardian ends with its agent only."""
+IGNORED_VARIABLE = "LAUNCHER_IGNORED_SIGNALS"
+"""In a worker's environment: numbers of signals, with commas, that it starts out ignoring."""
 _DEFAULT_IN_WORKER = (*IGNORED_SIGNALS, _signal.SIGCHLD, _signal.SIGXFSZ)  # Python ignores this
 _EXEC_FAILURE = struct.Struct("!i?")  # errno, whether it is about the folder
 
@@ -134,6 +143,9 @@ def _become(
         _signal.set_wakeup_fd(-1)
         for signum in _DEFAULT_IN_WORKER:
             _signal.signal(signum, _signal.SIG_DFL)
+        for number in env.get(IGNORED_VARIABLE.encode(), b"").split(b","):
+            if number.isdigit():
+                _signal.signal(int(number), _signal.SIG_IGN)
         _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
         become(argv, env, fails)
     except OSError as error:

@@ -47,6 +47,7 @@ def test_a_task_of_srun_is_a_node() -> None:
         port=20123,
         is_host=False,
         preempt_signals="USR1",
+        requeue="scontrol requeue 123",
         nproc_hint=4,
     )
 

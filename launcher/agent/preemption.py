@@ -1,0 +1,84 @@
+"""`Preemption`: the agent's part of going in order, see `launcher.preemption`.
+
+From the signal that says that this node has to go, to the moment that its workers are ready for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+
+from launcher.logs import temporary_folder
+from launcher.preemption import SOCKET_VARIABLE, NoticeServer
+from launcher.process import IGNORED_VARIABLE, Guardian
+
+__all__ = ("Preemption",)
+
+_SHARE = 0.25  # of the notice, at most, that is kept for stopping workers and leaving the run
+
+_logger = logging.getLogger("launcher.agent")
+
+
+class Preemption:
+    """What one node does when it is told that it has to go.
+
+    Args:
+        notice: seconds from the signal to the end of the node, above 0.
+        grace: seconds between the signal that stops workers and SIGKILL.
+        ignored: signals that end no worker: Slurm may send them to all processes of a step.
+    """
+
+    def __init__(self, notice: float, grace: float, ignored: Iterable[signal.Signals] = ()) -> None:
+        self._notice = notice
+        self._ignored = ",".join(str(int(number)) for number in ignored)
+        self.grace = min(grace, notice * _SHARE)
+        """Seconds that workers have to stop in once they are ready."""
+        self.is_given = False
+        """Whether the signal has come."""
+        self.variables: Mapping[str, str] = {}
+        """What workers need in their environment, while they are served."""
+        self._server: NoticeServer | None = None  # while they are
+        self._is_over = asyncio.Event()
+
+    @contextmanager
+    def serve(self, guardian: Guardian) -> Iterator[None]:
+        """Serve the workers that want to know, as long as the context lasts.
+
+        Args:
+            guardian: removes the socket if this process cannot.
+        """
+        path = os.path.join(temporary_folder(os.environ), f"launcher_notice_{os.urandom(8).hex()}")
+        guardian.remove_at_end(path)
+        self._server = NoticeServer(path, asyncio.get_running_loop())
+        self.variables = {SOCKET_VARIABLE: path, IGNORED_VARIABLE: self._ignored}
+        try:
+            yield
+        finally:
+            self._server.close()
+
+    async def give(self, name: str) -> None:
+        """Tell the workers, and wait until those that want to know are ready.
+
+        Args:
+            name: of the signal.
+        """
+        assert self._server is not None
+        count, seconds = self._server.count, self._notice - self.grace
+        _logger.warning(
+            "%s: this node has to go; workers prepare: %d, for %g s", name, count, seconds
+        )
+        if left := await self._server.give(seconds):
+            _logger.warning("not ready in time: %d of %d workers", left, max(count, left))
+
+    def end(self) -> None:
+        """Take note that the node leaves the run now, whatever `give` waits for."""
+        self._is_over.set()
+
+    async def over(self) -> None:
+        """Wait until there is no notice under way."""
+        if self.is_given:
+            await self._is_over.wait()
