@@ -194,6 +194,7 @@ async def run_agent(
             duplicate_stdout_filters=config.duplicate_stdout_filters,
             duplicate_stderr_filters=config.duplicate_stderr_filters,
             virtual_local_rank=config.virtual_local_rank,
+            torch_store=config.torch_store,
             event_log_handler=config.event_log_handler,
         ),
         logs_specs,

@@ -148,6 +148,7 @@ def _config(
             max_restarts=values["max_restarts"],
             restart_window=values["restart_window"] or math.inf,
             restart_backoff=values["restart_backoff"],
+            torch_store=values["torch_store"],
             local_addr=values["local_addr"],
             signals_to_handle=values["signals_to_handle"],
             forward_signals=values["forward_signals"],

@@ -78,6 +78,9 @@ class LaunchConfig:
         restart_window: seconds after which a restart no longer counts, above 0.
         restart_backoff: seconds before the first restart, from 0; twice as long for each further
             one, a minute at most.
+        torch_store: whether the agent of group rank 0 serves a store for torch's clients at
+            MASTER_ADDR:MASTER_PORT, a fresh one in each round, instead of leaving the port to the
+            worker of rank 0.
         local_addr: where other nodes reach this one; ``None``: found out.
         log_line_prefix_template: prefix of teed lines, with ``${role_name}``, ``${rank}`` and
             ``${local_rank}`` filled in; ``None``: ``[role<local rank>]:``.
@@ -130,6 +133,7 @@ class LaunchConfig:
     max_restarts: int = 3
     restart_window: float = math.inf
     restart_backoff: float = 0.0
+    torch_store: bool = False
     local_addr: str | None = None
     log_line_prefix_template: str | None = None
     signals_to_handle: str = DEFAULT_SIGNALS

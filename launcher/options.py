@@ -290,6 +290,12 @@ OPTIONS: tuple[Option, ...] = (
         metavar="PORT",
     ),
     Option(
+        name="torch-store",
+        help="serve torch's store at MASTER_ADDR:MASTER_PORT from this launcher, instead of from "
+        "rank 0 of the workers; without authentication, as torch's own",
+        parse=None,
+    ),
+    Option(
         name="local-addr",
         help="where other nodes reach this one; default: the address it reaches the store from",
         parse=_name,

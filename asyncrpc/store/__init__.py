@@ -1,6 +1,6 @@
 """A key-value store that workers meet in: over TCP, in memory, on etcd, or a part of another.
 
-What is for etcd is loaded when it is asked for: most groups do without.
+What is for etcd or torch is loaded when it is asked for: most groups do without.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from asyncrpc.store.etcd import EtcdCredentials as EtcdCredentials
     from asyncrpc.store.etcd import EtcdStore as EtcdStore
     from asyncrpc.store.etcd import parse_members as parse_members
+    from asyncrpc.store.torch_server import TorchStoreServer as TorchStoreServer
 
 __all__ = (
     "CREDENTIALS_VARIABLE",
@@ -47,15 +48,17 @@ __all__ = (
     "StoreWatch",
     "TCPStore",
     "TCPStoreServer",
+    "TorchStoreServer",
     "keeper_of",
     "parse_members",
 )
 
 
 def __getattr__(name: str) -> Any:
-    """Load what is for etcd, once it is asked for."""
+    """Load what is for etcd or torch, once it is asked for."""
     if name not in __all__:
         raise AttributeError(f"module 'asyncrpc.store' has no attribute {name!r}")
-    from asyncrpc.store import etcd  # noqa: PLC0415 -- as the module says
+    from importlib import import_module  # noqa: PLC0415 -- nothing is imported before it is used
 
-    return getattr(etcd, name)
+    home = "torch_server" if name == "TorchStoreServer" else "etcd"
+    return getattr(import_module(f"asyncrpc.store.{home}"), name)

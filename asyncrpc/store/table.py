@@ -97,6 +97,8 @@ class Table:
         max_events: events kept for `watch(since=)`.
         max_event_bytes: bytes of values those may hold.
         grace: seconds the leases of a closed session live on, if not shorter by themselves.
+        push_wakes_one: whether a value pushed lets one of those go on who wait for the queue to
+            exist, not all: as clients need that pop when they have waited.
     """
 
     def __init__(
@@ -106,10 +108,12 @@ class Table:
         max_events: int = _MAX_EVENTS,
         max_event_bytes: int = _MAX_EVENT_BYTES,
         grace: float = DEFAULT_GRACE,
+        push_wakes_one: bool = False,
     ) -> None:
         self.outbox: list[tuple[Any, int, object]] = []
         self._max_value = max_value
         self._grace = grace
+        self._push_wakes_one = push_wakes_one
         self._values: dict[str, bytes] = {}
         self._queues: dict[str, deque[bytes]] = {}  # invariant: none is empty
         self._history = History(max_events, max_event_bytes)
@@ -310,7 +314,7 @@ class Table:
     def _serve_queue(self, key: str) -> None:
         # First those who wait for the queue to exist: it does, if only until it is popped.
         if key in self._absent:
-            self._wake(key)
+            self._wake(key, 1 if self._push_wakes_one else math.inf)
         popper = self._poppers.first(key)
         if popper is not None:
             self._answer(popper, self._take(key))
@@ -485,8 +489,12 @@ class Table:
         self._deadlines.add(waiter)
         return PENDING
 
-    def _wake(self, key: str) -> None:
+    def _wake(self, key: str, at_most: float = math.inf) -> None:
+        """Let those go on who missed nothing but this key; the others miss one key less."""
         for waiter in self._absent.take(key):
+            if not at_most:
+                self._absent.add(waiter)
+                continue
             waiter.missing -= 1
             if waiter.missing:
                 continue
@@ -499,6 +507,7 @@ class Table:
                 self._absent.add(waiter)
             else:
                 self._answer(waiter, self._result(command))
+                at_most -= 1
 
     def _answer(self, waiter: Waiter, outcome: object) -> None:
         self._forget(waiter.session, waiter.request)

@@ -39,6 +39,7 @@ from launcher.agent.state import (
     Stop,
     WorkerState,
 )
+from launcher.agent.torch_store import RoundStore
 from launcher.agent.variables import RunFacts
 from launcher.agent.watchdog import Watchdog
 from launcher.config import DEFAULT_PREEMPT_NOTICE, to_signals
@@ -133,6 +134,7 @@ class LocalElasticAgent:
         self._is_signalled = False  # whether the launcher was told to stop
         self._info: RendezvousInfo | None = None  # of the current round
         self._ranks: NodeRanks | None = None  # of the current round
+        self._torch_store = RoundStore()
         self._change = ""  # why the round before the current one ended
         self._reported: Outcome | None = None  # how the workers of the current round ended here
         self._ending: Ending | None = None  # of the run, once it is over for all nodes
@@ -213,6 +215,7 @@ class LocalElasticAgent:
                     signals_to_handle=self._signals_to_handle,
                     virtual_local_rank=self._spec.virtual_local_rank,
                     extra={} if self._preemption is None else self._preemption.variables,
+                    torch_store=self._spec.torch_store,
                 )
                 finish = await self._drive()
             finally:
@@ -333,6 +336,8 @@ class LocalElasticAgent:
                 return Over(is_success=False)
             node = NodeRole(role=self._spec.role, local_world_size=self._spec.local_world_size)
             nodes = await exchange_roles(handler, info, node, os.environ)
+        if self._spec.torch_store:
+            await self._torch_store.begin(info)
         # A plain handler counts restarts, but does not tell of them with the round.
         info = info._replace(restarts=max(info.restarts, handler.restarts))
         self._info = info
@@ -411,6 +416,7 @@ class LocalElasticAgent:
         try:
             await self._processes.stop(signal.SIGTERM)
         finally:
+            await self._torch_store.end()
             await guardian.close()
 
     def _result(self, finish: Finish) -> RunResult:

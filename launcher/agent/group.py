@@ -45,6 +45,8 @@ class WorkerSpec:
         duplicate_stderr_filters: the same for stderr.
         event_log_handler: where events of the group go, see `launcher.events.record`.
         virtual_local_rank: whether each is told that it is the only one on the node.
+        torch_store: whether torch's clients among them find a store of the agent's, see
+            `launcher.agent.torch_store`.
 
     Raises:
         ValueError: a field breaks its rule; names field, value and rule.
@@ -59,6 +61,7 @@ class WorkerSpec:
     duplicate_stdout_filters: Sequence[str] | None = None
     duplicate_stderr_filters: Sequence[str] | None = None
     virtual_local_rank: bool = False
+    torch_store: bool = False
     event_log_handler: str = "null"
     max_restarts: int = 3
     restart_window: float = math.inf

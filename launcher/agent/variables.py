@@ -30,6 +30,8 @@ class RunFacts(NamedTuple):
     """Whether each worker is told that it is the only one, with one device."""
     extra: Mapping[str, str] = MappingProxyType({})
     """Further variables."""
+    torch_store: bool = False
+    """Whether the agents serve a store for torch's clients at MASTER_ADDR:MASTER_PORT."""
 
 
 def worker_variables(
@@ -71,16 +73,14 @@ def worker_variables(
         "TORCHELASTIC_RESTART_COUNT": restarts,
         "TORCHELASTIC_MAX_RESTARTS": facts.max_restarts,
         "TORCHELASTIC_RUN_ID": facts.run_id,
-        "TORCHELASTIC_USE_AGENT_STORE": False,
+        "TORCHELASTIC_USE_AGENT_STORE": facts.torch_store,
         "TORCHELASTIC_SIGNALS_TO_HANDLE": facts.signals_to_handle,
         "TORCH_NCCL_ASYNC_ERROR_HANDLING": environ.get("TORCH_NCCL_ASYNC_ERROR_HANDLING", 1),
         "ASYNCRPC_NAME": f"worker{rank}",
         "ASYNCRPC_SECRET_FILE": facts.secret_file,
         "LAUNCHER_ROUND": info.round,
         "LAUNCHER_STORE": info.store_url,
-        "JAX_COORDINATOR_ADDRESS": f"{store.master_addr}:{store.master_port}",
-        "JAX_NUM_PROCESSES": ranks.world_size,
-        "JAX_PROCESS_ID": rank,
+        **_jax_variables(facts, info, ranks, rank),
     }
     if "OMP_NUM_THREADS" not in environ and ranks.local_world_size > 1:
         # Each worker would else start a thread per processor; torchrun's remedy.
@@ -89,6 +89,24 @@ def worker_variables(
         variables["LOCAL_RANK"] = 0
         variables["CUDA_VISIBLE_DEVICES"] = own_device(environ, local_rank)
     return {**{name: str(value) for name, value in variables.items()}, **facts.extra}
+
+
+def _jax_variables(
+    facts: RunFacts, info: RendezvousInfo, ranks: NodeRanks, rank: int
+) -> dict[str, object]:
+    """Return what JAX is told: rank 0 of the workers serves its coordinator."""
+    variables: dict[str, object] = {
+        "JAX_NUM_PROCESSES": ranks.world_size,
+        "JAX_PROCESS_ID": rank,
+    }
+    if facts.torch_store:
+        return variables  # the round's one port is taken
+    host, port = info.bootstrap_store_info
+    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    variables["JAX_COORDINATOR_ADDRESS"] = address
+    if info.world_size == 1:  # else it would listen on every address, to anybody
+        variables["JAX_COORDINATOR_BIND_ADDRESS"] = address
+    return variables
 
 
 def own_device(environ: Mapping[str, str], local_rank: int) -> str:

@@ -147,6 +147,7 @@ BAD = {
     "expect-nodes": ("expected an integer, at least 1", ("", "0", "-1", "nan", "x")),
     "master-addr": ("expected a name", ("",)),
     "master-port": ("expected a port", ("", "0", "-1", "nan", "x", "65536")),
+    "torch-store": ("expected 1 or 0", ("2", "-1", "nan", "maybe")),
     "local-addr": ("expected a name", ("",)),
     "restart-backoff": ("expected seconds, at least 0", ("", "-1", "nan", "inf", "x")),
     "restart-window": ("expected seconds, above 0", ("", "0", "-1", "nan", "inf", "x")),
@@ -248,6 +249,9 @@ def test_options_of_logs_and_processors() -> None:
     assert not config.duplicate_stderr_filters
     assert config.numa_options == NumaOptions(AffinityMode.EXCLUSIVE)
     assert config.virtual_local_rank
+    assert not config.torch_store
+    assert parse(["--torch-store", "a.py"], {}).config.torch_store
+    assert parse(["a.py"], {"PET_TORCH_STORE": "1"}).config.torch_store
     assert config.event_log_handler == "x"
 
 

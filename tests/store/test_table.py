@@ -206,6 +206,31 @@ def test_a_push_shows_the_queue_to_waiters_before_it_is_popped(client: Client) -
     assert client(QueueLen("q")) == 0
 
 
+def test_a_push_may_wake_one_waiter_only() -> None:
+    """The first whose last missing key it is; a value that is set wakes all of them."""
+    client = Client(Table(push_wakes_one=True))
+    client(Wait(["q", "other"], math.inf))
+    client(Wait(["q"], math.inf))
+    client(Wait(["q"], math.inf))
+    client(QueuePush("q", b"x"))
+    assert client.outcomes() == [("client", 2, None)]
+    client(QueuePush("q", b"x"))
+    assert client.outcomes() == [("client", 3, None)]
+    client(Set("other", b"", NO_LEASE))
+    assert client.outcomes() == [("client", 1, None)]
+    client(QueuePop("q", False, 0.0))
+    client(QueuePop("q", False, 0.0))
+    for number in range(2):
+        client(Wait(["q", f"k{number}"], math.inf))
+        client(Set(f"k{number}", b"", NO_LEASE))
+    client(DeleteKey("k1"))
+    client(QueuePush("q", b"x"))
+    assert client.outcomes() == [("client", 9, None)]
+    client(QueuePush("q", b"x"))
+
+    assert client.outcomes() == []  # the other misses a key again
+
+
 def test_a_returned_value_is_the_first_again(client: Client) -> None:
     """What a withdrawn pop gives back is popped next."""
     client(QueuePush("q", b"1"))

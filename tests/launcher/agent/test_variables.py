@@ -18,9 +18,12 @@ def variables(
     environ: Mapping[str, str] | None = None,
     *,
     virtual_local_rank: bool = False,
+    torch_store: bool = False,
+    nodes: int = 3,
+    host: str = "node0",
 ) -> dict[str, str]:
-    """Return the variables of a worker of the second of three nodes."""
-    nodes = [
+    """Return the variables of a worker of the second of three nodes, or of the only one."""
+    roles = [
         NodeRole(role="reader", local_world_size=3),
         NodeRole(role="trainer", local_world_size=nproc),
         NodeRole(role="trainer", local_world_size=1),
@@ -33,16 +36,17 @@ def variables(
             secret_file="/secret",
             signals_to_handle="SIGTERM",
             virtual_local_rank=virtual_local_rank,
+            torch_store=torch_store,
         ),
         RendezvousInfo(
-            rank=1,
-            world_size=3,
-            bootstrap_store_info=RendezvousStoreInfo(master_addr="node0", master_port=1234),
+            rank=min(1, nodes - 1),
+            world_size=nodes,
+            bootstrap_store_info=RendezvousStoreInfo(master_addr=host, master_port=1234),
             round=7,
             store_url="tcp://node0:99",
             open_store=MemoryStore,
         ),
-        assign_ranks(nodes)[1],
+        assign_ranks(roles[:nodes])[min(1, nodes - 1)],
         local_rank=local_rank,
         restarts=4,
         environ=environ or {},
@@ -119,3 +123,22 @@ def test_a_virtual_local_rank_without_a_device() -> None:
 def test_a_real_local_rank_leaves_devices_alone() -> None:
     """They are inherited."""
     assert "CUDA_VISIBLE_DEVICES" not in variables(1, 2, {"CUDA_VISIBLE_DEVICES": "7"})
+
+
+def test_a_store_of_the_agents_for_torch() -> None:
+    """The port is the store's then: rank 0 serves neither that nor JAX's coordinator there."""
+    found = variables(0, 1, torch_store=True)
+
+    assert found["TORCHELASTIC_USE_AGENT_STORE"] == "True"
+    assert (found["MASTER_ADDR"], found["MASTER_PORT"]) == ("node0", "1234")
+    assert "JAX_COORDINATOR_ADDRESS" not in found
+
+
+@pytest.mark.parametrize(("host", "shown"), [("127.0.0.1", "127.0.0.1"), ("::1", "[::1]")])
+def test_one_node_needs_no_open_coordinator(host: str, shown: str) -> None:
+    """JAX would listen on every address of the machine; where all are on it, this one will do."""
+    found = variables(0, 1, nodes=1, host=host)
+
+    assert found["JAX_COORDINATOR_ADDRESS"] == f"{shown}:1234"
+    assert found["JAX_COORDINATOR_BIND_ADDRESS"] == f"{shown}:1234"
+    assert found["MASTER_ADDR"] == host
