@@ -23,7 +23,7 @@ from asyncrpc.wire import Hook, MessageType
 
 from .control import ControlMessages
 from .holding import Holder
-from .ids import pack_fork, unpack_fork
+from .ids import maker_of, number_of, pack_fork, unpack_fork
 from .intercepting import InterceptedHolder
 from .keeping import Keeper
 from .lifecycle import Lifecycle
@@ -61,7 +61,7 @@ class RRefContext:
         self.arrived: list[Any] = []
         self.handled = 0
         self.leaks: tuple[str, ...] = ()
-        self._dropped: deque[Fork] = deque()
+        self._dropped: deque[GlobalId] = deque()
         self._is_woken = False
         self._is_performing = False
         self._is_used = False
@@ -120,9 +120,9 @@ class RRefContext:
 
     def show(self, ident: GlobalId) -> str:
         """Return an id for people, as the reference system shows it."""
-        peer = self.peer(ident[0])
-        maker = ident[0].hex() if peer is None else peer.info.id
-        return f"GloballyUniqueId(created_on={maker}, local_id={ident[1]})"
+        peer = self.peer(maker_of(ident))
+        maker = maker_of(ident).hex() if peer is None else peer.info.id
+        return f"GloballyUniqueId(created_on={maker}, local_id={number_of(ident)})"
 
     def run_on_loop(self, function: Callable[[], T]) -> T:
         """Return what ``function`` does on the loop: at once there, else blocking this thread."""
@@ -249,9 +249,9 @@ class RRefContext:
         self.keeper.keep(handle.rref, value)
         return handle
 
-    def dropped(self, handle: Fork) -> None:
+    def dropped(self, fork: GlobalId) -> None:
         """Learn that an RRef object was collected; from any thread, inside any lock."""
-        self._dropped.append(handle)
+        self._dropped.append(fork)
         if not self._is_woken:
             self._is_woken = True
             self._wake()
@@ -263,26 +263,25 @@ class RRefContext:
     def _release_dropped(self) -> None:
         self._is_woken = False  # first: what is dropped from now on wakes the loop again
         dropped = self._dropped
-        handles = [dropped.popleft() for _ in range(min(len(dropped), _TURN))]
-        self.machine.release(handles)
+        self.machine.release([dropped.popleft() for _ in range(min(len(dropped), _TURN))])
         self.perform()
         if dropped and not self._is_woken:
             self._is_woken = True
             self.agent.loop.call_soon(self._release_dropped)
 
-    def release(self, handle: Fork) -> asyncio.Future[None] | None:
+    def release(self, fork: GlobalId, owner: Worker) -> asyncio.Future[None] | None:
         """Count out an RRef object.
 
         Returns:
             What is done once the owner knows, if it was the last one of its fork; it fails with
             RpcTimeoutError if that takes longer than calls may by default.
         """
-        if not self.machine.release((handle,)):
+        if not self.machine.release((fork,)):
             self.perform()
             return None
-        ending = self._endings[handle.fork] = _Ending(loop=self.agent.loop)
+        ending = self._endings[fork] = _Ending(loop=self.agent.loop)
         seconds = self.agent.caller.timeout
-        ending.owner = handle.owner
+        ending.owner = owner
         ending.is_timed = False
         ending.deadline = self.agent.clock.time() + seconds if seconds else 0.0
         if 0 < ending.deadline < self._deadlines.armed:
@@ -301,7 +300,7 @@ class RRefContext:
             raise self.agent.members.unknown_error(
                 to.info.name, ", which is not known here yet, so that no reference can go there"
             )
-        fork = self.machine.fork(rref._usable(), to.record.incarnation)
+        fork = self.machine.fork(rref._usable()._fork, to.record.incarnation)
         return pack_fork(fork), fork
 
     def _decode(self, data: object) -> RRef:
@@ -337,9 +336,9 @@ class RRefContext:
 
     def hold(self, waiting: Waiting) -> None:
         """See `References.hold`."""
-        handles = [rref._handle for rref in self.arrived]
+        forks = [rref._fork for rref in self.arrived]
         self.arrived.clear()
-        self.machine.park(waiting, handles)
+        self.machine.park(waiting, forks)
         self.perform()
 
     def withdraw(self, waiting: Waiting) -> None:

@@ -65,10 +65,13 @@ class ControlMessages:
             self._submit(peer, future)
 
     def _write(self, connection: Connection, peer: Peer, future: _ControlFuture) -> None:
-        """Send a message over a link on which nothing waits: a batch is far below a chunk."""
+        """Send a message over a link on which nothing waits, if it is small as nearly all are."""
         caller = self._agent.caller
         _, kind, payload, _ = future.sent
         body = self._agent.codec.pack(payload)
+        if len(body) >= caller.max_plain:
+            self._submit(peer, future)
+            return
         future.call_id = ident = caller.other_id()
         future.owner = peer
         future.function = kind.name

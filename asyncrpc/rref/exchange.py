@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from asyncrpc.wire import MessageType
 
+from .ids import make_id
 from .values import Cause, GlobalId, Instruction, Send, Worker
 
 __all__ = ("Exchange", "Tombstones")
@@ -48,7 +49,7 @@ class Exchange:
 
     def new_id(self) -> GlobalId:
         """Return an id that nobody else makes."""
-        return self.me, self.number()
+        return make_id(self.me, self.number())
 
     def emit(self, instruction: Instruction) -> None:
         """Add an instruction for the shell."""

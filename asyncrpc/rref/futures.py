@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from asyncrpc.agent import Peer, Request, RpcFuture
 from asyncrpc.errors import Delivery, OwnerLostError, PeerLostError, UnknownWorkerError
 
-from .values import Fork
+from .values import GlobalId
 
 if TYPE_CHECKING:
     from .context import RRefContext
@@ -87,10 +87,10 @@ class CreationFuture(ReferenceFuture):
     The owner knows a request by its id of the value, so it may come again over another link.
     """
 
-    __slots__ = ("context", "handle")
+    __slots__ = ("context", "fork")
 
     context: RRefContext
-    handle: Fork
+    fork: GlobalId
 
     def accepted(self) -> None:
         """See `RpcFuture.accepted`."""
@@ -113,12 +113,12 @@ class CreationFuture(ReferenceFuture):
         self.exception()  # seen: who uses the reference is told
         delivery = getattr(error, "delivery", Delivery.UNKNOWN)
         self.context.machine.creation_failed(
-            self.handle, f"{FAILED}: {error}", is_unsent=delivery is Delivery.NOT_SENT
+            self.fork, f"{FAILED}: {error}", is_unsent=delivery is Delivery.NOT_SENT
         )
         self.context.perform()
 
     def _confirm(self) -> None:
-        self.context.machine.creation_confirmed(self.handle)
+        self.context.machine.creation_confirmed(self.fork)
         self.context.perform()
 
 

@@ -19,8 +19,8 @@ from asyncrpc.options import UNSET, check_timeout
 from asyncrpc.wire import HEADER, HeaderMap, MessageType
 
 from .futures import FAILED, CreationFuture, ReferenceFuture
-from .ids import pack_ids
-from .values import Fork
+from .keeping import NOTHING, Failure
+from .values import Fork, GlobalId
 
 if TYPE_CHECKING:
     from .context import RRefContext
@@ -91,9 +91,8 @@ class Holder:
         site: FrameType,
     ) -> Fork:
         """Have a method of a value make another one on the same worker; return its handle."""
-        handle = rref._usable()
         seconds = self._seconds(timeout)
-        peer = self._use(handle)
+        peer = self._use(rref)
         function = self._agent.caller.functions.method(name)
         encoded = self._agent.codec.encode_call(args, kwargs, peer)
         return self._start_creation(peer, function, encoded, seconds, rref, site)
@@ -113,8 +112,8 @@ class Holder:
         try:
             self.send_creation(handle, peer, function, encoded, seconds, of, site)
         except RpcError:
-            self._machine.creation_failed(handle, FAILED, is_unsent=True)
-            self._machine.release([handle])
+            self._machine.creation_failed(handle.fork, FAILED, is_unsent=True)
+            self._machine.release([handle.fork])
             self._context.perform()
             raise
         return handle
@@ -132,13 +131,13 @@ class Holder:
         """Ask for a value that ``handle`` is to refer to; return what is done once it is made."""
         future = CreationFuture(loop=self._loop)
         future.context = self._context
-        future.handle = handle
+        future.fork = handle.fork
         future.rref = of
         is_script = function in self._caller.functions.scripts
         kind = _SCRIPT_REMOTE_CALL if is_script else _PYTHON_REMOTE_CALL
-        reference = pack_ids(handle.rref, handle.fork)
+        reference = handle.rref + handle.fork
         if of is not None:
-            reference += pack_ids(of._handle.rref, of._handle.fork)
+            reference += of._rref + of._fork
         alone = HeaderMap.encode_reference(reference)
         self._send(future, peer, kind, function, encoded, seconds, alone, True, site)
         return future
@@ -148,10 +147,9 @@ class Holder:
     def fetch(self, rref: RRef, timeout: object, site: FrameType) -> asyncio.Future[Any]:
         """Get a copy of a value, or here the value itself; see `RRef.to_here`."""
         seconds = self._seconds(timeout)
-        handle = rref._usable()
-        if handle.owner == self._machine.me:
-            return self._fetch_here(handle, seconds)
-        peer = self._use(handle)
+        if rref._owner == self._machine.me:
+            return self._fetch_here(rref, seconds)
+        peer = self._use(rref)
         kind = _SCRIPT_FETCH if rref._is_script else _PYTHON_FETCH
         future = ReferenceFuture(loop=self._loop)
         future.rref = rref
@@ -168,9 +166,8 @@ class Holder:
         site: FrameType,
     ) -> RpcFuture[Any]:
         """Call a method of a value where it is; see `Proxy`."""
-        handle = rref._usable()
         seconds = self._caller.timeout if timeout is UNSET else self._seconds(timeout)
-        peer = self._use(handle)
+        peer = self._use(rref)
         function = self._methods.get(name)
         if function is None:
             function = self._methods[name] = self._caller.functions.method(name)
@@ -251,12 +248,12 @@ class Holder:
         if kind == _PYTHON_CALL:
             caller.collect(future)
 
-    def _fetch_here(self, handle: Fork, seconds: float) -> asyncio.Future[Any]:
+    def _fetch_here(self, rref: RRef, seconds: float) -> asyncio.Future[Any]:
         """Wait for a value that is kept here."""
-        self._machine.check(handle)
+        self._machine.check(rref._usable()._fork)
         future: asyncio.Future[Any] = self._agent.loop.create_future()
-        waiting = _HereFuture(self._context, handle, future)
-        if self._context.keeper.find(handle.rref) is not None:
+        waiting = _HereFuture(self._context, rref._rref, future)
+        if self._context.keeper.find(rref._rref) is not NOTHING:
             waiting.run()
         else:
             waiting.start(seconds)
@@ -264,13 +261,13 @@ class Holder:
 
     # -- parts
 
-    def _use(self, handle: Fork) -> Peer:
+    def _use(self, rref: RRef) -> Peer:
         """Return the owner, or raise why the reference cannot be used."""
-        self._machine.use(handle)
-        peer = self._context.peer(handle.owner)
+        self._machine.use(rref._usable()._fork)
+        peer = self._context.peer(rref._owner)
         if peer is None:
             raise UnknownWorkerError(
-                f"{self._agent.info} could not find destination {handle.owner.hex()}: the owner of "
+                f"{self._agent.info} could not find destination {rref._owner.hex()}: the owner of "
                 "an RRef is not known here"
             )
         return peer
@@ -282,32 +279,32 @@ class Holder:
 class _HereFuture:
     """A wait for a value that is kept here and not made yet."""
 
-    def __init__(self, context: RRefContext, handle: Fork, future: asyncio.Future[Any]) -> None:
+    def __init__(self, context: RRefContext, rref: GlobalId, future: asyncio.Future[Any]) -> None:
         self._context = context
-        self._handle = handle
+        self._rref = rref
         self._future = future
 
     def start(self, seconds: float) -> None:
         """Wait, that long at most."""
-        context, handle = self._context, self._handle
+        context, rref = self._context, self._rref
         self._future.add_done_callback(lambda _: context.keeper.forget(self))
         if seconds:
             clock = context.agent.clock
             timer = clock.call_at(clock.time() + seconds, self._expire, seconds)
             self._future.add_done_callback(lambda _: timer.cancel())
-        context.machine.fetch(handle.rref, handle.fork, handle.owner, self)
+        context.machine.fetch(rref, rref, context.machine.me, self)
         context.perform()
 
     def run(self) -> None:
         """Give the value itself, or its error."""
-        kept = self._context.keeper.find(self._handle.rref)
-        assert kept is not None, "a value is kept before the machine is told"
+        value = self._context.keeper.find(self._rref)
+        assert value is not NOTHING, "a value is kept before the machine is told"
         if self._future.done():
             return
-        if kept.error is None:
-            self._future.set_result(kept.value)
+        if isinstance(value, Failure):
+            self._future.set_exception(self._context.keeper.local_error(value))
         else:
-            self._future.set_exception(self._context.keeper.local_error(kept))
+            self._future.set_result(value)
 
     def fail(self, error: RpcError) -> None:
         """See `agent.Waiting.fail`."""
@@ -329,5 +326,5 @@ class _HereFuture:
 def _alone(rref: RRef) -> bytes:
     """Return the header map of a call about a reference that carries nothing else."""
     if not rref._alone:
-        rref._alone = HeaderMap.encode_reference(pack_ids(rref._handle.rref, rref._handle.fork))
+        rref._alone = HeaderMap.encode_reference(rref._rref + rref._fork)
     return rref._alone

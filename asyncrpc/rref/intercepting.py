@@ -72,7 +72,7 @@ class InterceptedHolder(Holder):
         """See `Holder.create_by_method`."""
         if is_inside_interceptor():
             return super().create_by_method(rref, name, args, kwargs, timeout, site)
-        peer = self._use(rref._usable())
+        peer = self._use(rref)
         call, deadline = self._interception.method_call("remote", peer, name, args, kwargs, timeout)
 
         def encode(changed: OutgoingCall) -> tuple[int, Encoded]:
@@ -80,7 +80,7 @@ class InterceptedHolder(Holder):
             return function, self._agent.codec.encode_call(changed.args, changed.kwargs, peer)
 
         def of() -> RRef:
-            self._use(rref._usable())
+            self._use(rref)
             return rref  # so it lives until then
 
         return self._create_later(call, deadline, peer, encode, of, site)
@@ -110,7 +110,7 @@ class InterceptedHolder(Holder):
             error = None if outcome.cancelled() else outcome.exception()
             if error is not None or outcome.cancelled():
                 text = f"{FAILED}: {error or 'it was cancelled'}"
-                self._machine.creation_failed(handle, text, is_unsent=not made)
+                self._machine.creation_failed(handle.fork, text, is_unsent=not made)
                 self._context.perform()
 
         self._interception.begin(call, deadline, site, start).add_done_callback(over)
@@ -128,7 +128,7 @@ class InterceptedHolder(Holder):
         """See `Holder.call_method`."""
         if is_inside_interceptor():
             return super().call_method(rref, name, args, kwargs, timeout, site)
-        peer = self._use(rref._usable())
+        peer = self._use(rref)
         call, deadline = self._interception.method_call("call", peer, name, args, kwargs, timeout)
 
         def start(changed: OutgoingCall, limit: float) -> RpcFuture[Any]:

@@ -17,13 +17,13 @@ from asyncrpc.errors import RemoteProtocolError, RpcError, RRefCreationError
 from asyncrpc.execution import ServedCall, Target, TargetKind, decode_failure, encode_failure
 from asyncrpc.wire import Frame, MessageType, user_types
 
-from .ids import IDS_SIZE, unpack_pair
+from .ids import IDS_SIZE, maker_of, number_of, unpack_pair
 from .values import GlobalId, OwnerState, Row
 
 if TYPE_CHECKING:
     from .context import RRefContext
 
-__all__ = ("Keeper", "Kept", "RRefRow")
+__all__ = ("NOTHING", "Failure", "Keeper", "RRefRow")
 
 _FETCHES = (int(MessageType.PYTHON_RREF_FETCH_CALL), int(MessageType.SCRIPT_RREF_FETCH_CALL))
 _TIMED_OUT = (
@@ -32,17 +32,18 @@ _TIMED_OUT = (
 )
 
 
-class Kept(NamedTuple):
-    """A value, or the error in its place."""
+NOTHING: Any = object()
+"""Stands for a value that is not there."""
 
-    value: object
-    error: BaseException | None
+
+class Failure(NamedTuple):
+    """What is kept in the place of a value whose function failed."""
+
+    error: BaseException
     is_ours: bool
     """Whether the error is the agent's, not the function's."""
     function: str
-    """What made it, empty for a value that was there."""
-    since: float
-    """When it was there, on the agent's clock."""
+    """What failed."""
 
 
 class RRefRow(NamedTuple):
@@ -71,50 +72,43 @@ class Keeper:
         self._context = context
         self._agent = context.agent
         self._machine = context.machine
-        self._values: dict[GlobalId, Kept] = {}
+        self._values: dict[GlobalId, Any] = {}  # a `Failure` for a value that could not be made
+        self._since: dict[GlobalId, float] = {}  # when it was there, on the agent's clock
         self._creations: dict[GlobalId, _Creation] = {}
 
     # -- values
 
-    def keep(
-        self,
-        rref: GlobalId,
-        value: object,
-        error: BaseException | None = None,
-        *,
-        is_ours: bool = False,
-        function: str = "",
-    ) -> None:
-        """Keep a value, or an error in its place, until it is freed."""
-        now = self._agent.clock.time()
-        self._values[rref] = Kept(value, error, is_ours, function, now)
+    def keep(self, rref: GlobalId, value: object) -> None:
+        """Keep a value, or a `Failure` in its place, until it is freed."""
+        self._values[rref] = value
+        self._since[rref] = self._agent.clock.time()
 
     def free(self, rref: GlobalId) -> None:
         """Drop a value."""
         self._values.pop(rref, None)
+        self._since.pop(rref, None)
 
     def forget(self, waiting: Hashable) -> None:
         """Forget what waits for a value."""
         self._machine.fetch_withdrawn(waiting)
         self._context.perform()
 
-    def find(self, rref: GlobalId) -> Kept | None:
-        """Return what is kept, ``None`` for nothing yet."""
-        return self._values.get(rref)
+    def find(self, rref: GlobalId) -> Any:
+        """Return the value that is kept, or a `Failure`; `NOTHING` if it is not there yet."""
+        return self._values.get(rref, NOTHING)
 
-    def local_error(self, kept: Kept) -> BaseException:
+    def local_error(self, failure: Failure) -> BaseException:
         """Return a new exception for the error in a value's place, as a peer would get it."""
-        assert kept.error is not None
         codec = self._agent.codec
-        failure = encode_failure(
-            kept.error,
+        encoded = encode_failure(
+            failure.error,
             worker=self._agent.info.name,
-            function=kept.function,
+            function=failure.function,
             codec=codec,
             registry=user_types,
-            is_ours=kept.is_ours,
+            is_ours=failure.is_ours,
         )
-        return decode_failure(failure, codec)
+        return decode_failure(encoded, codec)
 
     # -- requests
 
@@ -126,9 +120,9 @@ class Keeper:
         try:
             if frame[0] in _FETCHES:
                 ids = unpack_pair(call.reference)
-                kept = self._values.get(ids[0])
-                if kept is not None:
-                    self._give(call, kept)
+                value = self._values.get(ids[0], NOTHING)
+                if value is not NOTHING:
+                    self._give(call, value)
                 else:
                     self._wait(call, ids, partial(self._give, call))
             else:
@@ -137,7 +131,7 @@ class Keeper:
             raise RemoteProtocolError(f"a request about a reference: {error}") from error
 
     def _wait(
-        self, call: ServedCall, ids: tuple[GlobalId, GlobalId], use: Callable[[Kept], None]
+        self, call: ServedCall, ids: tuple[GlobalId, GlobalId], use: Callable[[Any], None]
     ) -> None:
         """Do something with a value that is not there yet as soon as it is."""
         rref, fork = ids
@@ -146,20 +140,19 @@ class Keeper:
         self._machine.fetch(rref, fork, replier.peer.record.incarnation, waiting)
         self._context.perform()
 
-    def _give(self, call: ServedCall, kept: Kept) -> None:
-        if kept.error is None:
-            call.replier.succeed(call, kept.value)
+    def _give(self, call: ServedCall, value: object) -> None:
+        if value.__class__ is Failure:
+            self._give_error(call, value)
         else:
-            self._give_error(call, kept)
+            call.replier.succeed(call, value)
 
-    def _give_error(self, call: ServedCall, kept: Kept) -> None:
-        assert kept.error is not None
+    def _give_error(self, call: ServedCall, failure: Any) -> None:
         replier: Any = call.replier
-        call.target = Target(TargetKind.SYNC, callable, kept.function)
-        if kept.is_ours and isinstance(kept.error, RpcError):
-            replier.drop(call, kept.error)
+        call.target = Target(TargetKind.SYNC, callable, failure.function)
+        if failure.is_ours and isinstance(failure.error, RpcError):
+            replier.drop(call, failure.error)
         else:
-            replier.fail(call, kept.error)
+            replier.fail(call, failure.error)
 
     # -- methods
 
@@ -175,11 +168,7 @@ class Keeper:
         except ValueError as error:
             call.replier.fail(call, error)
             return
-        kept = self._values.get(ids[0])
-        if kept is not None:
-            self._start_method(call, name, args, kwargs, kept)
-        else:
-            self._wait(call, ids, partial(self._start_method, call, name, args, kwargs))
+        self._use_method(call, ids, name, args, kwargs)
 
     def _use_method(
         self,
@@ -189,9 +178,9 @@ class Keeper:
         args: tuple[object, ...],
         kwargs: dict[str, object],
     ) -> None:
-        kept = self._values.get(ids[0])
-        if kept is not None:
-            self._start_method(call, name, args, kwargs, kept)
+        value = self._values.get(ids[0], NOTHING)
+        if value is not NOTHING:
+            self._start_method(call, name, args, kwargs, value)
         else:
             self._wait(call, ids, partial(self._start_method, call, name, args, kwargs))
 
@@ -201,13 +190,13 @@ class Keeper:
         name: str,
         args: tuple[object, ...],
         kwargs: dict[str, object],
-        kept: Kept,
+        value: object,
     ) -> None:
-        if kept.error is not None:
-            self._give_error(call, kept)
+        if value.__class__ is Failure:
+            self._give_error(call, value)
             return
         try:
-            call.target = target = self._agent.functions.method(kept.value, name)
+            call.target = target = self._agent.functions.method(value, name)
         except RpcError as error:
             replier: Any = call.replier
             replier.drop(call, error)
@@ -262,22 +251,20 @@ class Keeper:
         else:
             start()
 
-    def settle(
-        self,
-        rref: GlobalId,
-        call: ServedCall,
-        value: object,
-        error: BaseException | None,
-        *,
-        is_ours: bool,
-    ) -> None:
-        """Keep what the function of a creation gave, and tell its creator that it ended."""
+    def settle(self, rref: GlobalId, call: ServedCall, value: object) -> None:
+        """Keep what the function of a creation gave, and tell its creator that it ended.
+
+        Args:
+            rref: id of the value.
+            call: ran the function.
+            value: its result, or a `Failure`.
+        """
         creation = self._creations.pop(rref)
         creation.server.ended(call)
-        if error is not None:
-            self._agent.tally.failed_served[code_of(error)] += 1
-        self.keep(rref, value, error, is_ours=is_ours, function=call.target.name)
-        self._machine.settled(rref, is_error=error is not None)
+        if isinstance(value, Failure):
+            self._agent.tally.failed_served[code_of(value.error)] += 1
+        self.keep(rref, value)
+        self._machine.settled(rref, is_error=isinstance(value, Failure))
         self._context.perform()
         link: Any = creation.server
         if link.is_closed and link.peer.connection is not None:
@@ -292,13 +279,14 @@ class Keeper:
         return [self._row(row) for row in self._machine.owner_rows()]
 
     def _row(self, row: Row) -> RRefRow:
-        kept = self._values.get(row.rref)
+        shown = self._values.get(row.rref, NOTHING)
         holders = tuple([self._context.name(worker) for worker in row.holders])
-        name = f"{self._context.name(row.rref[0])}/{row.rref[1]}"
-        if kept is None:
+        name = f"{self._context.name(maker_of(row.rref))}/{number_of(row.rref)}"
+        if shown is NOTHING:
             return RRefRow(name, row.state.value, 0, holders, 0.0)
-        shown = kept.value if kept.error is None else kept.error
-        age = self._agent.clock.time() - kept.since
+        if isinstance(shown, Failure):
+            shown = shown.error
+        age = self._agent.clock.time() - self._since[row.rref]
         return RRefRow(name, type(shown).__qualname__, _size(shown), holders, age)
 
     def describe(self, row: Row) -> str:
@@ -314,7 +302,7 @@ class _ForValue:
     """A call that waits for the value it is about, under its own deadline."""
 
     def __init__(
-        self, keeper: Keeper, call: ServedCall, rref: GlobalId, use: Callable[[Kept], None]
+        self, keeper: Keeper, call: ServedCall, rref: GlobalId, use: Callable[[Any], None]
     ) -> None:
         self._keeper = keeper
         self._call = call
@@ -324,9 +312,9 @@ class _ForValue:
     def run(self) -> None:
         """Go on: the value is there."""
         self._call.held = None
-        kept = self._keeper.find(self._rref)
-        assert kept is not None, "a value is kept before the machine is told"
-        self._use(kept)
+        value = self._keeper.find(self._rref)
+        assert value is not NOTHING, "a value is kept before the machine is told"
+        self._use(value)
 
     def fail(self, error: RpcError) -> None:
         """Fail: there is none, and there will be none."""
@@ -364,18 +352,22 @@ class _Creation:
 
     def succeed(self, call: ServedCall, value: object) -> None:
         """See `Replier.succeed`."""
-        self._keeper.settle(self._rref, call, value, None, is_ours=False)
+        self._keeper.settle(self._rref, call, value)
 
     def fail(self, call: ServedCall, error: BaseException) -> None:
         """See `Replier.fail`."""
         if call.is_cancelled:  # its creator gave up, or was lost before anybody else asked
             self.drop(call, RRefCreationError(_TIMED_OUT))
         else:
-            self._keeper.settle(self._rref, call, None, error, is_ours=False)
+            self._settle(call, error, is_ours=False)
 
     def drop(self, call: ServedCall, error: RpcError) -> None:
         """Take an error of the agent's own as the outcome."""
-        self._keeper.settle(self._rref, call, None, error, is_ours=True)
+        self._settle(call, error, is_ours=True)
+
+    def _settle(self, call: ServedCall, error: BaseException, *, is_ours: bool) -> None:
+        failure = Failure(error, is_ours, call.target.name)
+        self._keeper.settle(self._rref, call, failure)
 
 
 def _size(value: Any) -> int:

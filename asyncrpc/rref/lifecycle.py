@@ -50,11 +50,11 @@ from collections.abc import Iterable
 from asyncrpc.wire import MessageType
 
 from .exchange import Exchange
+from .ids import maker_of
 from .messages import take_message
 from .notices import Notices
 from .owner import Owners
 from .parking import Parking
-from .payloads import read_id
 from .reconciling import Reconciler
 from .user import Users
 from .values import (
@@ -80,8 +80,8 @@ _CLOSED = Cause(CauseKind.DELETED, "RRef has been deleted: its agent was shut do
 class Lifecycle:
     """All remote references of one agent: values kept here, forks held here.
 
-    A *handle* is the `Fork` behind one RRef object; several objects may share a fork, each counts
-    as one. Every method but the properties may add instructions: call `take` after it.
+    A *handle* is what one RRef object counts as; several may share a fork, by whose id they are
+    known. Every method but the properties may add instructions: call `take` after it.
 
     Args:
         me: this worker.
@@ -142,30 +142,27 @@ class Lifecycle:
         Raises:
             ValueError: the value is not the creator's to make.
         """
-        if read_id(rref)[0] != creator:
+        if maker_of(rref) != creator:
             raise ValueError("an RRef is created by who made its id")
         if self._is_closed or creator in self._exchange.lost:
             return False
-        return self._owners.created(rref, read_id(fork), creator)
+        return self._owners.created(rref, fork, creator)
 
-    def creation_confirmed(self, handle: Fork) -> None:
+    def creation_confirmed(self, fork: GlobalId) -> None:
         """Learn of the acknowledgement, or of the function's end if that is here first."""
-        if handle.owner != self.me:
-            self._users.creation_confirmed(handle.fork)
+        self._users.creation_confirmed(fork)
 
-    def creation_failed(self, handle: Fork, text: str, *, is_unsent: bool = False) -> None:
+    def creation_failed(self, fork: GlobalId, text: str, *, is_unsent: bool = False) -> None:
         """Learn that the request to create failed or timed out; not that its function raised.
 
         Args:
-            handle: what `create` returned.
+            fork: of what `create` returned.
             text: what users of the RRef are told.
             is_unsent: the owner certainly has not got the request.
         """
         cause = Cause(CauseKind.CREATION, text)
-        if handle.owner == self.me:
-            self._owners.creation_failed(handle.rref, cause)
-        else:
-            self._users.creation_failed(handle.fork, cause, is_unsent=is_unsent)
+        self._users.creation_failed(fork, cause, is_unsent=is_unsent)
+        self._owners.creation_failed(fork, cause)
 
     def settled(self, rref: GlobalId, *, is_error: bool) -> None:
         """Learn that the function of a creation ended; the shell has kept what it gave."""
@@ -173,7 +170,7 @@ class Lifecycle:
 
     # -- references in messages
 
-    def fork(self, handle: Fork, to: Worker) -> Fork:
+    def fork(self, parent: GlobalId, to: Worker) -> Fork:
         """Put a reference into a message to ``to``: return the fork that travels (F3 to F7).
 
         Raises:
@@ -181,10 +178,8 @@ class Lifecycle:
             RRefCreationError: the creation failed.
             OwnerLostError: the owner is gone.
         """
-        self.check(handle)
-        if handle.owner == self.me:
-            return self._owners.fork(handle.rref, to)
-        return self._users.fork(handle.fork, to)
+        self.check(parent)
+        return (self._users if parent in self._users else self._owners).fork(parent, to)
 
     def roll_back(self, forks: Iterable[Fork], to: Worker) -> None:
         """Take back forks of a message to ``to`` that certainly does not come there."""
@@ -209,47 +204,42 @@ class Lifecycle:
             if not self._is_closed:
                 self._users.receive(fork)
             return fork
-        handle = Fork(fork.rref, fork.rref, self.me, self.me)
         if not self._is_closed:
             self._owners.retain(fork.rref)
             if fork.parent == self.me:
-                self._owners.take_back(fork.rref, fork.fork, self.me)
+                self._owners.take_back(fork.fork, self.me)
             else:
                 self._users.accept(fork.fork, fork.parent)
-        return handle
+        return Fork(fork.rref, fork.rref, self.me, self.me)
 
-    def park(self, token: Token, handles: Iterable[Fork]) -> None:
+    def park(self, token: Token, forks: Iterable[GlobalId]) -> None:
         """Hold a decoded call or result until all references in it are confirmed."""
         pending = []
-        for handle in handles:
-            cause = self.cause(handle)
-            if cause is not None and handle.owner == self.me and self._is_kept(handle):
-                cause = None  # the creation may fail, the reference is good
-            if cause is not None:
+        for fork in forks:
+            cause = self.cause(fork)
+            # of a value that is kept here the creation may fail, the reference is good
+            if cause is not None and self._owners.state(fork) is OwnerState.FREED:
                 self._exchange.emit(FailParked(token, cause))
                 return
-            if handle.owner != self.me and self._users.state(handle.fork) is UserState.PENDING:
-                pending.append(handle.fork)
+            if self._users.state(fork) is UserState.PENDING:
+                pending.append(fork)
         self._parking.park(token, pending)
 
     def unpark(self, token: Token) -> None:
         """Forget a parked call that was cancelled or whose deadline passed."""
         self._parking.withdraw(token)
 
-    def release(self, handles: Iterable[Fork]) -> bool:
+    def release(self, forks: Iterable[GlobalId]) -> bool:
         """Count out RRef objects, each once: released by the user, or collected.
 
         Returns:
             Whether the last one of them was the last one of its fork of another's value.
         """
         is_last = False
-        me, users = self._exchange.me, self._users
-        for handle in handles:
-            if handle.owner == me:
-                self._owners.release(handle.rref)
-                is_last = False
-            else:
-                is_last = users.release(handle.fork)
+        for fork in forks:
+            is_last = self._users.release(fork)
+            if not is_last:
+                self._owners.release(fork)
         return is_last
 
     def flush(self) -> None:
@@ -263,17 +253,16 @@ class Lifecycle:
         if self._is_closed or source in self._exchange.lost:
             self._exchange.emit(FailFetch(token, _CLOSED))
             return
-        self._owners.fetch(read_id(rref), read_id(fork), source, token)
+        self._owners.fetch(rref, fork, source, token)
 
     def fetch_withdrawn(self, token: Token) -> None:
         """Forget a fetch that was cancelled or timed out."""
         self._owners.fetch_withdrawn(token)
 
-    def use(self, handle: Fork) -> None:
+    def use(self, fork: GlobalId) -> None:
         """Check a handle before a fetch or a call through it goes to the owner, as `fork` does."""
-        exchange = self._exchange
-        if handle.owner == exchange.me or self._is_closed or not self._users.use(handle.fork):
-            self.check(handle)
+        if self._is_closed or not self._users.use(fork):
+            self.check(fork)
 
     # -- control messages
 
@@ -320,7 +309,7 @@ class Lifecycle:
 
     def _let_go(self, fork: Fork, holder: Worker) -> None:
         if fork.owner == self.me:
-            self._owners.take_back(fork.rref, fork.fork, holder)
+            self._owners.take_back(fork.fork, holder)
         else:
             self._users.child_ended(fork.fork, holder)
 
@@ -343,39 +332,31 @@ class Lifecycle:
 
     # -- what is shown
 
-    def check(self, handle: Fork) -> None:
+    def check(self, fork: GlobalId) -> None:
         """Raise what a use of the handle raises, if it cannot be used: see `fork`."""
-        cause = self.cause(handle)
+        cause = self.cause(fork)
         if cause is not None:
             raise cause.error()
 
-    def cause(self, handle: Fork) -> Cause | None:
+    def cause(self, fork: GlobalId) -> Cause | None:
         """Return why a handle cannot be used, ``None`` if it can."""
         if self._is_closed:
             return _CLOSED
-        if handle.owner == self.me:
-            return self._owners.cause(handle.rref)
-        return self._users.cause(handle.fork)
+        return (self._users if fork in self._users else self._owners).cause(fork)
 
-    def state(self, handle: Fork) -> OwnerState | UserState:
+    def state(self, fork: GlobalId) -> OwnerState | UserState:
         """Return a handle's state: of the value if it is kept here, else of the fork."""
-        if handle.owner == self.me:
-            return self._owners.state(handle.rref)
-        return self._users.state(handle.fork)
+        return (self._users if fork in self._users else self._owners).state(fork)
 
-    def is_confirmed(self, handle: Fork) -> bool:
+    def is_confirmed(self, fork: GlobalId) -> bool:
         """Whether the owner keeps a value, or its place, for this handle."""
-        if handle.owner == self.me:
-            return self.cause(handle) is None
-        return self._users.state(handle.fork) is UserState.CONFIRMED
+        if fork in self._users:
+            return self._users.state(fork) is UserState.CONFIRMED
+        return self.cause(fork) is None
 
     def owner_rows(self) -> list[Row]:
         """Return a line for each value that others hold or that is being made here."""
         return self._owners.rows()
-
-    def user_rows(self) -> list[Row]:
-        """Return a line for each fork held here."""
-        return self._users.rows()
 
     def leaks(self) -> list[Row]:
         """Return what a shutdown that checks complains of: held by others, or held here."""
@@ -387,7 +368,7 @@ class Lifecycle:
             "num_owner_rrefs": self._owners.num_owner_rrefs,
             "num_pending_futures": self._exchange.waiting,
             "num_pending_users": self._users.num_pending,
-            "num_forks": self._owners.num_forks,
+            "num_forks": len(self._owners.holders),
         }
 
     @property
@@ -411,9 +392,6 @@ class Lifecycle:
             and self._notices.is_empty
             and self._reconciler.is_empty
         )
-
-    def _is_kept(self, handle: Fork) -> bool:
-        return self._owners.state(handle.rref) is not OwnerState.FREED
 
     def _check_open(self) -> None:
         if self._is_closed:

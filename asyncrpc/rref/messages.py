@@ -8,7 +8,7 @@ from __future__ import annotations
 from asyncrpc.wire import MessageType
 
 from .owner import Owners
-from .payloads import read_deletes, read_fork_request, read_ids, read_sync
+from .payloads import read_accepts, read_deletes, read_fork_request, read_sync
 from .reconciling import NO_SNAPSHOT
 from .user import Users
 from .values import Worker
@@ -29,19 +29,19 @@ def take_message(
         cause = owners.requested(rref, fork, source, stamp)
         return None if cause is None else (cause.kind.value, cause.text)
     if kind is MessageType.RREF_CHILD_ACCEPT:
-        for child in read_ids(payload):
+        for child in read_accepts(payload):
             users.child_ended(child, source)
         return None
     if kind is MessageType.RREF_USER_DELETE:
         forks, doubts = read_deletes(payload)
         for rref in doubts:
             owners.doubt(rref, source)
-        for rref, fork in forks:
-            owners.delete(rref, fork, source)
+        for fork in forks:
+            owners.delete(fork, source)
         return None
     if kind is MessageType.RREF_SYNC:
         as_of, live, asked = read_sync(payload)
         if as_of != NO_SNAPSHOT:
             owners.reconcile(source, as_of, live)
-        return tuple([fork for fork in asked if not users.is_needed(fork, source)])
+        return b"".join([fork for fork in asked if not users.is_needed(fork, source)])
     raise ValueError(f"{kind!r} is no message about references")

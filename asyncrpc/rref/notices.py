@@ -15,8 +15,8 @@ from .values import Deleted, GlobalId, WantFlush, Worker
 __all__ = ("BATCH", "Notices")
 
 BATCH = 2048
-"""Deletes in one frame: some 100 KB, and a few milliseconds at the owner, so that a burst of them
-stops neither loop."""
+"""Deletes in one frame: 48 KB, and a few milliseconds at the owner, so that a burst of them stops
+neither loop."""
 
 
 class Notices:
@@ -30,8 +30,8 @@ class Notices:
 
     def __init__(self, exchange: Exchange) -> None:
         self._exchange = exchange
-        self._deletes: dict[Worker, dict[GlobalId, GlobalId]] = {}
-        # Owner -> fork -> value: ends that the owner has to be told of; never of a lost owner.
+        self._deletes: dict[Worker, dict[GlobalId, None]] = {}
+        # Owner -> forks whose end the owner has to be told of; never of a lost owner.
         self._doubts: dict[Worker, dict[GlobalId, None]] = {}
         # Owner -> values whose creation failed and that others may wait for.
         self._accepts: dict[Worker, dict[GlobalId, None]] = {}
@@ -44,10 +44,10 @@ class Notices:
         """Whether nobody has to be told of anything that is not on its way."""
         return not (self._deletes or self._doubts or self._accepts)
 
-    def delete(self, owner: Worker, rref: GlobalId, fork: GlobalId) -> None:
+    def delete(self, owner: Worker, fork: GlobalId) -> None:
         """Queue the end of a fork."""
         assert owner not in self._exchange.lost, "the lost are told nothing"
-        self._deletes.setdefault(owner, {})[fork] = rref
+        self._deletes.setdefault(owner, {})[fork] = None
         self._want_flush()
 
     def doubt(self, owner: Worker, rref: GlobalId) -> None:
@@ -75,7 +75,7 @@ class Notices:
         for owner in dict.fromkeys((*self._deletes, *self._doubts)):
             batch = waiting = self._deletes.pop(owner, {})
             if len(waiting) > BATCH:
-                batch = dict(islice(waiting.items(), BATCH))
+                batch = dict.fromkeys(islice(waiting, BATCH))
                 for fork in batch:
                     del waiting[fork]
                 self._deletes[owner] = waiting
@@ -84,7 +84,7 @@ class Notices:
             self._want_flush()
 
     def _send(
-        self, owner: Worker, batch: dict[GlobalId, GlobalId], doubts: dict[GlobalId, None]
+        self, owner: Worker, batch: dict[GlobalId, None], doubts: dict[GlobalId, None]
     ) -> None:
         def keep(_: str) -> None:
             # G1 holds beyond the retries: told with the next batch, or when the owner is back
@@ -96,7 +96,7 @@ class Notices:
         self._exchange.send(
             owner,
             MessageType.RREF_USER_DELETE,
-            (tuple([(rref, fork) for fork, rref in batch.items()]), tuple(doubts)),
+            (b"".join(batch), b"".join(doubts)),
             lambda _: self._exchange.emit(Deleted(tuple(batch))),
             keep,
         )

@@ -1,23 +1,23 @@
 """Control messages of the remote-reference protocol: what peers sent, checked.
 
 Pure: a payload in, typed values out, or `ValueError`, before anything was changed by it. What is
-sent needs no function: payloads are tuples of ids.
+sent needs no function: payloads are tuples of ids, many of them one behind the other.
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
+from .ids import read_id, read_ids
 from .values import Cause, CauseKind, GlobalId
 
 __all__ = (
     "Deletes",
     "Sync",
+    "read_accepts",
     "read_cause",
     "read_deletes",
     "read_fork_request",
-    "read_id",
-    "read_ids",
     "read_sync",
 )
 
@@ -25,8 +25,7 @@ __all__ = (
 class Deletes(NamedTuple):
     """RREF_USER_DELETE: references given up, and creations that nobody waits for any more."""
 
-    forks: list[tuple[GlobalId, GlobalId]]
-    """(value, fork)"""
+    forks: list[GlobalId]
     doubts: list[GlobalId]
     """Values whose creator does not know whether its request ever came."""
 
@@ -40,22 +39,6 @@ class Sync(NamedTuple):
     """Its forks of the receiver's values."""
     asked: list[GlobalId]
     """Forks that it sent to the receiver in messages of which it does not know the end."""
-
-
-def read_id(value: object) -> GlobalId:
-    """Check an id."""
-    if isinstance(value, (list, tuple)) and len(value) == 2:  # a match takes three times as long
-        worker, number = value
-        if type(worker) is bytes and type(number) is int and len(worker) == 16 and number >= 0:
-            return worker, number
-    raise ValueError(f"id must be 16 bytes and a count, got {value!r:.100}")
-
-
-def read_ids(value: object) -> list[GlobalId]:
-    """Check a sequence of ids."""
-    if not isinstance(value, (list, tuple)):
-        raise ValueError(f"ids must be a sequence, got {value!r:.100}")
-    return [read_id(item) for item in value]
 
 
 def _read_count(value: object) -> int:
@@ -75,17 +58,18 @@ def read_fork_request(payload: object) -> tuple[GlobalId, GlobalId, int]:
 
 def read_deletes(payload: object) -> Deletes:
     """Check an RREF_USER_DELETE."""
-    if not isinstance(payload, (list, tuple)) or len(payload) != 2:
-        raise ValueError(f"a batch of deletes must have two items, got {payload!r:.100}")
-    forks, doubts = payload
-    if not isinstance(forks, (list, tuple)):
-        raise ValueError(f"deletes must be a sequence, got {forks!r:.100}")
-    pairs = []
-    for item in forks:
-        if not isinstance(item, (list, tuple)) or len(item) != 2:
-            raise ValueError(f"a delete must have two ids, got {item!r:.100}")
-        pairs.append((read_id(item[0]), read_id(item[1])))
-    return Deletes(pairs, read_ids(doubts))
+    match payload:
+        case (forks, doubts):
+            return Deletes(read_ids(forks), read_ids(doubts))
+    raise ValueError(f"a batch of deletes must have two items, got {payload!r:.100}")
+
+
+def read_accepts(payload: object) -> list[GlobalId]:
+    """Check an RREF_CHILD_ACCEPT: children."""
+    match payload:
+        case (children,):
+            return read_ids(children)
+    raise ValueError(f"acceptances must be one item, got {payload!r:.100}")
 
 
 def read_sync(payload: object) -> Sync:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from asyncrpc.wire import MessageType
 
 from .exchange import Exchange
-from .payloads import read_ids
+from .ids import read_ids
 from .values import Fork, GlobalId, Worker
 
 __all__ = ("NO_SNAPSHOT", "Reconciler")
@@ -66,7 +66,7 @@ class Reconciler:
         self._exchange.send(
             to,
             MessageType.RREF_SYNC,
-            (as_of, tuple(live), tuple(asked)),
+            (as_of, b"".join(live), b"".join(asked)),
             lambda answer: self._answered(to, read_ids(answer), asked),
             lambda _: None,  # asked again when the worker is back
         )

@@ -20,8 +20,9 @@ from asyncrpc.execution import current_call
 from asyncrpc.identity import WorkerInfo
 from asyncrpc.options import UNSET, Unset
 
+from .keeping import NOTHING, Failure
 from .proxy import AsyncProxy, RemoteProxy, SyncProxy
-from .values import Fork
+from .values import Fork, GlobalId, Worker
 
 if TYPE_CHECKING:
     from .context import RRefContext
@@ -47,16 +48,27 @@ class RRef:
         NotInitializedError: no agent runs.
     """
 
-    __slots__ = ("__weakref__", "_alone", "_context", "_handle", "_is_released", "_is_script")
+    __slots__ = (
+        "__weakref__",
+        "_alone",
+        "_context",
+        "_fork",
+        "_is_released",
+        "_is_script",
+        "_owner",
+        "_rref",
+    )
 
     find_agent: ClassVar[Callable[[], Any] | None] = None
     """Gives the process's agent, if there is one; set where that is made."""
 
     _alone: bytes
     _context: RRefContext
-    _handle: Fork
+    _fork: GlobalId
     _is_released: bool
     _is_script: bool
+    _owner: Worker
+    _rref: GlobalId
 
     def __init__(self, value: object) -> None:
         self._is_released = True  # until it is more than an empty shell
@@ -79,24 +91,24 @@ class RRef:
 
     def _take(self, context: RRefContext, handle: Fork) -> None:
         self._context = context
-        self._handle = handle
+        self._rref, self._fork, self._owner, _ = handle
         self._alone = b""  # the header map of a call about it, once there was one
         self._is_script = False
         self._is_released = False
 
     def __del__(self) -> None:
         if not self._is_released:
-            self._context.dropped(self._handle)
+            self._context.dropped(self._fork)
 
     # -- what is known
 
     def is_owner(self) -> bool:
         """Whether this worker keeps the value."""
-        return self._handle.owner == self._context.agent.incarnation
+        return self._owner == self._context.agent.incarnation
 
     def owner(self) -> WorkerInfo:
         """Return the worker that keeps the value."""
-        peer = self._context.peer(self._handle.owner)
+        peer = self._context.peer(self._owner)
         if peer is None:
             raise RpcError(f"the owner of {self!r} is not known here", code=StatusCode.NOT_FOUND)
         return peer.info
@@ -107,13 +119,13 @@ class RRef:
 
     def confirmed_by_owner(self) -> bool:
         """Whether the owner keeps the value, or its place, for this reference."""
-        return not self._is_released and self._context.machine.is_confirmed(self._handle)
+        return not self._is_released and self._context.machine.is_confirmed(self._fork)
 
     def __repr__(self) -> str:
         show = self._context.show
         if self.is_owner():
-            return f"OwnerRRef({show(self._handle.rref)})"
-        return f"UserRRef(RRefId = {show(self._handle.rref)}, ForkId = {show(self._handle.fork)})"
+            return f"OwnerRRef({show(self._rref)})"
+        return f"UserRRef(RRefId = {show(self._rref)}, ForkId = {show(self._fork)})"
 
     # -- the value
 
@@ -148,7 +160,7 @@ class RRef:
             RpcError: this worker is not the owner, or, on the loop, the value is not there yet.
             RRefCreationError, RRefDeletedError: as for `to_here`.
         """
-        handle = self._usable()
+        self._usable()
         context = self._context
         if not self.is_owner():
             raise RpcError(
@@ -156,12 +168,12 @@ class RRef:
                 f"Call it on owner {self.owner()}",
                 code=StatusCode.INVALID_ARGUMENT,
             )
-        context.machine.check(handle)
-        kept = context.keeper.find(handle.rref)
-        if kept is not None and kept.error is None:
-            return kept.value
-        if kept is not None:
-            raise context.keeper.local_error(kept)
+        context.machine.check(self._fork)
+        value = context.keeper.find(self._rref)
+        if isinstance(value, Failure):
+            raise context.keeper.local_error(value)
+        if value is not NOTHING:
+            return value
         if get_ident() == context.thread:
             raise RpcError(
                 f"the value of {self!r} is not there yet: await to_here() first",
@@ -202,7 +214,7 @@ class RRef:
         """
         if not self._is_released:
             self._is_released = True
-            ending = self._context.release(self._handle)
+            ending = self._context.release(self._fork, self._owner)
             if ending is not None:
                 await ending
 
@@ -230,11 +242,11 @@ class RRef:
 
     # -- parts
 
-    def _usable(self) -> Fork:
-        """Return the handle, unless this very object was released."""
+    def _usable(self) -> Self:
+        """Return this very object, unless it was released."""
         if self._is_released:
             raise RRefDeletedError(f"{self!r} has been deleted: it was released")
-        return self._handle
+        return self
 
     def _check_thread(self, what: str) -> None:
         if get_ident() != self._context.thread:

@@ -17,11 +17,9 @@ __all__ = (
     "AnswerFetch",
     "Cause",
     "CauseKind",
-    "Confirm",
     "Deleted",
     "FailFetch",
     "FailParked",
-    "FailReference",
     "Fork",
     "FreeValue",
     "GlobalId",
@@ -39,8 +37,8 @@ __all__ = (
 Worker: TypeAlias = bytes
 """A worker's incarnation, 16 bytes: a restarted worker is somebody else."""
 
-GlobalId: TypeAlias = tuple[Worker, int]
-"""Who made the id, and the how-manieth it was there. A plain tuple, so that it travels cheaply."""
+GlobalId: TypeAlias = bytes
+"""Who made the id, and the how-manieth it was there: see `ids`."""
 
 Token: TypeAlias = Hashable
 """The shell's name for a call or a fetch that waits; unique among those that do."""
@@ -56,7 +54,7 @@ class Fork(NamedTuple):
     owner: Worker
     """Who keeps the value."""
     parent: Worker
-    """Who passed the reference on, or created it."""
+    """Who passed the reference on; the owner if that knows of it by itself."""
 
 
 class UserState(enum.Enum):
@@ -138,19 +136,6 @@ class Send(NamedTuple):
     ticket: int
 
 
-class Confirm(NamedTuple):
-    """Tell who waits that the owner knows this fork."""
-
-    fork: GlobalId
-
-
-class FailReference(NamedTuple):
-    """Tell who waits for this fork, or for its value's creation, that it failed or is lost."""
-
-    fork: GlobalId
-    cause: Cause
-
-
 class RunParked(NamedTuple):
     """Give a call, or a result, to user code: all its references are confirmed."""
 
@@ -195,14 +180,5 @@ class Deleted(NamedTuple):
 
 
 Instruction: TypeAlias = (
-    Send
-    | Confirm
-    | FailReference
-    | RunParked
-    | FailParked
-    | AnswerFetch
-    | FailFetch
-    | FreeValue
-    | WantFlush
-    | Deleted
+    Send | RunParked | FailParked | AnswerFetch | FailFetch | FreeValue | WantFlush | Deleted
 )

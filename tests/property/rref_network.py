@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from random import Random
 
 from asyncrpc.errors import RpcError
+from asyncrpc.rref.ids import read_id
 from asyncrpc.rref.lifecycle import Lifecycle
-from asyncrpc.rref.payloads import read_id
 from asyncrpc.rref.values import (
     AnswerFetch,
     FailFetch,
@@ -64,6 +64,20 @@ class Worker:
     wants_flush: bool = False
     lost: set[bytes] = field(default_factory=set)
     waiting: set[Hashable] = field(default_factory=set)  # fetches that the machine has to answer
+
+
+def left_in(machine: Lifecycle) -> dict[str, int]:
+    """Return the sizes of all tables of a machine that hold anything, but for tombstones."""
+    owners, users = machine._owners, machine._users
+    parts = (owners, owners.holders, users, machine._parking, machine._notices,
+             machine._reconciler, machine._exchange)  # fmt: skip
+    tables = {
+        f"{type(part).__name__}.{slot}": getattr(part, slot)
+        for part in parts
+        for slot in type(part).__slots__
+    }
+    del tables["Exchange.lost"]
+    return {name: len(table) for name, table in tables.items() if type(table) is dict and table}
 
 
 class Network:
@@ -148,7 +162,7 @@ class Network:
     def creation_failed(self, worker: Worker, handle: Fork, *, is_unsent: bool = False) -> None:
         self.seen["creation failed"] += 1
         self.excused.add(handle.rref)
-        worker.machine.creation_failed(handle, "timed out", is_unsent=is_unsent)
+        worker.machine.creation_failed(handle.fork, "timed out", is_unsent=is_unsent)
 
     def encode(self, worker: Worker, to: bytes) -> list[Fork]:
         """Put some of the worker's references into a message."""
@@ -158,7 +172,7 @@ class Network:
                 break
             handle = self.random.choice(worker.handles)
             try:
-                fork = worker.machine.fork(handle, to)
+                fork = worker.machine.fork(handle.fork, to)
             except RpcError as error:
                 self.excuse(worker, handle, type(error).__name__)
             else:
@@ -182,7 +196,7 @@ class Network:
             return
         handle = self.random.choice(worker.handles)
         try:
-            worker.machine.use(handle)
+            worker.machine.use(handle.fork)
         except RpcError as error:
             self.excuse(worker, handle, type(error).__name__)
             return
@@ -194,7 +208,7 @@ class Network:
         """Drop some RRef objects."""
         self.random.shuffle(worker.handles)
         count = self.random.randrange(len(worker.handles) + 1)
-        worker.machine.release(worker.handles[:count])
+        worker.machine.release([handle.fork for handle in worker.handles[:count]])
         del worker.handles[:count]
 
     # -- what happens to them
@@ -263,7 +277,7 @@ class Network:
             self.seen["exhausted"] += 1
             if send.kind.name == "RREF_FORK_REQUEST":
                 fork = send.payload[1]
-                assert isinstance(fork, tuple)
+                assert isinstance(fork, bytes)
                 self.excused.add(fork)
             worker.machine.exhausted(ticket, "no answer")
         else:
@@ -324,7 +338,7 @@ class Network:
 
         for handle in worker.handles:
             if handle.owner == gone:
-                assert worker.machine.state(handle) is UserState.LOST
+                assert worker.machine.state(handle.fork) is UserState.LOST
         assert not any(gone in row.holders for row in worker.machine.owner_rows())
 
     # -- messages
@@ -370,7 +384,7 @@ class Network:
     def on_created(self, worker: Worker, message: Message) -> None:
         handle = worker.creations.pop(message.ident, None)
         if handle is not None:
-            worker.machine.creation_confirmed(handle)
+            worker.machine.creation_confirmed(handle.fork)
 
     def on_call(self, worker: Worker, message: Message) -> None:
         if message.ident in worker.served and self.random.random() < 0.7:
@@ -378,11 +392,13 @@ class Network:
         forks = [fork for fork in message.body if isinstance(fork, Fork)]
         handles = [worker.machine.receive(fork) for fork in forks]
         if message.ident in worker.served:
-            worker.machine.release(handles)  # decoded, then found to be a double
+            worker.machine.release(
+                [handle.fork for handle in handles]
+            )  # decoded, then found to be a double
             return
         worker.served.add(message.ident)
         worker.parked[message.ident] = (handles, forks, message.source)
-        worker.machine.park(message.ident, handles)
+        worker.machine.park(message.ident, [handle.fork for handle in handles])
 
     def on_reply(self, worker: Worker, message: Message) -> None:
         call = worker.calls.pop(message.ident, None)
@@ -391,7 +407,7 @@ class Network:
         forks = [fork for fork in message.body if isinstance(fork, Fork)]
         handles = [worker.machine.receive(fork) for fork in forks]
         worker.parked["result", message.ident] = (handles, forks, None)
-        worker.machine.park(("result", message.ident), handles)
+        worker.machine.park(("result", message.ident), [handle.fork for handle in handles])
         if call[0] in self.workers:
             self.workers[call[0]].replies.pop(message.ident, None)
 
@@ -433,9 +449,9 @@ class Network:
             case FailParked(token=token):
                 handles, forks, _ = worker.parked.pop(token)
                 for handle, fork in zip(handles, forks, strict=True):
-                    if worker.machine.cause(handle) is not None:
+                    if worker.machine.cause(handle.fork) is not None:
                         self.excuse(worker, fork, "parked")
-                worker.machine.release(handles)
+                worker.machine.release([handle.fork for handle in handles])
             case AnswerFetch(token=token, rref=rref):
                 assert rref in worker.values, "a fetch is answered from a value that is gone"
                 self.answer_fetch(worker, token)
@@ -456,7 +472,7 @@ class Network:
         """Give a call or a result to user code, which keeps some of the references."""
         handles, forks, caller = worker.parked.pop(token)
         for handle, fork in zip(handles, forks, strict=True):
-            if not worker.machine.is_confirmed(handle):
+            if not worker.machine.is_confirmed(handle.fork):
                 self.excuse(worker, fork, "unconfirmed")
         worker.handles += handles
         if caller is not None and caller not in worker.lost:
@@ -477,7 +493,7 @@ class Network:
         """Check that no user holds a value that goes."""
         for other in self.workers.values():
             for handle in other.handles:
-                if handle.rref == rref and other.machine.cause(handle) is None:
+                if handle.rref == rref and other.machine.cause(handle.fork) is None:
                     assert handle.fork in self.excused or rref in self.excused, "freed early"
 
     # -- the whole of it
@@ -529,7 +545,7 @@ class Network:
             rref = worker.running.pop()
             worker.values.add(rref)
             worker.machine.settled(rref, is_error=False)
-        worker.machine.release(worker.handles)
+        worker.machine.release([handle.fork for handle in worker.handles])
         worker.handles.clear()
         self.flush(worker)
         self.perform(worker)

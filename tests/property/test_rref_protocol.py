@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.property.rref_network import Network
+from tests.property.rref_network import Network, left_in
 
 WEATHER: dict[str, dict[str, Any]] = {
     "reordered": {},
@@ -35,6 +35,7 @@ def play(seeds: range, steps: int, weather: dict[str, Any]) -> Counter[str]:
             assert left == (dict.fromkeys(left[0], 0), {}, set()), f"seed {seed}"
             assert worker.machine.is_drained, f"seed {seed}"
             assert worker.machine.leaks() == [], f"seed {seed}"
+            assert left_in(worker.machine) == {}, f"seed {seed}"
         assert rounds, f"seed {seed} does not come to an end"
         seen += network.seen
     return seen

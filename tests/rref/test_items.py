@@ -223,7 +223,7 @@ async def test_all_gather_that_fails(how: str) -> None:
         )
         other = asyncio.ensure_future(agents[2].all_gather(agents[2].rref(1), timeout=5))
         if how == "cut":
-            await until(lambda: len(agents[0].references.machine.user_rows()) == 2)
+            await until(lambda: len(agents[0].references.machine._users.rows()) == 2)
             link(agents[1], "worker0").stream.abort()
         for each in (part, other):
             with pytest.raises(rpc.RpcError):

@@ -136,7 +136,7 @@ async def test_half_encoded_message(kind: str) -> None:
             await starts[kind](mine, [other], bytes(200_000))
         machine = a.references.machine
         gc.collect()  # the error of a creation may keep its reference
-        await until(lambda: len(machine.user_rows()) == 2)
+        await until(lambda: len(machine._users.rows()) == 2)
         assert 0 == machine.counts()["num_forks"]
         del mine, other, target, starts
         assert {} == await empty(agents)

@@ -181,10 +181,12 @@ def blocking(rref: rpc.RRef) -> int:
 
 def _inside(machine: Any) -> dict[str, Any]:
     """Return what a machine that is not drained holds."""
-    entries = machine._owners._entries.values()
+    owners = machine._owners
     return {
-        "owner": [(e.rref[1], e.state.value, e.handles, len(e.forks)) for e in entries],
-        "user": machine.user_rows(),
+        "owner": [(n, owners.state(rref).value) for rref, n in owners._uses.items()],
+        "handles": owners._handles,
+        "forks": len(owners.holders),
+        "user": machine._users.rows(),
         "children": len(machine._users._children),
         "parked": len(machine._parking),
         "out": machine.counts()["num_pending_futures"],
