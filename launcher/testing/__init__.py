@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from launcher.testing.etcd import EtcdCluster, find_etcd
+from launcher.testing.netlab import NetLab, missing_for_netlab
 
-__all__ = ("EtcdCluster", "find_etcd")
+__all__ = ("EtcdCluster", "NetLab", "find_etcd", "missing_for_netlab")
