@@ -320,7 +320,7 @@ async def _complete(view: GroupView, watch: StoreWatch, record: Record) -> None:
     async for event in watch:
         view.apply(event.key, event.value)
         mine = view.records.get(worker_key(record.info.id))
-        if not view.missing() and mine == record:
+        if mine == record and view.is_full():
             check_unique(view.records.values())
             for other in view.others():
                 raise mixed_error(record, other)

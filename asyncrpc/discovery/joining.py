@@ -200,6 +200,13 @@ class GroupView:
         """Return the ranks of a static group that have not come."""
         return [n for n in range(self.world_size) if worker_key(n) not in self.records]
 
+    def is_full(self) -> bool:
+        """Say whether all ranks of a static group have come.
+
+        Asked at each change by each worker: to look at all ranks each time would be their cube.
+        """
+        return len(self.records) >= self.world_size and not self.missing()
+
 
 def check_unique(records: Iterable[Record]) -> None:
     """Refuse a static group in which two workers have one name.

@@ -218,16 +218,20 @@ def test_view() -> None:
     a, b = record("a", 0, world_size=2), record("b", 1, world_size=2)
     view = GroupView(2)
     view.start({worker_key(0): a.encode(), worker_key(7): Verdict("left", "").encode()})
-    missing = view.missing()
+    missing = view.missing(), view.is_full()
+    view.apply(worker_key(7), record("h", 7).encode())
+    strange = view.is_full()
+    view.apply(worker_key(7), b"")
     view.apply(worker_key(1), b.encode())
-    full = list(view.records.values()), view.missing()
+    full = list(view.records.values()), view.missing(), view.is_full()
     view.apply(worker_key(0), Verdict("lost", "").encode())
     view.apply(worker_key(1), b"")
 
-    assert [1] == missing
-    assert ([a, b], []) == full
+    assert ([1], False) == missing
+    assert not strange
+    assert ([a, b], [], True) == full
     assert [0, 1] == view.missing()
-    assert {worker_key(0), worker_key(1)} == view.came
+    assert {worker_key(0), worker_key(1), worker_key(7)} == view.came
     assert [] == view.others()
     view.apply(worker_key(5), record("c", 5).encode())
     assert ["c"] == [other.info.name for other in view.others()]
