@@ -67,7 +67,8 @@ def pytest_asyncio_loop_factories(
 
 def pytest_configure(config: pytest.Config) -> None:
     """Mark this run's processes, and open what the loops open once per process."""
-    os.environ.setdefault(RUN_MARK, secrets.token_hex(8))
+    if RUN_MARK not in os.environ or hasattr(config, "workerinput"):  # each process of xdist's
+        os.environ[RUN_MARK] = secrets.token_hex(8)
     with contextlib.suppress(ImportError):
         import uvloop
 
