@@ -38,7 +38,17 @@ from asyncrpc.identity import WorkerInfo
 from asyncrpc.observe import Clock
 from asyncrpc.options import RpcOptions
 from asyncrpc.transport import Address, Greeter, Network, Stream, memory_pair
-from asyncrpc.wire import CONTROL, REPLIES, Codec, Frame, Handshake, Hello, MessageType, Purpose
+from asyncrpc.wire import (
+    CONTROL,
+    REPLIES,
+    Codec,
+    Frame,
+    Handshake,
+    Hello,
+    MessageType,
+    Purpose,
+    new_scratch,
+)
 
 __all__ = ("Agent", "ControlHandler")
 
@@ -113,6 +123,8 @@ class Agent:
         self.joint = JointCalls(self)
         self.streams = Streams(self)
         self.detector = FailureDetector(self)
+        self.scratch = new_scratch()
+        """Where small frames arrive, of all links."""
         self.servers: set[Server] = set()
         """The callee's sides of all links."""
         self.handlers: dict[int, ControlHandler] = {}

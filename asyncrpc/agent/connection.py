@@ -134,7 +134,9 @@ class Connection:
         self._pending = agent.pending
         self._decode = agent.codec.decode
         self._reader = FrameReader(
-            max_message_size=agent.options.limits.max_message_size, allocate=allocate_buffer
+            max_message_size=agent.options.limits.max_message_size,
+            allocate=allocate_buffer,
+            scratch=agent.scratch,
         )
         self.get_buffer: Callable[[int], memoryview] = self._reader.get_buffer
         """Gives the memory for the next bytes: `StreamHandler.get_buffer`."""

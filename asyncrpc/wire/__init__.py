@@ -18,7 +18,7 @@ from asyncrpc.wire.frame import (
     Frame,
     encode_frame,
 )
-from asyncrpc.wire.framing import FrameReader
+from asyncrpc.wire.framing import FrameReader, new_scratch
 from asyncrpc.wire.handshake import Handshake, HandshakeRefused
 from asyncrpc.wire.headermap import HeaderMap, check_metadata
 from asyncrpc.wire.hello import Hello, Purpose
@@ -57,6 +57,7 @@ __all__ = (
     "allocate_buffer",
     "check_metadata",
     "encode_frame",
+    "new_scratch",
     "rebuild_exception",
     "register_type",
     "split_exception",

@@ -7,7 +7,9 @@ Theory of operation. The reader hands out the memory to receive into. Small fram
 they arrived, in the scratch memory (the body is a view that is valid until the next call); a frame
 that does not fit and every chunk is received straight into its final place. After a chunk only a
 header is asked for, so that the next chunk's bytes are not caught by the scratch memory, at the
-price of one small read per 256 KiB.
+price of one small read per 256 KiB. Readers of one loop may share the scratch memory, since a read
+is handled before the next one: a reader takes memory of its own when a read first ends within a
+small frame. So an idle peer costs none.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ from asyncrpc.wire.frame import (
 from asyncrpc.wire.messages import MessageType
 from asyncrpc.wire.transfer import MAX_DESCRIPTION, Allocate, IncomingTransfers, allocate_buffer
 
-__all__ = ("FrameReader",)
+__all__ = ("FrameReader", "new_scratch")
 
 _HEADER_SIZE = HEADER.size
 _SCRATCH = 64 * 1024
@@ -44,6 +46,7 @@ class FrameReader:
     Args:
         max_message_size: bytes above which an announced message is refused.
         allocate: makes the memory for a large section, given its length in bytes.
+        scratch: `new_scratch` that readers of the same loop share; None for one of its own.
     """
 
     __slots__ = (
@@ -51,7 +54,7 @@ class FrameReader:
         "_filled",
         "_finish",
         "_header_only",
-        "_scratch",
+        "_is_shared",
         "_start",
         "_target",
         "_transfers",
@@ -59,10 +62,16 @@ class FrameReader:
         "view",
     )
 
-    def __init__(self, *, max_message_size: int, allocate: Allocate = allocate_buffer) -> None:
+    def __init__(
+        self,
+        *,
+        max_message_size: int,
+        allocate: Allocate = allocate_buffer,
+        scratch: memoryview | None = None,
+    ) -> None:
         self._transfers = IncomingTransfers(max_message_size, allocate)
-        self._scratch = bytearray(_SCRATCH)
-        self.view = memoryview(self._scratch)
+        self._is_shared = scratch is not None
+        self.view = new_scratch() if scratch is None else scratch
         """The scratch memory."""
         self.is_between = True
         """Whether the next bytes begin a frame, and come to the front of `view`."""
@@ -89,7 +98,7 @@ class FrameReader:
         """Take in ``count`` bytes written to `get_buffer`'s memory; return the frames they end.
 
         The body and map of a returned frame are views that are valid until the next call of
-        either method.
+        either method, of any reader that shares the scratch memory.
 
         Args:
             count: how many bytes were written, from 1.
@@ -102,6 +111,8 @@ class FrameReader:
         """
         self._start += handled
         frames = self._find(count)
+        if self._end and self._is_shared:
+            self._take_own()
         self.is_between = self._target is None and not (self._end or self._header_only)
         return frames
 
@@ -115,11 +126,10 @@ class FrameReader:
         end = self._end = self._end + count
         start = self._start
         view = self.view
-        scratch = self._scratch
         unpack_from = HEADER.unpack_from
         append = frames.append
         while end - start >= _HEADER_SIZE:
-            header = unpack_from(scratch, start)
+            header = unpack_from(view, start)
             length, kind, flags, depth, call, function, meta, remaining = header
             if length > MAX_FRAME or not remaining >= 0.0:
                 _check_header(length, kind, flags, remaining)
@@ -146,6 +156,14 @@ class FrameReader:
         else:
             self._start = start  # moved to the front once the frames' views are done with
         return frames
+
+    def _take_own(self) -> None:
+        """Save the unread rest from the memory that others receive into next."""
+        rest = self.view[self._start : self._end]
+        self.view = new_scratch()
+        self.view[: rest.nbytes] = rest
+        self._start, self._end = 0, rest.nbytes
+        self._is_shared = False
 
     def _compact(self) -> None:
         """Move the unread rest to the front of the scratch, where a small frame has room."""
@@ -194,6 +212,11 @@ class FrameReader:
             self._receive_into(place, lambda: transfers.filled(ident, length))
         if self._target is not None and self._filled == self._target.nbytes:
             self._complete(frames)
+
+
+def new_scratch() -> memoryview:
+    """Return memory for small frames to arrive in."""
+    return memoryview(bytearray(_SCRATCH))
 
 
 def _check_header(length: int, kind: int, flags: int, remaining: float) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
@@ -23,6 +24,7 @@ from asyncrpc.wire import (
     MessageType,
     Transfer,
     encode_frame,
+    new_scratch,
 )
 from asyncrpc.wire.frame import MAX_BUFFERS, MAX_FRAME
 
@@ -234,6 +236,55 @@ def test_frames_handled_by_the_caller(size: int) -> None:
 
     assert expected == found
     assert (taken > 0) == (size >= HEADER.size)
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_readers_share_the_scratch_memory(seed: int) -> None:
+    """Two streams in random cuts through one scratch memory, and neither loses to the other."""
+    choose = random.Random(seed)
+    scratch = new_scratch()
+    streams = []
+    for number in (1, 2):
+        sizes = [choose.choice((0, 10, 500, 20_000)) for _ in range(choose.randint(1, 6))]
+        frames = [Got(CALL, index, pattern(size, number)) for index, size in enumerate(sizes)]
+        large = transfer_of(b"body", pattern(300_000, number))
+        whole = b"".join([*map(encode, frames), *chunks_of(large), *map(encode, frames)])
+        reader = FrameReader(max_message_size=LIMIT, scratch=scratch)
+        streams.append((reader, frames, whole, [0], list[Got]()))
+    while any(at[0] < len(whole) for _, _, whole, at, _ in streams):
+        for reader, _, whole, at, found in streams:
+            most = choose.choice((1, 30, 5_000, 70_000, 1 << 20))
+            found.extend(feed_once(reader, whole, at, most))
+            scratch[:] = bytes(scratch.nbytes)
+
+    for number, (_, frames, _, _, found) in enumerate(streams, start=1):
+        assert frames == found[: len(frames)] == found[len(frames) + 1 :]
+        assert (bytes(pattern(300_000, number)),) == found[len(frames)].buffers
+
+
+def feed_once(reader: FrameReader, whole: bytes, at: list[int], most: int) -> list[Got]:
+    """Let the reader receive once at most ``most`` bytes of those that are left."""
+    if at[0] == len(whole):
+        return []
+    room = reader.get_buffer()
+    count = min(len(whole) - at[0], len(room), most)
+    room[:count] = whole[at[0] : at[0] + count]
+    at[0] += count
+    return [keep(frame) for frame in reader.received(count)]
+
+
+def test_a_reader_between_frames_has_no_memory_of_its_own() -> None:
+    """Idle peers cost no scratch memory; what stops within a frame does."""
+    scratch = new_scratch()
+    reader = FrameReader(max_message_size=LIMIT, scratch=scratch)
+    one = encode(Got(CALL, 1, b"x" * 10))
+    feed(reader, one * 3)
+    idle = reader.view
+    feed(reader, one[:-1])
+
+    assert idle is scratch
+    assert reader.view is not scratch
+    assert [Got(CALL, 1, b"x" * 10)] == feed(reader, one[-1:])
 
 
 def test_views_survive_the_rest_of_their_read() -> None:
