@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
 
-.PHONY: help demo test torch lint format coverage soak bench clean
+.PHONY: help demo test torch lint format coverage soak bench bench-growth clean
 
 help:
 	@echo 'make demo      run the example job on four workers'
@@ -17,6 +17,7 @@ help:
 	@echo 'make coverage  run all tests and show what they miss'
 	@echo 'make soak      run many more random schedules of calls, retries and rendezvous'
 	@echo 'make bench     measure against the limits of the machine and installed peers'
+	@echo 'make bench-growth  show how time and memory grow, to bench-growth.png'
 	@echo 'make clean     remove what the targets above leave behind'
 
 demo: $(VENV)/.installed
@@ -50,6 +51,9 @@ soak: $(VENV)/.installed-test
 
 bench: $(VENV)/.installed-bench
 	$(BIN)/python benchmarks/bench_rpc.py $(BENCH_ARGS)
+
+bench-growth: $(VENV)/.installed-bench
+	$(BIN)/python benchmarks/bench_growth.py --plot bench-growth.png $(BENCH_ARGS)
 
 clean:
 	rm -rf $(VENV) .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist
