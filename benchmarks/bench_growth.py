@@ -110,8 +110,10 @@ def _point(module: str, size: int) -> dict[str, float] | str:
     except subprocess.TimeoutExpired:
         return f"took longer than {_LIMIT:g} s"
     lines = done.stdout.decode().splitlines()
-    figures = json.loads(lines[-1]) if lines else {"error": f"status {done.returncode}"}
-    return str(figures["error"]) if "error" in figures else dict(figures)
+    if not lines:
+        return f"status {done.returncode}"
+    figures: dict[str, float] = json.loads(lines[-1])
+    return str(figures["error"]) if "error" in figures else figures
 
 
 def _table(curves: Curves) -> str:

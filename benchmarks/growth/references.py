@@ -32,7 +32,7 @@ async def _measure(size: int) -> dict[str, float]:
 
         async def live() -> None:
             nonlocal fullest
-            rrefs: list[rpc.RRef[object]] = []
+            rrefs: list[rpc.RRef] = []
             for start in range(0, size, _BATCH):
                 count = min(_BATCH, size - start)
                 rrefs += [ours.remote("worker1", make_value) for _ in range(count)]
