@@ -69,10 +69,11 @@ class LaunchConfig:
         run_id: name of the run, the same on every node; empty: a random one for one node, "none"
             for several.
         role: what the workers are, handed to them as ``ROLE_NAME``.
-        rdzv_backend: how nodes find each other: ``tcp`` (or ``c10d``), ``static``, or a registered
-            name.
+        rdzv_backend: how nodes find each other: ``tcp`` (or ``c10d``), ``etcd``, ``static``, or a
+            registered name.
         rdzv_endpoint: ``host[:port]`` of the run's store, the same on every node: the node that
-            can listen there does; empty, for one node: a free port of loopback.
+            can listen there does; of etcd: its members, with commas; empty, for one node: a free
+            port of loopback.
         rdzv_configs: settings of the backend by name, such as ``join_timeout``.
         max_restarts: how often the run may be restarted after failures, on all nodes together.
         restart_window: seconds after which a restart no longer counts, above 0.

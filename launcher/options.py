@@ -236,15 +236,16 @@ OPTIONS: tuple[Option, ...] = (
     ),
     Option(
         name="rdzv-backend",
-        help="how nodes find each other: tcp (or c10d), static, or a registered name; default: "
-        "static if --master-addr or --master-port is given, else tcp",
+        help="how nodes find each other: tcp (or c10d), etcd, static, or a registered name; "
+        "default: static if --master-addr or --master-port is given, else tcp",
         parse=_name,
         metavar="NAME",
     ),
     Option(
         name="rdzv-endpoint",
         help="host[:port] of the run's store, the same on every node; the node that can listen "
-        "there hosts it; default for one node: a free port of loopback",
+        "there hosts it; of etcd: its members, with commas; default for one node: a free port of "
+        "loopback",
         default="",
         metavar="ADDRESS",
     ),

@@ -60,6 +60,7 @@ if TYPE_CHECKING:  # the names only: most runs use neither
 
 __all__ = ("LocalElasticAgent",)
 
+_CREDENTIALS_VARIABLE = "ASYNCRPC_STORE_CREDENTIALS"  # which asyncrpc's store on etcd reads
 _LONGEST_WAIT = 60.0  # seconds before a restart, however many there were
 _DOUBLINGS = 16  # of the wait; more make no difference
 
@@ -205,8 +206,10 @@ class LocalElasticAgent:
                 path = files.enter_context(secret_file(secret))
                 guardian.remove_at_end(path)
                 self._watchdog = files.enter_context(Watchdog(guardian))
+                extra = self._credentials(files, guardian)
                 if self._preemption is not None:
                     files.enter_context(self._preemption.serve(guardian))
+                    extra |= self._preemption.variables
                 self._facts = RunFacts(
                     run_id=run_id,
                     role=self._spec.role,
@@ -214,7 +217,7 @@ class LocalElasticAgent:
                     secret_file=path,
                     signals_to_handle=self._signals_to_handle,
                     virtual_local_rank=self._spec.virtual_local_rank,
-                    extra={} if self._preemption is None else self._preemption.variables,
+                    extra=extra,
                     torch_store=self._spec.torch_store,
                 )
                 finish = await self._drive()
@@ -243,6 +246,15 @@ class LocalElasticAgent:
         if not self._is_signalled:
             self.receive_signal(signal.SIGTERM)
         preemption.end()
+
+    def _credentials(self, files: ExitStack, guardian: Guardian) -> dict[str, str]:
+        """Return variables that say where the workers find what lets them into the store."""
+        credentials = self._spec.rdzv_handler.store_credentials()
+        if not credentials:
+            return {}
+        path = files.enter_context(secret_file(credentials))
+        guardian.remove_at_end(path)
+        return {_CREDENTIALS_VARIABLE: path}
 
     async def _drive(self) -> Finish:
         """Feed the machine until it says that the run is over."""

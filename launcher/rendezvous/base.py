@@ -48,7 +48,10 @@ class RendezvousInfo(NamedTuple):
     round: int
     """Rounds of the run before this one."""
     store_url: str
-    """Where workers find the run's store, ``tcp://host:port``; its keys outlive rounds."""
+    """Where workers find the run's store, ``tcp://host:port`` or ``etcd://host:port,…/prefix``.
+
+    Its keys outlive rounds.
+    """
     open_store: Callable[[], Store]
     """Returns `store`, the same one each time; opened by the first call."""
     restarts: int = 0
@@ -253,6 +256,14 @@ class RendezvousHandler(ABC):
                 return Change("other nodes wait to join")
         self._ended = None
         return decision.result()
+
+    def store_credentials(self) -> bytes:
+        """Return what the workers need to be let into the run's store beside the run's secret.
+
+        Returns:
+            Content of the file that ``ASYNCRPC_STORE_CREDENTIALS`` names to them; empty: nothing.
+        """
+        return b""
 
     async def missing(self) -> tuple[str, ...]:
         """Name the nodes of the round whose workers have not all ended, for people."""

@@ -33,7 +33,7 @@ from launcher.rendezvous.endpoint import check_port, free_port
 from launcher.rendezvous.handover import hand_over
 from launcher.rendezvous.leader import Terms
 from launcher.rendezvous.membership import Membership
-from launcher.rendezvous.place import HostedPlace, Place
+from launcher.rendezvous.place import HostedPlace, LastingPlace, Place
 from launcher.rendezvous.settings import Settings
 from launcher.rendezvous.state import (
     NO_RANK,
@@ -160,6 +160,10 @@ class DynamicRendezvous(RendezvousHandler):
                 self._round = min(self._round, record.round - 1)
                 return Change(record.reason if is_later else "the run goes on elsewhere")
             await self._members.changes.wait()
+
+    def store_credentials(self) -> bytes:
+        """Return what lets workers into the run's store; see the base class."""
+        return self._place.credentials if isinstance(self._place, LastingPlace) else b""
 
     async def missing(self) -> tuple[str, ...]:
         """Name the nodes of the round whose workers have not all ended; see the base class."""

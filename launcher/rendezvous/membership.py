@@ -35,7 +35,7 @@ from launcher.rendezvous.changes import Changes
 from launcher.rendezvous.guidance import guide
 from launcher.rendezvous.keys import HEIR, HOST, LEADER, NODES, OFFERS, PREFIX, RECORD, SHARED
 from launcher.rendezvous.leader import Leader, Terms, move
-from launcher.rendezvous.place import HostedPlace, Place
+from launcher.rendezvous.place import HostedPlace, LastingPlace, Place
 from launcher.rendezvous.state import End, Node, Record, decode_node, decode_record, encode
 
 __all__ = ("Membership",)
@@ -231,7 +231,17 @@ class Membership:
             with suppress(StoreError, TimeoutError):
                 async with asyncio.timeout(timeout):
                     await lease.__aexit__(None, None, None)
+        if self._store is not None and self._record.end is not End.NOT_YET:
+            with suppress(StoreError, TimeoutError):
+                async with asyncio.timeout(timeout):
+                    await self._forget(self._store)
         await self._place.close()
+
+    async def _forget(self, store: Store) -> None:
+        """Let nothing but the end of the run be left of it, once the last node goes."""
+        place = self._place
+        if isinstance(place, LastingPlace) and not await store.list_keys(NODES):
+            await place.forget(f"{PREFIX}/{RECORD}")
 
     # The record
 

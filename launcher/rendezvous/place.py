@@ -19,7 +19,7 @@ from asyncrpc.transport import SocketNetwork
 from launcher.errors import RendezvousConnectionError
 from launcher.rendezvous.endpoint import is_address, parse_endpoint
 
-__all__ = ("HostedPlace", "Place", "TcpPlace")
+__all__ = ("HostedPlace", "LastingPlace", "Place", "TcpPlace")
 
 _BACKLOG = 1024
 _GRACE = 0.75  # seconds that a node whose connection broke has to come back; see `Leader`
@@ -103,6 +103,25 @@ class HostedPlace(Place, Protocol):
 
     def contents(self) -> tuple[dict[str, bytes], dict[str, list[bytes]]]:
         """Return what the store has that hangs on no lease, values and queues; hosts only."""
+        ...
+
+
+@runtime_checkable
+class LastingPlace(Place, Protocol):
+    """A store that no agent hosts, and that outlives them all."""
+
+    credentials: bytes
+    """What workers need to be let in, as the content of a file; empty: nothing."""
+
+    async def forget(self, kept: str) -> None:
+        """Delete what the run has left in the store.
+
+        Args:
+            kept: the key that says how the run ended; it lasts for another minute.
+
+        Raises:
+            StoreError: the store was lost.
+        """
         ...
 
 

@@ -21,6 +21,8 @@ HandlerFactory = Callable[[RendezvousParameters], RendezvousHandler]
 _BUILT_IN = {
     "tcp": "launcher.rendezvous.tcp",
     "c10d": "launcher.rendezvous.tcp",
+    "etcd": "launcher.rendezvous.etcd",
+    "etcd-v2": "launcher.rendezvous.etcd",
     "static": "launcher.rendezvous.static",
 }
 _registered: dict[str, HandlerFactory] = {}

@@ -6,6 +6,7 @@ Pure. Names and defaults are torchrun's, with `join_debounce` and `expect_nodes`
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from launcher.rendezvous.base import RendezvousParameters
@@ -56,11 +57,12 @@ _SPANS = (
 _ALIASES = {"timeout": "join_timeout"}  # what the static backend and older scripts call it
 
 
-def read_settings(parameters: RendezvousParameters) -> Settings:
+def read_settings(parameters: RendezvousParameters, others: Sequence[str] = ()) -> Settings:
     """Read the settings of a run.
 
     Args:
         parameters: of the run.
+        others: names of settings that the backend reads itself.
 
     Returns:
         The settings given, defaults for the others.
@@ -69,8 +71,8 @@ def read_settings(parameters: RendezvousParameters) -> Settings:
         ValueError: a name is unknown, tells the nearest one; or a value breaks its rule.
     """
     for name in parameters.config:
-        if name not in Settings._fields and name not in _ALIASES:
-            raise ValueError(f"rdzv_conf {name}: {_unknown(name)}")
+        if name not in Settings._fields and name not in _ALIASES and name not in others:
+            raise ValueError(f"rdzv_conf {name}: {_unknown(name, others)}")
     given = {alias: parameters.get(name) for name, alias in _ALIASES.items()}
     given = {name: value for name, value in given.items() if value is not None}
     given |= {name: v for name in Settings._fields if (v := parameters.get(name)) is not None}
@@ -116,10 +118,10 @@ def _check_nodes(parameters: RendezvousParameters, settings: Settings) -> None:
         raise ValueError(f"node_rank={settings.rank}: expected below max_nodes, {high}")
 
 
-def _unknown(name: str) -> str:
+def _unknown(name: str, others: Sequence[str]) -> str:
     from difflib import get_close_matches  # noqa: PLC0415 -- for a mistake only
 
-    names = sorted({*Settings._fields, *_ALIASES})
+    names = sorted({*Settings._fields, *_ALIASES, *others})
     nearest = get_close_matches(name.replace("-", "_").lower(), names, n=1, cutoff=0.5)
     return (
         f"there is no such setting, did you mean {nearest[0]}?"

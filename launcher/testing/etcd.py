@@ -148,6 +148,18 @@ class EtcdCluster:
         for member in range(self._size):
             self.start(member)
 
+    def demand_password(self, user: str, password: str) -> None:
+        """Let nobody in but a user with all rights; for a cluster without TLS.
+
+        Args:
+            user: name of that user, beside which there is ``root`` with the same password.
+            password: of both.
+        """
+        for name in {user, "root"}:
+            self._ask(0, "/v3/auth/user/add", {"name": name, "password": password})
+            self._ask(0, "/v3/auth/user/grant", {"user": name, "role": "root"})
+        self._ask(0, "/v3/auth/enable")
+
     def leader(self) -> int:
         """Return which member leads, waiting until one does.
 
@@ -221,10 +233,10 @@ class EtcdCluster:
         except (OSError, ValueError, KeyError):
             return False
 
-    def _ask(self, member: int, path: str) -> dict[str, Any]:
+    def _ask(self, member: int, path: str, fields: dict[str, str] | None = None) -> dict[str, Any]:
         connection = http.client.HTTPConnection("127.0.0.1", self._ports[member][0], timeout=2.0)
         try:
-            body = None if path == "/health" else "{}"
+            body = None if path == "/health" else json.dumps(fields or {})
             connection.request("GET" if body is None else "POST", path, body)
             found: dict[str, Any] = json.loads(connection.getresponse().read())
         except http.client.HTTPException as error:

@@ -386,7 +386,10 @@ def test_a_master_port_in_use_is_named(
             ["--nnodes=2", "--rdzv-endpoint=127.0.0.1:1", "--expect-nodes=3"],
             "--expect-nodes=3: expected from min_nodes to max_nodes, 2 to 2",
         ),
-        (["--rdzv-backend=bogus"], "--rdzv-backend='bogus': expected one of c10d, static, tcp"),
+        (
+            ["--rdzv-backend=bogus"],
+            "--rdzv-backend='bogus': expected one of c10d, etcd, etcd-v2, static, tcp",
+        ),
     ],
 )
 def test_a_rendezvous_that_cannot_be_starts_nothing(

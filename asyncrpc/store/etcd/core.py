@@ -12,7 +12,7 @@ from asyncrpc.store.etcd.gateway import Gateway
 from asyncrpc.store.etcd.hub import Hub
 from asyncrpc.store.etcd.keys import Layout
 from asyncrpc.store.etcd.lane import Lane
-from asyncrpc.store.etcd.messages import flatten, revision_of, txn
+from asyncrpc.store.etcd.messages import flatten, read, revision_of, txn
 from asyncrpc.store.etcd.writer import Writer
 from asyncrpc.store.lease import LeaseHost
 
@@ -47,7 +47,9 @@ class Core:
         Returns:
             The content of each response, and the store's revision.
         """
-        body = txn([], operations)["request_txn"]
+        # without any operation a member would answer for itself, and may be behind the others
+        marker = [read(self.layout.root, count_only=True)]
+        body = txn([], operations or marker)["request_txn"]
         reply = await self.gateway.call("/v3/kv/txn", body)
         responses = [content for _, content in flatten(reply.fields.get("responses", ()))]
         return responses, revision_of(reply.fields)

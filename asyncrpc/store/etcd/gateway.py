@@ -14,6 +14,7 @@ import asyncio
 import contextlib
 import itertools
 import logging
+import os
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
@@ -21,8 +22,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from asyncrpc.errors import (
     AuthenticationError,
     Delivery,
-    PermissionDeniedError,
     RpcError,
+    StatusCode,
     StoreConnectionError,
     StoreError,
 )
@@ -75,11 +76,13 @@ class _MemberError(Exception):
     Args:
         text: why.
         may_have_run: whether the request may have been carried out.
+        is_hopeless: whether it will never answer, unless somebody changes something.
     """
 
-    def __init__(self, text: str, may_have_run: bool) -> None:
+    def __init__(self, text: str, may_have_run: bool, is_hopeless: bool = False) -> None:
         super().__init__(text)
         self.may_have_run = may_have_run
+        self.is_hopeless = is_hopeless
 
 
 class _StaleTokenError(Exception):
@@ -118,10 +121,11 @@ class Gateway:
     def __repr__(self) -> str:
         return str(self.address)
 
-    async def open(self, timeout: float) -> None:
+    async def open(self, probe: dict[str, Any], timeout: float) -> None:
         """Reach a member and see whether it is of use.
 
         Args:
+            probe: reads something, for which rights may be needed.
             timeout: seconds to try.
 
         Raises:
@@ -147,6 +151,12 @@ class Gateway:
             self._check_version(str(reply.fields.get("etcdserver", "")))
             if self._credentials.user:
                 await self._log_in(timeout)
+            await self.call("/v3/kv/range", probe["request_range"], timeout)
+        except RefusedError as error:
+            await self.close()
+            if error.code is StatusCode.UNAUTHENTICATED:
+                raise AuthenticationError(str(error)) from None
+            raise
         except BaseException:
             await self.close()
             raise
@@ -169,15 +179,13 @@ class Gateway:
         Raises:
             RefusedError: etcd did not carry it out; says why.
             StoreConnectionError: no member answered in time.
-            AuthenticationError: user or password are wrong, or none are given.
-            PermissionDeniedError: the user may not do that.
         """
         for is_fresh in (False, True):
             try:
                 return await self._ask(path, body, self._patience if timeout is None else timeout)
             except _StaleTokenError as error:
                 if is_fresh:
-                    raise AuthenticationError(f"etcd at {self} refused us: {error}") from None
+                    raise self._unauthenticated(error) from None
                 await self._renew_token(error)
         raise AssertionError("unreachable")
 
@@ -193,8 +201,6 @@ class Gateway:
 
         Raises:
             RefusedError: etcd did not carry it out; says why.
-            AuthenticationError: likewise, and trying again is of no use.
-            PermissionDeniedError: likewise.
         """
         member = self._members[self._current]
         try:
@@ -221,6 +227,7 @@ class Gateway:
         loop = asyncio.get_running_loop()
         begun = loop.time()
         may_have_run = False
+        hopeless = 0  # members in a row
         for attempt in itertools.count(1):
             member = self._members[self._current]
             remaining = begun + timeout - loop.time()
@@ -233,9 +240,11 @@ class Gateway:
             else:
                 return Reply(fields, may_have_run)
             may_have_run |= last.may_have_run
+            hopeless = hopeless + 1 if last.is_hopeless else 0
             rounds, rest = divmod(attempt, len(self._members))
             pause = 0.0 if rest else min(_FIRST_PAUSE * 2 ** min(rounds - 1, 8), _MAX_PAUSE)
-            if self._is_closed or loop.time() + pause - begun >= timeout:
+            is_over = loop.time() + pause - begun >= timeout or hopeless >= len(self._members)
+            if self._is_closed or is_over:
                 raise self._unreachable(last, attempt, loop.time() - begun, may_have_run)
             await asyncio.sleep(pause)
         raise AssertionError("unreachable")
@@ -302,7 +311,8 @@ class Gateway:
                 raise StoreError(
                     f"etcd at {self} has no v3 gateway at /v3: version 3.4 or later is needed"
                 ) from None
-            raise _MemberError(f"HTTP {status}: {data[:80]!r}", may_have_run=True) from None
+            text = f"HTTP {status}: {data[:80].decode('utf-8', 'replace').strip()}"
+            raise _MemberError(text, may_have_run=True, is_hopeless=status == 400) from None
         error = fields.get("error")
         inner = error if isinstance(error, dict) else fields
         text = str(inner.get("message") or error or data[:200])
@@ -315,9 +325,10 @@ class Gateway:
             raise _MemberError(text, may_have_run=_TOO_MANY not in text)
         if code == _PERMISSION_DENIED:
             user = self._credentials.user
-            raise PermissionDeniedError(
+            raise RefusedError(
                 f"etcd at {self}: {text}: user {user!r} needs read and write access to all keys "
-                f"that begin with /{self.address.prefix}/"
+                f"that begin with /{self.address.prefix}/",
+                code=StatusCode.PERMISSION_DENIED,
             )
         raise RefusedError(f"etcd at {self}: {text.removeprefix('etcdserver: ')}")
 
@@ -334,8 +345,12 @@ class Gateway:
 
     async def _renew_token(self, error: _StaleTokenError) -> None:
         if not self._credentials.user:
-            raise AuthenticationError(f"etcd at {self} wants user and password: {error}") from None
+            raise self._unauthenticated(error) from None
         await self._log_in(self._patience)
+
+    def _unauthenticated(self, error: Exception) -> RefusedError:
+        code = StatusCode.UNAUTHENTICATED
+        return RefusedError(f"etcd at {self} wants user and password: {error}", code=code)
 
     async def _log_in(self, timeout: float) -> None:
         """Get a token; they are short-lived."""
@@ -346,8 +361,9 @@ class Gateway:
         except (RefusedError, _StaleTokenError) as error:
             if _AUTH_OFF in str(error):
                 return  # then everybody may do everything
-            raise AuthenticationError(
-                f"etcd at {self} does not accept user {self._credentials.user!r}: {error}"
+            raise RefusedError(
+                f"etcd at {self} does not accept user {self._credentials.user!r}: {error}",
+                code=StatusCode.UNAUTHENTICATED,
             ) from None
         self._token = str(reply.fields.get("token", ""))
 
@@ -368,14 +384,23 @@ class Gateway:
 @contextlib.contextmanager
 def _translated() -> Iterator[None]:
     """Say whether a request may have been carried out when a connection fails."""
+    import ssl  # noqa: PLC0415 -- aiohttp has imported it
+
     import aiohttp  # noqa: PLC0415 -- it has been imported before
 
     try:
         yield
     except RpcError:  # our own, some of which are OSErrors too
         raise
-    except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
-        raise _MemberError(str(error) or "no connection in time", may_have_run=False) from error
+    except aiohttp.ConnectionTimeoutError as error:
+        raise _MemberError("no connection in time", may_have_run=False) from error
+    except (aiohttp.ClientSSLError, ssl.SSLError) as error:
+        raise _MemberError(str(error), may_have_run=False, is_hopeless=True) from error
+    except aiohttp.ClientConnectorDNSError as error:
+        raise _MemberError(f"{error.host} is not known", may_have_run=False) from error
+    except aiohttp.ClientConnectorError as error:
+        why = os.strerror(error.errno) if error.errno else str(error)
+        raise _MemberError(f"{error.host}:{error.port}: {why}", may_have_run=False) from error
     except TimeoutError as error:
         raise _MemberError("no answer in time", may_have_run=True) from error
     except (aiohttp.ClientError, OSError) as error:

@@ -26,6 +26,8 @@ class Layout:
         """Prefix of all values."""
         self.awaited = (self.root + b"a/", self.root + b"u")
         """Range of all that a wait may end with."""
+        self.contents = (self.root, self.root + b"w/")
+        """Range of all but the notes of clients."""
 
     def value(self, key: str) -> bytes:
         """Where a value lies; also the prefix of those whose keys start alike."""

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 from asyncrpc.errors import Delivery, StoreConnectionError, StoreError, StoreTimeoutError
-from asyncrpc.store.arguments import check_integer, check_span, check_timeout
+from asyncrpc.store.arguments import check_integer, check_key, check_span, check_timeout
 from asyncrpc.store.commands import (
     NO_VERSION,
     Add,
@@ -41,7 +41,7 @@ from asyncrpc.store.etcd.core import Core
 from asyncrpc.store.etcd.gateway import Gateway, RefusedError
 from asyncrpc.store.etcd.keys import Layout, version_at
 from asyncrpc.store.etcd.lane import Turn
-from asyncrpc.store.etcd.messages import prefix_end
+from asyncrpc.store.etcd.messages import prefix_end, read_prefix
 from asyncrpc.store.etcd.queues import Queues
 from asyncrpc.store.etcd.stream import Happened, WatchStream
 from asyncrpc.store.etcd.values import Values
@@ -110,7 +110,8 @@ class EtcdStore(Operations):
         check_integer(max_value, "max_value", 1)
         limit = check_timeout(timeout)
         gateway = Gateway(EtcdAddress.parse(url), credentials, patience)
-        await gateway.open(limit)
+        probe = read_prefix(Layout(gateway.address.prefix).root, count_only=True)
+        await gateway.open(probe, limit)
         return cls(gateway, timeout, patience, max_value)
 
     def __init__(
@@ -121,7 +122,8 @@ class EtcdStore(Operations):
         self._core = Core(gateway, Layout(gateway.address.prefix), self, patience)
         self._is_closed = False
         self._watches = 0  # that stand
-        values, queues = Values(self._core, max_value), Queues(self._core)
+        self._values = values = Values(self._core, max_value)
+        queues = Queues(self._core)
         waits, barriers = Waits(self._core), Barriers(self._core)
         self._plain: dict[type[Command], Plain] = {
             Set: values.set,
@@ -279,6 +281,24 @@ class EtcdStore(Operations):
                     await self._core.revision()
                 except StoreError:
                     continue  # the watches say so themselves
+
+    async def clear(self, kept: str, ttl: float) -> None:
+        """Delete all there is but one key, which vanishes later.
+
+        Args:
+            kept: that key; it may be absent.
+            ttl: seconds for which it stays.
+
+        Raises:
+            StoreError: the store was lost.
+        """
+        lease = self.lease(ttl)
+        await lease.__aenter__()
+        try:
+            async with self._core.lane.join():
+                await self._values.clear(check_key(kept, "kept"), lease.id)
+        finally:
+            lease.abandon()
 
     # Leases
 

@@ -153,6 +153,22 @@ class Values:
             writes = [put(self._layout.value(key), value) for key, value in values.items()]
             await self._core.writer.write([], [txn([], writes)])
 
+    async def clear(self, kept: str, lease: int) -> None:
+        """Delete all there is but one key, and let that hang on a lease."""
+        place = self._layout.value(kept)
+        start, end = self._layout.contents
+        deletions = [delete(start, place), delete(place + b"\0", end)]
+        row: Row | None = None
+        while True:
+            written = await self._core.writer.write(
+                [is_absent(place) if row is None else modified_by(place, row.modified)],
+                deletions if row is None else [*deletions, put(place, row.value, lease)],
+                [read(place)],
+            )
+            if written.is_done:
+                return
+            row = _only(written.responses)
+
     async def list_keys(self, command: ListKeys) -> list[str]:
         """Return the keys under a prefix."""
         rows, _ = await self._rows(command.prefix, keys_only=True)

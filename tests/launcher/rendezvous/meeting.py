@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -13,10 +14,13 @@ from launcher.errors import RendezvousConnectionError
 from launcher.rendezvous import RendezvousHandler, RendezvousParameters, get_rendezvous_handler
 from launcher.rendezvous.dynamic import DynamicRendezvous
 from launcher.rendezvous.settings import read_settings
+from launcher.testing import EtcdCluster
 
-__all__ = ("KINDS", "Make", "free_endpoint", "free_port")
+__all__ = ("KINDS", "Make", "free_endpoint", "free_port", "meet_on_etcd")
 
 SECRET = b"s" * 32
+_numbers = itertools.count()
+
 SHARED: dict[str, Any] = {"last_call_timeout": 600, "join_timeout": 600, "join_debounce": 0}
 """Settings with which nothing happens because of the time, unless a test wants it to."""
 
@@ -110,5 +114,32 @@ async def tcp(min_nodes: int, max_nodes: int) -> AsyncIterator[Make]:
         await asyncio.gather(*(handler.close() for handler in handlers))
 
 
+@asynccontextmanager
+async def meet_on_etcd(
+    cluster: EtcdCluster, min_nodes: int, max_nodes: int, **options: Any
+) -> AsyncIterator[Make]:
+    """Let handlers meet in an etcd, where nobody of another test is."""
+    handlers: list[RendezvousHandler] = []
+    prefix = f"test{next(_numbers)}"
+
+    def make(**settings: Any) -> RendezvousHandler:
+        parameters = RendezvousParameters(
+            "etcd",
+            cluster.endpoint,
+            "run",
+            min_nodes,
+            max_nodes,
+            secret=SECRET,
+            **{**SHARED, "prefix": prefix, **options, **settings},
+        )
+        handlers.append(get_rendezvous_handler(parameters))
+        return handlers[-1]
+
+    try:
+        yield make
+    finally:
+        await asyncio.gather(*(handler.close() for handler in handlers))
+
+
 KINDS = {"memory": memory, "tcp": tcp}
-"""What a conformance test runs over; a new backend joins here."""
+"""What a conformance test runs over, beside a real etcd; a new backend joins here."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 from typing import Protocol
 
 import pytest
@@ -19,7 +20,11 @@ from launcher.rendezvous import (
     RendezvousInfo,
     RendezvousTimeoutError,
 )
-from tests.launcher.rendezvous.meeting import KINDS, Make
+from launcher.rendezvous.dynamic import DynamicRendezvous
+from tests.etcd import etcd, needs_etcd
+from tests.launcher.rendezvous.meeting import KINDS, Make, meet_on_etcd
+
+__all__ = ("etcd",)
 
 pytestmark = pytest.mark.asyncio
 
@@ -32,9 +37,11 @@ class Meet(Protocol):
     def __call__(self, min_nodes: int, max_nodes: int) -> AbstractAsyncContextManager[Make]: ...
 
 
-@pytest.fixture(params=sorted(KINDS))
+@pytest.fixture(scope="module", params=[*sorted(KINDS), pytest.param("etcd", marks=needs_etcd)])
 def meet(request: pytest.FixtureRequest) -> Meet:
     """Return what opens a place of each kind."""
+    if request.param == "etcd":
+        return partial(meet_on_etcd, request.getfixturevalue("etcd"))
     found: Meet = KINDS[request.param]
     return found
 
@@ -51,8 +58,13 @@ async def enter(handlers: Iterable[RendezvousHandler]) -> list[RendezvousInfo]:
 
 async def waiting(handler: RendezvousHandler) -> asyncio.Task[RendezvousInfo]:
     """Let a handler wait for a round until the others can see it; return the waiting."""
+    assert isinstance(handler, DynamicRendezvous)
+    members = handler._members
     task = asyncio.create_task(handler.next_rendezvous())
-    await asyncio.sleep(0.05)
+    async with asyncio.timeout(10):
+        while members.node is None or members.node.id not in await members.nodes():
+            await asyncio.sleep(0.01)
+    await asyncio.sleep(0.05)  # for those who lead to act on it
     return task
 
 

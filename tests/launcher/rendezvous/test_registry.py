@@ -61,7 +61,8 @@ def test_a_handler_answers_to_the_name_it_was_registered_by(smoke: str) -> None:
 
 def test_an_unknown_backend_is_refused() -> None:
     """The text lists those there are."""
-    with pytest.raises(ValueError, match="rdzv_backend='smoke': expected one of c10d, static, tcp"):
+    known = "c10d, etcd, etcd-v2, static, tcp"
+    with pytest.raises(ValueError, match=f"rdzv_backend='smoke': expected one of {known}"):
         get_rendezvous_handler(parameters("smoke"))
 
 
