@@ -47,6 +47,7 @@ coverage: $(VENV)/.installed-test
 
 soak: $(VENV)/.installed-test
 	MESH_SEEDS=8 RREF_SEEDS=500 RETRY_SEEDS=200 $(BIN)/python -m pytest tests/adversity $(PYTEST_ARGS)
+	CLUSTER_SOAK=1 $(BIN)/python -m pytest tests/launcher/test_slurm.py $(PYTEST_ARGS)
 	RENDEZVOUS_SEEDS=10000 $(BIN)/python -m pytest tests/launcher/rendezvous/test_simulation.py $(PYTEST_ARGS)
 
 bench: $(VENV)/.installed-bench

@@ -160,6 +160,8 @@ class LocalElasticAgent:
             number: the signal, forwarded to the workers.
         """
         self._is_signalled = True
+        if self._preemption is not None:
+            self._preemption.end()
         self._happened.put_nowait(SignalReceived(number))
 
     def preempt(self, number: int) -> bool:
@@ -233,19 +235,16 @@ class LocalElasticAgent:
     async def _go(self, preemption: Preemption, name: str) -> None:
         """Let the workers prepare, if there are any, and leave the run."""
         if self._machine.phase is Phase.RUNNING:
-            await preemption.give(name)
-        self._leave_preempted(preemption)
-
-    async def _prepared(self) -> None:
-        """Wait for workers that prepare to go: nothing else shall end them."""
-        if self._preemption is not None:
-            await self._preemption.over()
-
-    def _leave_preempted(self, preemption: Preemption) -> None:
+            assert self._info is not None
+            await preemption.give(name, self._info)
         self._processes.grace = preemption.grace
         if not self._is_signalled:
             self.receive_signal(signal.SIGTERM)
-        preemption.end()
+
+    async def _prepared(self) -> None:
+        """Let nothing else happen to the group while workers prepare to go."""
+        if self._preemption is not None:
+            await self._preemption.over()
 
     def _credentials(self, files: ExitStack, guardian: Guardian) -> dict[str, str]:
         """Return variables that say where the workers find what lets them into the store."""
@@ -412,8 +411,7 @@ class LocalElasticAgent:
         ended = await self._processes.wait(self._watchdog)
         self._recorder.ended(ended)
         await self._processes.clear()
-        if self._preemption is not None and self._preemption.is_given:
-            self._leave_preempted(self._preemption)  # before anybody takes that for the end
+        await self._prepared()  # else nobody could tell that from the end of the run
         return Event.FAILED if ended.is_failed() else Event.SUCCEEDED
 
     async def _release(self, guardian: Guardian) -> None:

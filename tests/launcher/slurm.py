@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -117,9 +118,22 @@ class SlurmCluster:
         self._started.append(process)
         return process
 
+    def start_again(self, job: str) -> None:
+        """Have a job that was requeued start soon: Slurm itself waits for two minutes.
+
+        Args:
+            job: its id.
+        """
+        # Not now: the nodes refuse what looks no younger than the attempt that they have ended.
+        self.run("scontrol", "update", f"JobId={job}", "StartTime=now+3")
+
     def restore(self) -> None:
         """Cancel all jobs, and wait until both nodes are free again."""
         self.run("scancel", "--user=root")
+        with suppress(subprocess.CalledProcessError):  # it was not down
+            for node in NODES:
+                update = ("scontrol", "update", f"NodeName={node}", "State=RESUME")
+                self.run(*update, stderr=subprocess.DEVNULL)
         self.wait_until(self._is_up)
 
     def wait_until(self, is_so: Callable[[], bool], timeout: float = 30) -> None:

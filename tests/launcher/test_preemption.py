@@ -229,49 +229,91 @@ def test_workers_that_get_the_signal_too_are_not_ended_by_it(start: Start, scrip
     assert (status, lines) == (85, ['[0, "saved"]', '[0, "TERM"]'])
 
 
-@pytest.mark.parametrize("slow", [0, 1])
-def test_a_node_that_is_ready_first_does_not_disturb_the_other(
-    start: Start, script: Script, slow: int
+@pytest.fixture
+def endpoint() -> str:
+    """Return the option that says where two nodes on this machine meet."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"--rdzv-endpoint=127.0.0.1:{probe.getsockname()[1]}"
+
+
+def touch(path: str, name: str) -> None:
+    """Make a file next to a script."""
+    with open(os.path.join(os.path.dirname(path), name), "w"):
+        pass
+
+
+def test_a_node_that_is_ready_waits_for_those_that_prepare(
+    start: Start, script: Script, endpoint: str
 ) -> None:
-    """Nor if it hosts the store: hooks are done before the loss of it counts."""
+    """A checkpoint may need all workers, though one has the hook; signals come one by one."""
     path = script(
         HEAD
-        + f"""
+        + """
+    def stop(number, _):
+        open("stopped", "w").close()
+        end(number, _)
     def save(left):
-        if rank == "{slow}":
-            deadline = time.monotonic() + 20
-            while not os.path.exists("gone"):
-                assert time.monotonic() < deadline
-                time.sleep(0.01)
-            time.sleep(0.5)
+        time.sleep(1.2)
+        tell("saved", os.path.exists("stopped"))
+    if rank == "0":
+        on_preempt(save)
+    else:
+        signal.signal(signal.SIGTERM, stop)
+    tell("up")
+    time.sleep(60)
+    """
+    )
+    nodes = [start(SIGNAL, "--nnodes=2", endpoint, f"--node-rank={rank}", path) for rank in (0, 1)]
+    for node in nodes:
+        up(node)
+    nodes[1].send_signal(signal.SIGUSR1)
+    assert nodes[1].stderr is not None
+    line = nodes[1].stderr.readline()
+    nodes[0].send_signal(signal.SIGUSR1)
+    ends = [finish(node) for node in nodes]
+
+    assert "workers prepare: 0" in line
+    assert [status for status, _, _ in ends] == [85, 85]
+    assert ends[0][1] == ['[0, "saved", false]', '[0, "TERM"]'], ends[0][2]
+    assert ends[1][1] == ['[1, "TERM"]'], ends[1][2]
+
+
+def test_hooks_outlive_the_node_that_hosts_the_store(
+    start: Start, script: Script, endpoint: str
+) -> None:
+    """The loss of it counts when they are done."""
+    path = script(
+        HEAD
+        + """
+    def save(left):
+        while rank == "1" and not os.path.exists("gone"):
+            time.sleep(0.01)
+        time.sleep(0.3)
         tell("saved")
     on_preempt(save)
     tell("up")
     time.sleep(60)
     """
     )
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        endpoint = f"--rdzv-endpoint=127.0.0.1:{probe.getsockname()[1]}"
-    nodes = [
-        start(SIGNAL, "--nnodes=2", endpoint, f"--node-rank={rank}", host, path)
-        for rank, host in enumerate(("--rdzv-conf=is_host=1", "--rdzv-conf=is_host=0"))
-    ]
-    for node in nodes:
+    host, other = (
+        start(SIGNAL, "--nnodes=2", endpoint, f"--node-rank={rank}", *options, path)
+        for rank, options in enumerate(
+            (("--rdzv-conf=is_host=1", "--preempt-notice=2"), ("--rdzv-conf=is_host=0",))
+        )
+    )
+    for node in (host, other):
         up(node)
-    for node in nodes:
         node.send_signal(signal.SIGUSR1)
-    quick = finish(nodes[1 - slow])
-    with open(os.path.join(os.path.dirname(path), "gone"), "w"):
-        pass
-    ends = {1 - slow: quick, slow: finish(nodes[slow])}
+    first = finish(host)
+    touch(path, "gone")
+    second = finish(other)
 
-    assert [ends[rank][0] for rank in (0, 1)] == [85, 85]
-    for rank in (0, 1):
-        assert ends[rank][1] == [f'[{rank}, "saved"]', f'[{rank}, "TERM"]'], ends[rank][2]
+    assert first[:2] == (85, ['[0, "saved"]', '[0, "TERM"]']), first[2]
+    assert second[:2] == (85, ['[1, "saved"]', '[1, "TERM"]']), second[2]
 
 
-def test_the_others_go_on_without_the_node(start: Start, script: Script) -> None:
+def test_the_others_go_on_without_the_node(start: Start, script: Script, endpoint: str) -> None:
     """A node that is taken away alone leaves in order, and they form a round at once."""
     path = script(
         HEAD
@@ -282,9 +324,6 @@ def test_the_others_go_on_without_the_node(start: Start, script: Script) -> None
         time.sleep(0.01)
     """
     )
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        endpoint = f"--rdzv-endpoint=127.0.0.1:{probe.getsockname()[1]}"
     stays = start("--nnodes=1:2", endpoint, "--rdzv-conf=is_host=1", path)
     goes = start(SIGNAL, "--nnodes=1:2", endpoint, "--rdzv-conf=is_host=0", path)
     for node in (stays, goes):
@@ -293,8 +332,7 @@ def test_the_others_go_on_without_the_node(start: Start, script: Script) -> None
     status, lines, _ = finish(goes)
     assert stays.stdout is not None
     rest = [stays.stdout.readline(), stays.stdout.readline()]
-    with open(os.path.join(os.path.dirname(path), "go"), "w"):
-        pass
+    touch(path, "go")
 
     assert status == 85
     assert [line.partition(", ")[2] for line in lines] == ['"saved"]', '"TERM"]']

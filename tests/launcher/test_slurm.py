@@ -6,6 +6,7 @@ Skipped where there is no Slurm, or no namespaces can be made.
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,7 +18,8 @@ from tests.launcher.slurm import SlurmCluster
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(60)]
 
-LAUNCH = ("srun", "--nodes=2", "--ntasks-per-node=1", sys.executable, "-m", "launcher")
+LAUNCHER = (sys.executable, "-m", "launcher")
+LAUNCH = ("srun", "--nodes=2", "--ntasks-per-node=1", *LAUNCHER)
 HEAD = """
 import json, os, signal, sys, time
 facts = {name: os.environ[name] for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "LAUNCHER_ROUND",
@@ -44,6 +46,18 @@ def script(folder: Path, text: str = "") -> str:
     """Write a worker's script, which tells who it is first, and return its path."""
     path = folder / "worker.py"
     path.write_text(HEAD + text)
+    return str(path)
+
+
+def batch(folder: Path, *command: str) -> str:
+    """Write the batch script that the README shows, and return its path."""
+    path = folder / "job.sh"
+    path.write_text(f"""#!/bin/bash
+srun {" ".join(command)}
+status=$?
+if [ $status -eq 85 ]; then scontrol requeue $SLURM_JOB_ID; fi
+exit $status
+""")
     return str(path)
 
 
@@ -83,3 +97,112 @@ def test_several_tasks_on_a_node_are_told(cluster: SlurmCluster, tmp_path: Path)
     assert status == 0, stderr
     assert sorted(worker["RANK"] for worker in workers) == ["0", "1", "2", "3"]
     assert "srun --ntasks-per-node=1 and --nproc-per-node=2 are meant most likely" in stderr
+
+
+def test_scancel_stops_the_launchers_in_order(cluster: SlurmCluster, tmp_path: Path) -> None:
+    """Workers get SIGTERM and the time that Slurm gives; nothing is left on the nodes."""
+    path = script(
+        tmp_path,
+        """
+def end(number, _):
+    time.sleep(0.5)
+    open(f"ended-{facts['RANK']}", "w").close()
+    sys.exit(0)
+signal.signal(signal.SIGTERM, end)
+open(f"up-{facts['RANK']}", "w").close()
+time.sleep(60)
+""",
+    )
+    before = [set(host.processes()) for host in cluster.network.hosts.values()]
+    step = cluster.start("srun", f"--chdir={tmp_path}", *LAUNCH[1:], path)
+    cluster.wait_until(lambda: len([*tmp_path.glob("up-*")]) == 2)
+    cluster.run("scancel", "--user=root")
+    status, _, stderr = finish(step)
+    cluster.wait_until(
+        lambda: before == [set(host.processes()) for host in cluster.network.hosts.values()]
+    )
+
+    assert status == 143, stderr
+    assert len([*tmp_path.glob("ended-*")]) == 2, stderr
+
+
+def test_a_job_that_has_to_go_is_started_again(cluster: SlurmCluster, tmp_path: Path) -> None:
+    """SIGUSR1: hooks, an orderly end, status 85, a requeue, and the next attempt goes on."""
+    path = script(
+        tmp_path,
+        """
+from launcher.preemption import on_preempt
+checkpoint = f"checkpoint-{facts['RANK']}"
+if os.path.exists(checkpoint):
+    open(f"{facts['RANK']}-{facts['TORCHELASTIC_RUN_ID']}.done", "w").close()
+    sys.exit(0)
+@on_preempt
+def save(left):
+    open(checkpoint, "w").write(str(round(left)))
+open(f"up-{facts['RANK']}", "w").close()
+time.sleep(60)
+""",
+    )
+    options = ("--nodes=2", "--ntasks-per-node=1", "--requeue", f"--chdir={tmp_path}", "--parsable")
+    command = (*LAUNCHER, "--preempt-notice=40", path)
+    job = cluster.run("sbatch", *options, "--open-mode=append", batch(tmp_path, *command)).strip()
+    cluster.wait_until(lambda: len([*tmp_path.glob("up-*")]) == 2)
+    cluster.run("scancel", "--signal=USR1", job)
+    cluster.wait_until(lambda: cluster.run("squeue", "-h", "-o", "%t") == "PD\n")
+    cluster.start_again(job)
+    cluster.wait_until(lambda: len([*tmp_path.glob("*.done")]) == 2)
+    output = (tmp_path / f"slurm-{job}.out").read_text()
+
+    assert [(tmp_path / f"checkpoint-{rank}").read_text() for rank in (0, 1)] == ["30", "30"]
+    assert sorted(path.name for path in tmp_path.glob("*.done")) == [
+        f"0-{job}-1.done",
+        f"1-{job}-1.done",
+    ]
+    assert f"hint: scontrol requeue {job}" in output
+
+
+def test_a_node_that_goes_down_leaves_the_others(cluster: SlurmCluster, tmp_path: Path) -> None:
+    """With --no-kill Slurm keeps the job, and the launcher the run."""
+    path = script(
+        tmp_path,
+        """
+open(f"up-{facts['LAUNCHER_ROUND']}-{facts['WORLD_SIZE']}-{facts['RANK']}", "w").close()
+deadline = time.monotonic() + 30
+while facts["WORLD_SIZE"] == "2" and time.monotonic() < deadline:
+    time.sleep(0.01)
+""",
+    )
+    options = ("--no-kill", f"--chdir={tmp_path}")
+    step = cluster.start("srun", *options, *LAUNCH[1:], "--nnodes=1:2", path)
+    cluster.wait_until(lambda: len([*tmp_path.glob("up-0-2-*")]) == 2)
+    cluster.run("scontrol", "update", "NodeName=n2", "State=DOWN", "Reason=test")
+    _, workers, stderr = finish(step)
+
+    assert workers[-1] == {**workers[-1], "RANK": "0", "WORLD_SIZE": "1", "LAUNCHER_ROUND": "1"}
+    assert "Node failure on n2" in stderr
+
+
+@pytest.mark.skipif(
+    "CLUSTER_SOAK" not in os.environ, reason="takes minutes: run by make soak (CLUSTER_SOAK=1)"
+)
+@pytest.mark.timeout(300)
+def test_a_time_limit_is_a_notice(cluster: SlurmCluster, tmp_path: Path) -> None:
+    """`sbatch --time --signal=USR1@…`: Slurm itself sends it, and the job goes on later."""
+    path = script(
+        tmp_path,
+        """
+from launcher.preemption import preempted
+attempt = facts["TORCHELASTIC_RUN_ID"]
+deadline = time.monotonic() + (5 if "-" in attempt else 200)
+while preempted() is None and time.monotonic() < deadline:
+    time.sleep(0.05)
+open(f"{facts['RANK']}-{'preempted' if preempted() else 'done'}", "w").close()
+""",
+    )
+    options = ("--nodes=2", "--ntasks-per-node=1", "--requeue", f"--chdir={tmp_path}", "--parsable")
+    limit = ("--time=2", "--signal=USR1@60", "--open-mode=append")
+    job = cluster.run("sbatch", *options, *limit, batch(tmp_path, *LAUNCHER, path)).strip()
+    cluster.wait_until(lambda: len([*tmp_path.glob("*-preempted")]) == 2, 150)
+    cluster.wait_until(lambda: cluster.run("squeue", "-h", "-o", "%t") == "PD\n")
+    cluster.start_again(job)
+    cluster.wait_until(lambda: len([*tmp_path.glob("*-done")]) == 2, 60)
