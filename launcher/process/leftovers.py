@@ -62,9 +62,14 @@ def hurry_leftovers(guardian: Guardian) -> None:
 
 def _tell(cleared: Cleared, *, had_grace: bool) -> None:
     if cleared.killed and had_grace:
-        _log.warning("killed with SIGKILL: %d processes left behind by workers", cleared.killed)
+        what = _processes(cleared.killed)
+        _log.warning("killed with SIGKILL: %s left behind by workers", what)
     if cleared.stuck:
-        _log.error("%d processes left by workers survive SIGKILL", cleared.stuck)
+        _log.error("not ended by SIGKILL: %s left behind by workers", _processes(cleared.stuck))
+
+
+def _processes(count: int) -> str:
+    return f"{count} process{'es' * (count != 1)}"
 
 
 def _forget(cleared: asyncio.Future[Cleared]) -> None:

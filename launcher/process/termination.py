@@ -20,6 +20,7 @@ __all__ = ("KILL_TIMEOUT", "SILENCE", "Termination")
 KILL_TIMEOUT = 5.0  # for the kernel to end a process after SIGKILL, on a host that is swapping
 SILENCE = 1.0  # after which somebody at a terminal begins to wonder
 _MAX_NAMED = 8  # workers named in one line of a log
+_WORTH_TELLING = 0.5  # seconds until SIGKILL, below which it is here before a line about it is read
 
 _log = logging.getLogger("launcher.process")
 
@@ -114,6 +115,8 @@ class Termination:
         return [rank for rank, process in self._processes.items() if process.is_running]
 
     def _tell_who_is_waited_for(self) -> None:
+        if self.time_left < _WORTH_TELLING:
+            return
         _log.warning(
             "waiting for %s to end on %s; SIGKILL in %g s, or at once when told a second time "
             "(another signal, Ctrl-C)",

@@ -6,11 +6,13 @@ import os
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from subprocess import PIPE
 from typing import Any
 
+import psutil
 import pytest
 
 ROOT = Path(__file__).parents[2]
@@ -59,3 +61,32 @@ def start(tmp_path: Path) -> Iterator[Start]:
         if process.poll() is None:
             process.kill()
         process.communicate()
+
+
+def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+    """Wait for a launcher, and return its exit status, stdout and stderr."""
+    stdout, stderr = process.communicate(timeout=20)
+    return process.returncode, stdout, stderr
+
+
+def wait_for_lines(process: subprocess.Popen[str], count: int) -> list[str]:
+    """Return that many lines of a launcher's stdout, in order of their text."""
+    assert process.stdout is not None
+    return sorted(process.stdout.readline().rstrip("\n") for _ in range(count))
+
+
+def gone(pids: list[int], within: float) -> bool:
+    """Return whether none of the processes runs any more after so many seconds."""
+    deadline = time.monotonic() + within
+    while left := [pid for pid in pids if _runs(pid)]:
+        if time.monotonic() > deadline:
+            return False
+        psutil.wait_procs([psutil.Process(pid) for pid in left if _runs(pid)], timeout=0.02)
+    return True
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False

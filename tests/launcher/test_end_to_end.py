@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import signal
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,39 +13,9 @@ import psutil
 import pytest
 
 from asyncrpc.secret import run_secret
+from tests.launcher.conftest import Start, finish, gone, wait_for_lines
 
 pytestmark = pytest.mark.slow  # each starts a launcher, a guardian and workers
-
-Start = Callable[..., "subprocess.Popen[str]"]
-
-
-def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
-    """Wait for a launcher, and return its exit status, stdout and stderr."""
-    stdout, stderr = process.communicate(timeout=20)
-    return process.returncode, stdout, stderr
-
-
-def wait_for_lines(process: subprocess.Popen[str], count: int) -> list[str]:
-    """Return that many lines of a launcher's stdout, in order of their text."""
-    assert process.stdout is not None
-    return sorted(process.stdout.readline().rstrip("\n") for _ in range(count))
-
-
-def gone(pids: list[int], within: float) -> bool:
-    """Return whether none of the processes runs any more after so many seconds."""
-    deadline = time.monotonic() + within
-    while left := [pid for pid in pids if _runs(pid)]:
-        if time.monotonic() > deadline:
-            return False
-        psutil.wait_procs([psutil.Process(pid) for pid in left if _runs(pid)], timeout=0.02)
-    return True
-
-
-def _runs(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 def test_workers_find_their_whole_environment(
@@ -170,98 +138,6 @@ def test_the_root_cause_decides_and_is_reported(script: Callable[[str], str], st
     assert "    before the end\n    Traceback (most recent call last):" in report
     assert "Stopped by the launcher because rank 1 failed: 0, 2" in report
     assert "--max-restarts" in report
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT])
-def test_a_signal_stops_the_run_in_order(
-    script: Callable[[str], str], start: Start, number: signal.Signals
-) -> None:
-    """Workers get the same signal and may finish; the status is 128+N; nobody sees a traceback."""
-    path = script(
-        f"""
-        signal.signal({int(number)}, lambda n, f: (print("got", n, flush=True), os._exit(0)))
-        print("ready", flush=True)
-        time.sleep(60)
-        """
-    )
-    process = start("--nproc-per-node=2", path, env={"OMP_NUM_THREADS": "1"})
-    wait_for_lines(process, 2)
-    process.send_signal(number)
-    status, stdout, stderr = finish(process)
-
-    assert (status, stdout, stderr) == (128 + number, f"got {int(number)}\n" * 2, "")
-
-
-STUBBORN = """
-for number in (signal.SIGINT, signal.SIGTERM):
-    signal.signal(number, lambda n, f: print("got", n, flush=True))
-print(os.getpid(), flush=True)
-while True:
-    time.sleep(60)
-"""
-
-
-def test_a_second_signal_kills(script: Callable[[str], str], start: Start) -> None:
-    """Whoever presses Ctrl-C twice does not wait for the grace."""
-    process = start("--shutdown-timeout=60", script(STUBBORN))
-    pids = [int(line) for line in wait_for_lines(process, 1)]
-    process.send_signal(signal.SIGINT)
-    wait_for_lines(process, 1)
-    process.send_signal(signal.SIGINT)
-    status, _, stderr = finish(process)
-
-    assert status == 130
-    assert re.fullmatch(
-        rf"launcher: killed with SIGKILL \d+\.\d s after SIGINT: worker 0 \(pid {pids[0]}\)\n",
-        re.sub("launcher: waiting for .*\n", "", stderr),  # on a machine that is slow
-    )
-    assert gone(pids, 0)
-
-
-def test_a_stop_that_lasts_is_not_silent(script: Callable[[str], str], start: Start) -> None:
-    """Who keeps the launcher waiting, how long it waits, and how it ended."""
-    process = start("--shutdown-timeout=2", script(STUBBORN))
-    (pid,) = (int(line) for line in wait_for_lines(process, 1))
-    process.send_signal(signal.SIGTERM)
-    status, _, stderr = finish(process)
-    waiting, killed = stderr.splitlines()
-
-    assert status == 143
-    assert waiting.startswith(f"launcher: waiting for worker 0 (pid {pid}) to end on SIGTERM; ")
-    assert "or at once when told a second time" in waiting
-    assert killed.startswith("launcher: killed with SIGKILL 2.")
-    assert killed.endswith(f"s after SIGTERM: worker 0 (pid {pid})")
-
-
-@pytest.mark.parametrize("timeout", ["0", "0.3"])
-def test_the_grace_is_the_shutdown_timeout(
-    script: Callable[[str], str], start: Start, timeout: str
-) -> None:
-    """Then comes SIGKILL; with 0, at once."""
-    process = start("--shutdown-timeout", timeout, script(STUBBORN))
-    pids = [int(line) for line in wait_for_lines(process, 1)]
-    began = time.monotonic()
-    process.send_signal(signal.SIGTERM)
-    status, stdout, _ = finish(process)
-    took = time.monotonic() - began
-
-    assert (status, stdout) == (143, "" if timeout == "0" else "got 15\n")
-    assert float(timeout) <= took < 10
-    assert gone(pids, 0)
-
-
-def test_nohup_is_respected(script: Callable[[str], str], start: Start) -> None:
-    """A launcher that was told to ignore SIGHUP ignores it."""
-    path = script("print('ready', flush=True); time.sleep(0.5)")
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    try:
-        process = start(path)
-    finally:
-        signal.signal(signal.SIGHUP, before)
-    wait_for_lines(process, 1)
-    process.send_signal(signal.SIGHUP)
-
-    assert finish(process)[0] == 0
 
 
 def test_nothing_survives_a_killed_launcher(script: Callable[[str], str], start: Start) -> None:
@@ -497,17 +373,6 @@ def test_restarts_keep_a_growing_distance(script: Callable[[str], str], start: S
     assert time.monotonic() - begun_at >= 1.2
 
 
-def test_a_signal_ends_the_wait_for_a_restart(script: Callable[[str], str], start: Start) -> None:
-    """Nobody has to wait a minute."""
-    path = script("print('running', flush=True); sys.exit(5)")
-    process = start("--max-restarts=1", "--restart-backoff=60", path)
-    wait_for_lines(process, 1)
-    psutil.wait_procs(psutil.Process(process.pid).children(recursive=True), timeout=0.5)
-    process.send_signal(signal.SIGTERM)
-
-    assert finish(process)[0] == 128 + signal.SIGTERM
-
-
 @pytest.mark.parametrize("method", ["spawn", "fork", "forkserver"])
 def test_a_script_inside_the_workers(
     start: Start, script: Callable[[str], str], tmp_path: Path, method: str
@@ -556,24 +421,3 @@ def test_restarts_expire(script: Callable[[str], str], start: Start) -> None:
 
     assert status == 0
     assert "starting all workers again, restart 3 (at most 1 within 0.4 s)" in stderr
-
-
-def test_forwarded_signals_reach_workers_and_stop_nothing(
-    script: Callable[[str], str], start: Start
-) -> None:
-    """Every worker has it; the run goes on to its own end."""
-    path = script(
-        """
-        got = []
-        signal.signal(signal.SIGUSR1, lambda number, frame: got.append(number))
-        print("ready", flush=True)
-        while not got:
-            time.sleep(0.05)
-        print("got it", flush=True)
-        """
-    )
-    process = start("--nproc-per-node=2", "--forward-signals=USR1", path)
-    assert wait_for_lines(process, 2) == ["ready", "ready"]
-    process.send_signal(signal.SIGUSR1)
-
-    assert finish(process)[:2] == (0, "got it\ngot it\n")

@@ -61,7 +61,7 @@ async def test_a_wait_that_lasts_is_told(
         (30.0, Cleared(0, 0), []),
         (0.0, Cleared(0, 3), []),  # asked for
         (1.0, Cleared(0, 3), ["killed with SIGKILL: 3 processes left behind by workers"]),
-        (0.0, Cleared(1, 1), ["1 processes left by workers survive SIGKILL"]),
+        (0.0, Cleared(1, 1), ["not ended by SIGKILL: 1 process left behind by workers"]),
     ],
 )
 async def test_only_what_is_out_of_the_ordinary_is_told(

@@ -88,6 +88,18 @@ async def test_a_wait_that_lasts_is_told(
     assert len(caplog.messages) == 1
 
 
+async def test_a_wait_that_is_over_soon_is_not_told(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SIGKILL comes before anybody has read that it will."""
+    monkeypatch.setattr("launcher.process.termination.SILENCE", 0.0)
+    termination = terminate(FakeGuardian(signal.SIGKILL), workers(1))
+    termination.request(signal.SIGTERM, 0.2)
+    await termination.run()
+
+    assert caplog.messages == ["killed with SIGKILL 0.2 s after SIGTERM: worker 0 (pid 100)"]
+
+
 async def test_who_had_to_be_killed_is_told(caplog: pytest.LogCaptureFixture) -> None:
     """Those alone that outlived the grace."""
     processes = workers(2)
