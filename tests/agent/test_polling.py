@@ -178,9 +178,9 @@ async def test_calls_with_polling(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(polling, "os", SimpleNamespace(sched_yield=offer))
     options = RpcOptions(busy_poll=30.0, listen="tcp://127.0.0.1:0")
     async with cluster(2, options=options, network=SocketNetwork()) as (a, _):
-        assert 3 == await a.rpc_async("worker1", targets.add, args=(1, 2))  # in a thread there
-        await polls.wait()
-        await asyncio.sleep(0.001)
+        while not polls.is_set():  # it may rest at first: threads have just begun
+            assert 3 == await a.rpc_async("worker1", targets.echo, args=(3,))
+            await asyncio.sleep(0.001)
         assert "seen" == await asyncio.to_thread(lambda: "seen")
         answers: list[Any] = await asyncio.gather(
             *[a.rpc_async("worker1", targets.add, args=(n, 1)) for n in range(200)]
