@@ -142,6 +142,9 @@ class RpcOptions:
         busy_poll: seconds after traffic in which the loop looks for more instead of sleeping, so
             that calls one after the other need not wait for the system to wake a core. It keeps one
             busy meanwhile, but rests while other threads of the process are at work. 0 for never.
+        shared_memory_threshold: bytes from which an array, tensor or bytes goes to workers on the
+            same host through memory that both see, in messages of 256 KiB or more; received arrays
+            are views of it, written to as any other. ``None`` for never.
         retry: the policy of calls that give none; ``None`` for no retries.
         retry_budget: retries per second that all calls of the agent may make together, in bursts of
             as many (at least one); beyond that calls fail with their last error, so that retries
@@ -172,6 +175,7 @@ class RpcOptions:
     check_leaks: bool = False
     device_maps: Mapping[str, Mapping[str, str]] | None = None
     busy_poll: float = 0.0
+    shared_memory_threshold: int | None = 1 << 20
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "rpc_timeout", check_timeout("rpc_timeout", self.rpc_timeout))
@@ -180,6 +184,7 @@ class RpcOptions:
         _check_positive("heartbeat_interval", self.heartbeat_interval)
         _check_positive("init_timeout", self.init_timeout)
         _check_span("busy_poll", self.busy_poll)
+        _check_threshold("shared_memory_threshold", self.shared_memory_threshold)
         _check_init_method(self.init_method)
         if not isinstance(self.limits, Limits):
             raise ValueError(f"limits must be a Limits, got {self.limits!r}")
@@ -369,6 +374,11 @@ def _check_span(field: str, value: object) -> None:
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if not is_number or not 0 <= value < math.inf:  # type: ignore[operator]  # a number
         raise ValueError(f"{field} must be a finite number of seconds, at least 0, got {value!r}")
+
+
+def _check_threshold(field: str, value: object) -> None:
+    if value is not None and (type(value) is not int or value < 1):
+        raise ValueError(f"{field} must be an int of at least 1 byte, or None, got {value!r}")
 
 
 def _check_rate(field: str, value: object) -> None:

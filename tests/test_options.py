@@ -116,6 +116,10 @@ def test_calls_without_limit(value: Any) -> None:
         ("run_id", "\ud800", "UTF-8"),
         ("faults", "plan", "FaultPlan"),
         ("allow_faults", 1, "True or False"),
+        *[
+            ("shared_memory_threshold", value, "an int of at least 1 byte, or None")
+            for value in (0, -1, True, 1.0, "1MiB", math.inf)
+        ],
         ("busy_poll", -1e-6, "at least 0"),
         ("busy_poll", math.inf, "finite number of seconds"),
         ("busy_poll", math.nan, "finite number of seconds"),

@@ -28,6 +28,7 @@ from asyncrpc.agent.polling import Poller
 from asyncrpc.agent.references import HeldMessage, References
 from asyncrpc.agent.retrying import Retrier
 from asyncrpc.agent.serving import Server
+from asyncrpc.agent.sharing import features_of
 from asyncrpc.agent.streaming import Streams
 from asyncrpc.agent.tally import Tally
 from asyncrpc.discovery import Record
@@ -291,6 +292,7 @@ class Agent:
             name=self.info.name,
             worker_id=self.info.id,
             flags=flags,
+            features=features_of(self.options.shared_memory_threshold),
             max_inflight=min(self.options.limits.max_inflight, _MOST),
         )
         return Handshake(key=self._key, hello=hello, is_client=is_client, authorize=authorize)

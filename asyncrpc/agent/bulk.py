@@ -1,15 +1,17 @@
 """Large messages on their way out of one link, in turns with each other and behind small frames.
 
 Used by `Connection`. A message above `CHUNK_SIZE` travels in chunks; a chunk is written when the
-stream has room, so what is small overtakes what is large.
+stream has room, so what is small overtakes what is large. What goes through shared memory is copied
+a piece per turn of the loop.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from collections.abc import Callable
 
-from asyncrpc.transport import Stream
+from asyncrpc.transport import Arena, Stream
 from asyncrpc.wire import REPLIES, Transfer
 
 __all__ = ("Bulk",)
@@ -25,13 +27,16 @@ class Bulk:
         became_empty: called when the last transfer has left.
     """
 
-    __slots__ = ("_became_empty", "_next", "_stream", "_transfers")
+    __slots__ = ("_became_empty", "_is_copying", "_next", "_stream", "_transfers", "arena")
 
     def __init__(self, stream: Stream, became_empty: Callable[[], None]) -> None:
         self._stream = stream
         self._became_empty = became_empty
         self._transfers: deque[Transfer] = deque()
         self._next = 1
+        self._is_copying = False  # whether the loop will pump
+        self.arena: Arena | None = None
+        """Shared memory for large buffers, once the peer sees it."""
 
     def __len__(self) -> int:
         return len(self._transfers)
@@ -49,13 +54,25 @@ class Bulk:
         stream = self._stream
         while transfers and stream.is_writable and not stream.is_closed:
             transfer = transfers.popleft()
-            parts = transfer.next_chunk()
+            parts = transfer.next_chunk(self.arena)
             if parts is None:
                 continue
             transfers.insert(_INTERLEAVED - 1, transfer)
+            if not parts:  # a piece was copied, which makes no room less: others get their turn
+                self._pump_soon()
+                return
             stream.write_parts(parts)
         if not transfers:
             self._became_empty()
+
+    def _pump_soon(self) -> None:
+        if not self._is_copying:
+            self._is_copying = True
+            asyncio.get_running_loop().call_soon(self._pump_on)
+
+    def _pump_on(self) -> None:
+        self._is_copying = False
+        self.pump()
 
     def holds(self, call_id: int) -> bool:
         """Whether a request has not left completely."""
@@ -67,6 +84,7 @@ class Bulk:
         if transfer is None:
             return False
         self._transfers.remove(transfer)
+        transfer.leave_memory()
         if transfer.is_started:
             self._stream.write(transfer.abort_frame())
         return True

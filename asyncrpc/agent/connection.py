@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from asyncrpc.agent.backlog import SLICE, Backlog, is_unread
 from asyncrpc.agent.bulk import Bulk
+from asyncrpc.agent.sharing import Sharing, share
 from asyncrpc.agent.upkeep import Upkeep
 from asyncrpc.errors import RemoteProtocolError, RpcError
 from asyncrpc.transport import Stream
@@ -31,6 +32,7 @@ from asyncrpc.wire import (
     FrameReader,
     Hello,
     MessageType,
+    Show,
     Transfer,
     allocate_buffer,
     encode_frame,
@@ -106,6 +108,7 @@ class Connection:
         "received",
         "serve",
         "server",
+        "sharing",
         "stream",
         "upkeep",
         "write",
@@ -128,6 +131,8 @@ class Connection:
         """Puts a small frame on the stream, past the fault hook."""
         self.bulk = Bulk(stream, agent.became_idle)
         """Large messages on their way out."""
+        self.sharing: Sharing | None = share(agent, self)
+        """Memory that both ends see, where they are on one host and want it."""
         self._is_closed = False
         self.upkeep = Upkeep(agent, self)
         """Signs of life, fences, names and goodbyes."""
@@ -158,6 +163,7 @@ class Connection:
             _CANCELLED: self._on_cancelled,
             _PING: self._on_ping,
             **self.upkeep.handlers,
+            **(self.sharing.handlers if self.sharing is not None else {}),
             _STREAM_ITEM: partial(agent.streams.take_item, self),
             _STREAM_END: partial(agent.streams.take_end, self),
             _STREAM_CREDIT: self.server.grant,
@@ -182,9 +188,15 @@ class Connection:
     def transmit(self, message: bytes | Transfer) -> None:
         """Put a message on the stream, past the fault hook."""
         if isinstance(message, Transfer):
+            if self.sharing is not None:
+                self.sharing.consider(message)
             self.bulk.add(message)
         else:
             self.stream.write(message)
+
+    def open_window(self, show: Show) -> None:
+        """Take buffers from memory of the peer's, too."""
+        self._reader.open_window(show)
 
     def cancel(self, call_id: int) -> bool:
         """Withdraw a request: from the batch or the bulk queue, else by a CANCEL frame.
@@ -392,6 +404,8 @@ class Connection:
         self.server.close()
         self.peer.link_lost(self, error)
         self.bulk.take_unsent()
+        if self.sharing is not None:
+            self.sharing.close()
 
     def fail(self, error: RpcError) -> None:
         """Close the link because of what the peer sent."""

@@ -27,10 +27,13 @@ __all__ = ("FaultInjector",)
 _log = logging.getLogger("asyncrpc.faults")
 
 _RREF_TAKEN = int(MessageType.RREF_TAKEN)
-_LINK = frozenset(int(MessageType[n]) for n in ("INTERN", "PING", "PONG", "CHUNK", "CANCELLED"))
+_LINK = frozenset(int(MessageType[n]) for n in (
+    "INTERN", "PING", "PONG", "CHUNK", "CANCELLED", "ARENA", "BUFFER_ACK",
+))  # fmt: skip
 _UPKEEP = frozenset(int(MessageType[n]) for n in ("DRAIN", "GATHER", "MEMBER"))
 _UPKEEP_NAMES = frozenset(MessageType(kind).name for kind in _UPKEEP)
-_INTERN = int(MessageType.INTERN)
+# What stays true of a link while nothing gets through: names and the use of shared memory.
+_LASTING = frozenset(int(MessageType[n]) for n in ("INTERN", "ARENA", "BUFFER_ACK"))
 _RESPONSE = 0x200
 _STREAM_ITEM = int(MessageType.STREAM_ITEM)
 _STREAM_END = int(MessageType.STREAM_END)
@@ -57,7 +60,7 @@ class FaultInjector:
         self._held: dict[Connection, list[_Held]] = {}
         self._overtaken: dict[tuple[Connection, str], _Held] = {}
         self._upkeep: set[tuple[Connection, int]] = set()  # whose replies are left alone
-        self._interned: dict[Connection, list[bytes]] = {}  # names to tell after the partition
+        self._lasting: dict[Connection, list[bytes]] = {}  # to be sent after the partition
 
     # -- partition
 
@@ -66,18 +69,18 @@ class FaultInjector:
         for peer in peers:
             self._cut.add(peer.info.name)
             connection = peer.connection
-            if connection is not None and connection not in self._interned:
+            if connection is not None and connection not in self._lasting:
                 connection.hook = self
                 connection.write = self._gate(connection)  # type: ignore[assignment]  # named alike
 
     def heal(self) -> bool:
         """Let everything through again; true if this hook has nothing more to do."""
         self._cut.clear()
-        for connection, frames in self._interned.items():
+        for connection, frames in self._lasting.items():
             connection.write = connection.stream.write
             for frame in frames:
                 connection.write(frame)
-        self._interned.clear()
+        self._lasting.clear()
         return not self._plans
 
     def is_cut_off(self, name: str) -> bool:
@@ -86,11 +89,11 @@ class FaultInjector:
 
     def _gate(self, connection: Connection) -> Callable[[bytes], None]:
         """Return what stands in for the stream's write during a partition."""
-        names = self._interned[connection] = []
+        kept = self._lasting[connection] = []
 
         def write(frame: bytes) -> None:
-            if _head(frame)[0] == _INTERN:
-                names.append(frame)
+            if _head(frame)[0] in _LASTING:
+                kept.append(frame)
 
         return write
 
@@ -156,7 +159,7 @@ class FaultInjector:
         """
         if connection.peer.info.name in self._cut:
             connection.is_heard = False
-            return [frame for frame in frames if frame[0] == _INTERN]
+            return [frame for frame in frames if frame[0] in _LASTING]
         passed: list[Frame] = []
         for frame in frames:
             if frame[0] in _UPKEEP:
@@ -229,7 +232,7 @@ class FaultInjector:
         waiting = self._held.get(connection, [])
         for held in tuple(waiting):
             self._forget(held)
-        self._interned.pop(connection, None)
+        self._lasting.pop(connection, None)
         self._upkeep = {entry for entry in self._upkeep if entry[0] is not connection}
         return [cast("Message", held.message) for held in waiting if held.is_out]
 

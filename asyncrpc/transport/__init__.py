@@ -6,12 +6,15 @@ from asyncrpc.transport.address import Address
 from asyncrpc.transport.authenticate import Greeter, authenticate
 from asyncrpc.transport.base import Listener, MakeHandler, Network
 from asyncrpc.transport.memory import MemoryNetwork, memory_pair
+from asyncrpc.transport.shm import IS_POSSIBLE, Arena, Window
 from asyncrpc.transport.stream import Stream, StreamHandler
 from asyncrpc.transport.tcp import SocketNetwork
 from asyncrpc.transport.tls import TlsOptions
 
 __all__ = (
+    "IS_POSSIBLE",
     "Address",
+    "Arena",
     "Greeter",
     "Listener",
     "MakeHandler",
@@ -21,6 +24,7 @@ __all__ = (
     "Stream",
     "StreamHandler",
     "TlsOptions",
+    "Window",
     "authenticate",
     "memory_pair",
 )

@@ -25,7 +25,7 @@ from asyncrpc.wire.hello import Hello, Purpose
 from asyncrpc.wire.messages import CALLS, CONTROL, REPLIES, MessageType
 from asyncrpc.wire.registry import TypeRegistry, register_type, user_types
 from asyncrpc.wire.state import Enclosure
-from asyncrpc.wire.transfer import Transfer, allocate_buffer
+from asyncrpc.wire.transfer import Show, Transfer, allocate_buffer
 
 __all__ = (
     "ABORT",
@@ -52,6 +52,7 @@ __all__ = (
     "Hook",
     "MessageType",
     "Purpose",
+    "Show",
     "Transfer",
     "TypeRegistry",
     "allocate_buffer",

@@ -29,7 +29,9 @@ __all__ = (
     "LENGTH",
     "MAX_BUFFERS",
     "MAX_FRAME",
+    "PLACE",
     "REFERENCES",
+    "SHARED",
     "Frame",
     "encode_frame",
     "split_payload",
@@ -37,6 +39,7 @@ __all__ = (
 
 HEADER = struct.Struct("<IHBBQIId")
 LENGTH = struct.Struct("<Q")
+PLACE = struct.Struct("<QQ")  # where a section lies in shared memory, its length
 _COUNT = struct.Struct("<I")
 
 BUFFERS = 0x01
@@ -54,6 +57,9 @@ REFERENCES = 0x20
 """The message encloses remote references; a result or one-way call is answered by RREF_TAKEN."""
 EARLY = 0x40
 """The reply says only that the request was taken in; the outcome follows in another one."""
+
+SHARED = 0x80
+"""The chunk says where its section lies in memory that both sides see."""
 
 CHUNK_SIZE = 256 * 1024
 """Bytes of a message from which it is sent in chunks; a compromise between the cost per chunk

@@ -23,11 +23,19 @@ from asyncrpc.wire.frame import (
     FIRST,
     HEADER,
     MAX_FRAME,
+    PLACE,
+    SHARED,
     Frame,
     split_payload,
 )
 from asyncrpc.wire.messages import MessageType
-from asyncrpc.wire.transfer import MAX_DESCRIPTION, Allocate, IncomingTransfers, allocate_buffer
+from asyncrpc.wire.transfer import (
+    MAX_DESCRIPTION,
+    Allocate,
+    IncomingTransfers,
+    Show,
+    allocate_buffer,
+)
 
 __all__ = ("FrameReader", "new_scratch")
 
@@ -81,6 +89,10 @@ class FrameReader:
         self._target: memoryview | None = None  # bypasses the scratch; filled so far:
         self._filled = 0
         self._finish: Callable[[], Frame | None] = _nothing
+
+    def open_window(self, show: Show) -> None:
+        """Let sections be received through memory that both sides see."""
+        self._transfers.show = show
 
     def get_buffer(self, size_hint: int = -1) -> memoryview:  # noqa: ARG002 -- BufferedProtocol's
         """Return the memory for the next bytes; never empty."""
@@ -204,12 +216,17 @@ class FrameReader:
                 raise RemoteProtocolError(f"abort of transfer {ident} carries {length} bytes")
             transfers.abort(ident)
             return
-        if flags & FIRST:
+        if flags & SHARED:
+            if length != PLACE.size:
+                raise RemoteProtocolError(f"shared chunk of transfer {ident} has {length} bytes")
+            place = memoryview(bytearray(length))
+            self._receive_into(place, lambda: transfers.see(ident, place))
+        elif flags & FIRST:
             description = memoryview(bytearray(length))
             self._receive_into(description, lambda: transfers.open(ident, description))
         else:
-            place = transfers.place(ident, length)
-            self._receive_into(place, lambda: transfers.filled(ident, length))
+            room = transfers.place(ident, length)
+            self._receive_into(room, lambda: transfers.filled(ident, length))
         if self._target is not None and self._filled == self._target.nbytes:
             self._complete(frames)
 

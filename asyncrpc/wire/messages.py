@@ -67,6 +67,7 @@ class MessageType(enum.IntEnum):
     CHUNK = 0x411
     CANCELLED = 0x412
     RREF_TAKEN = 0x413
+    ARENA = 0x414
 
     @property
     def is_request(self) -> bool:

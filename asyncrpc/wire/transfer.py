@@ -5,6 +5,9 @@ describes it (the message's own header and the lengths of its sections: map, bod
 next ones carry consecutive bytes of the sections, never crossing from one into the next. Chunks of
 several transfers and small frames interleave, so bulk never blocks small calls.
 
+A buffer may also go through memory that both sides see: the sender copies it to a place there, a
+piece at a time, and one chunk with ``SHARED`` says where it is. Whatever has no place goes as ever.
+
 `Transfer` is the sender's side, driven by `agent.connection`; `IncomingTransfers` the receiver's,
 owned by `framing.FrameReader`.
 
@@ -17,6 +20,7 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 from asyncrpc.errors import MessageTooLargeError, RemoteProtocolError
 from asyncrpc.wire.frame import (
@@ -26,11 +30,21 @@ from asyncrpc.wire.frame import (
     HEADER,
     LENGTH,
     MAX_BUFFERS,
+    PLACE,
+    SHARED,
     Frame,
 )
 from asyncrpc.wire.messages import MessageType
 
-__all__ = ("MAX_DESCRIPTION", "Allocate", "IncomingTransfers", "Transfer", "allocate_buffer")
+__all__ = (
+    "MAX_DESCRIPTION",
+    "Allocate",
+    "IncomingTransfers",
+    "SharedMemory",
+    "Show",
+    "Transfer",
+    "allocate_buffer",
+)
 
 MAX_DESCRIPTION = HEADER.size + (MAX_BUFFERS + 2) * LENGTH.size
 """Bytes after the header of the first chunk of a transfer."""
@@ -38,10 +52,36 @@ MAX_DESCRIPTION = HEADER.size + (MAX_BUFFERS + 2) * LENGTH.size
 _MAX_TRANSFERS = 4096  # open at once: one per call in flight and per reply, in a wide margin
 _MAPPED = 8 * 1024 * 1024  # from here on mapping beats malloc plus clearing (measured)
 _CHUNK = int(MessageType.CHUNK)
+_FIRST_BUFFER = 2  # sections before are the map and the body, which are parsed: never shared
+_PIECE = 1 << 20  # bytes copied into shared memory at one go: about 0.1 ms
 _EMPTY = memoryview(b"")  # one for all: a description may list half a million empty sections
 
 Allocate = Callable[[int], bytearray | memoryview]
 """Makes writable memory of exactly that many bytes."""
+
+
+Show = Callable[[int, int], memoryview]
+"""Gives the bytes at a place in shared memory, of a length; `ValueError` if they cannot be had."""
+
+
+class SharedMemory(Protocol):
+    """Memory that the receiver sees too."""
+
+    def take(self, size: int) -> int | None:
+        """Return a place for a buffer, ``None`` if there is none for it."""
+        ...
+
+    def put(self, place: int, data: memoryview) -> bool:
+        """Copy bytes to a place that was taken; false if that cannot be done."""
+        ...
+
+    def hand_over(self, place: int) -> None:
+        """Learn that a place is complete, and the receiver's until it says otherwise."""
+        ...
+
+    def free(self, place: int) -> None:
+        """Take a place back that was not handed over."""
+        ...
 
 
 def allocate_buffer(size: int) -> bytearray | memoryview:
@@ -80,7 +120,18 @@ class Transfer:
         MessageTooLargeError: more than `MAX_BUFFERS` buffers.
     """
 
-    __slots__ = ("_at", "_described", "_index", "call", "header", "ident", "kind", "sections")
+    __slots__ = (
+        "_at",
+        "_described",
+        "_index",
+        "_memory",
+        "_place",
+        "call",
+        "header",
+        "ident",
+        "kind",
+        "sections",
+    )
 
     def __init__(self, header: bytes, sections: Sequence[bytes | memoryview], *, call: int) -> None:
         if len(sections) > MAX_BUFFERS + 2:
@@ -95,6 +146,9 @@ class Transfer:
         self._described = False
         self._index = 0  # the section that the next chunk is cut from, never an empty one
         self._at = 0
+        # where the section is being copied to, in which shared memory
+        self._memory: SharedMemory | None = None
+        self._place = 0
         self._skip_empty()
 
     @property
@@ -107,17 +161,58 @@ class Transfer:
         """Whether the last chunk was handed out, so that nothing can take the message back."""
         return self._described and self._index == len(self.sections)
 
-    def next_chunk(self) -> list[bytes | memoryview] | None:
-        """Return the parts of the next chunk frame, or ``None`` after the last."""
+    def next_chunk(self, memory: SharedMemory | None = None) -> list[bytes | memoryview] | None:
+        """Return the parts of the next chunk frame, or ``None`` after the last.
+
+        Args:
+            memory: through which buffers may go, the same as long as there is one.
+
+        Returns:
+            No parts at all if something was copied to ``memory`` and more is to be.
+        """
         if not self._described:
             self._described = True
             return [self._describe()]
         if self._index == len(self.sections):
             return None
+        if memory is not None and self._finds_place(memory):
+            return self._share()
         part = self.sections[self._index][self._at : self._at + CHUNK_SIZE]
         self._at += part.nbytes
         self._skip_empty()
         return [HEADER.pack(part.nbytes, _CHUNK, 0, 0, self.ident, 0, 0, 0.0), part]
+
+    def _finds_place(self, memory: SharedMemory) -> bool:
+        """Whether the section is on its way into shared memory, or can be from its beginning."""
+        if self._memory is None and not self._at and self._index >= _FIRST_BUFFER:
+            place = memory.take(self.sections[self._index].nbytes)
+            if place is not None:
+                self._memory, self._place = memory, place
+        return self._memory is not None
+
+    def _share(self) -> list[bytes | memoryview]:
+        """Copy a piece of the section; after the last, return the frame that says where it is."""
+        assert self._memory is not None  # _finds_place() was true
+        section = self.sections[self._index]
+        piece = section[self._at : self._at + _PIECE]
+        if not self._memory.put(self._place + self._at, piece):
+            self.leave_memory()
+            self._at = 0
+            return self.next_chunk() or []  # through the stream: the section is not empty
+        self._at += piece.nbytes
+        if self._at < section.nbytes:
+            return []
+        self._memory.hand_over(self._place)
+        self._memory = None
+        self._skip_empty()
+        header = HEADER.pack(PLACE.size, _CHUNK, SHARED, 0, self.ident, 0, 0, 0.0)
+        return [header + PLACE.pack(self._place, section.nbytes)]
+
+    def leave_memory(self) -> None:
+        """Take back the place of a section that is not complete there."""
+        if self._memory is not None:
+            self._memory.free(self._place)
+            self._memory = None
 
     def abort_frame(self) -> bytes:
         """Return the frame that makes the receiver drop what it has of this transfer."""
@@ -145,12 +240,14 @@ class IncomingTransfers:
         allocate: makes the memory for a section.
     """
 
-    __slots__ = ("_allocate", "_limit", "_open", "_reserved")
+    __slots__ = ("_allocate", "_limit", "_open", "_reserved", "show")
 
     def __init__(self, max_message_size: int, allocate: Allocate) -> None:
         self._limit = max_message_size
         self._allocate = allocate
         self._open: dict[int, _Incoming] = {}
+        self.show: Show | None = None
+        """Shows what lies in shared memory, if there is any."""
         self._reserved = 0  # bytes allocated for sections and not yet received
 
     def open(self, ident: int, payload: memoryview) -> Frame | None:
@@ -209,6 +306,25 @@ class IncomingTransfers:
             return None
         incoming.sections.append(incoming.memory or self._join(incoming))
         incoming.memory = None
+        incoming.next_section()
+        return self._finished(ident, incoming)
+
+    def see(self, ident: int, place: memoryview) -> Frame | None:
+        """Take a section that lies in shared memory; return the message it ends.
+
+        Raises:
+            RemoteProtocolError: there is no such section, or it may not lie there.
+        """
+        incoming = self._open.get(ident)
+        at, length = PLACE.unpack(place)
+        if incoming is None or incoming.at or not 0 < length == incoming.length:
+            raise RemoteProtocolError(f"shared chunk of transfer {ident} fits no section of it")
+        if self.show is None or len(incoming.sections) < _FIRST_BUFFER:
+            raise RemoteProtocolError(f"shared chunk of transfer {ident} came without leave")
+        try:
+            incoming.sections.append(self.show(at, length))
+        except ValueError as error:
+            raise RemoteProtocolError(f"shared chunk of transfer {ident}: {error}") from error
         incoming.next_section()
         return self._finished(ident, incoming)
 

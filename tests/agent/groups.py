@@ -128,6 +128,7 @@ def tables(agents: Iterable[Any]) -> dict[str, int]:
             f"{name} retries due": len(agent.retrier._due),
             f"{name} arriving": sum(p.arriving for p in agent.members.all()),
             f"{name} bulk": sum(len(c.bulk) for c in agent.connections()),
+            f"{name} shared": sum(c.bulk.arena.taken for c in agent.connections() if c.bulk.arena),
             # the far end of the link to itself has a server too
             f"{name} servers": max(0, len(agent.servers) - len(open_servers) - 1),
             f"{name} ready": len(agent.executor._ready),

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import struct
+
 import psutil
 import pytest
 
-from asyncrpc.wire import FrameReader, MessageType, Transfer, allocate_buffer
-from asyncrpc.wire.frame import HEADER
+from asyncrpc.errors import MessageTooLargeError, RemoteProtocolError
+from asyncrpc.wire import Frame, FrameReader, MessageType, Transfer, allocate_buffer
+from asyncrpc.wire.frame import HEADER, SHARED
 
 MIB = 1 << 20
 
@@ -64,3 +67,169 @@ def test_large_message_arrives_in_mapped_memory() -> None:
     ((*_, buffers),) = frames
     del reader
     assert buffers[0] == content
+
+
+class Memory:
+    """Shared memory of which both ends are here."""
+
+    def __init__(self, size: int = 64 * MIB, least: int = 4096) -> None:
+        self.memory = memoryview(bytearray(size))
+        self.least = least
+        self.next = 0
+        self.handed: list[int] = []
+        self.freed: list[int] = []
+        self.most = size  # bytes that it has pages for
+
+    def take(self, size: int) -> int | None:
+        if size < self.least or self.next + size > self.memory.nbytes:
+            return None
+        place = self.next
+        self.next += size
+        return place
+
+    def put(self, place: int, data: memoryview) -> bool:
+        if place + data.nbytes > self.most:
+            return False
+        self.memory[place : place + data.nbytes] = data
+        return True
+
+    def hand_over(self, place: int) -> None:
+        self.handed.append(place)
+
+    def free(self, place: int) -> None:
+        self.freed.append(place)
+
+    def show(self, place: int, length: int) -> memoryview:
+        if place + length > self.memory.nbytes:
+            raise ValueError("it does not lie there")
+        return self.memory[place : place + length]
+
+
+def message(*buffers: bytes, ident: int = 1, body: bytes = b"body") -> Transfer:
+    """Return a large message on its way out."""
+    header = HEADER.pack(0, int(MessageType.PYTHON_CALL), 0, 0, ident, 0, 0, 0.0)
+    transfer = Transfer(header, (b"", body, *buffers), call=ident)
+    transfer.ident = ident
+    return transfer
+
+
+def receive(reader: FrameReader, *chunks: bytes) -> list[Frame]:
+    """Give a reader all bytes of some chunks."""
+    frames = []
+    for chunk in chunks:
+        view = memoryview(chunk)
+        while view:
+            room = reader.get_buffer()
+            count = min(len(room), len(view))
+            room[:count] = view[:count]
+            frames += reader.received(count)
+            view = view[count:]
+    return frames
+
+
+def chunks(transfer: Transfer, memory: Memory | None = None) -> list[bytes]:
+    """Return all chunks of a transfer; the pieces that were only copied are empty."""
+    found = []
+    while (parts := transfer.next_chunk(memory)) is not None:
+        found.append(b"".join(parts))
+    return found
+
+
+BUFFERS = (b"a" * (2 * MIB + 1), b"small", b"", b"b" * MIB, b"c" * 4096)
+
+
+def test_large_buffers_go_through_memory() -> None:
+    """Buffers that find a place take it piece by piece; map, body and the rest do not."""
+    memory = Memory()
+    reader = FrameReader(max_message_size=1 << 30)
+    reader.open_window(memory.show)
+    sent = chunks(message(*BUFFERS, body=b"body" * 4096), memory)
+    (frame,) = receive(reader, *sent)
+
+    assert list(BUFFERS) == [bytes(buffer) for buffer in frame[8]]
+    assert b"body" * 4096 == frame[7]
+    assert 2 == sent.count(b"")  # of the three pieces of the first buffer
+    assert [0, 2 * MIB + 1, 3 * MIB + 1] == memory.handed
+    assert [] == memory.freed
+    memory.memory[0] = 0
+    assert 0 == frame[8][0][0]  # no copy was made
+
+
+def test_buffers_without_place_go_through_the_stream() -> None:
+    """A buffer that finds no place, or no pages when half of it is there, arrives as ever."""
+    small, poor = Memory(size=MIB), Memory()
+    poor.most = MIB
+    for memory in (small, poor):
+        reader = FrameReader(max_message_size=1 << 30)
+        reader.open_window(memory.show)
+        (frame,) = receive(reader, *chunks(message(*BUFFERS), memory))
+
+        assert list(BUFFERS) == [bytes(buffer) for buffer in frame[8]]
+    assert ([0], []) == (small.handed, small.freed)
+    assert ([], [0, 2 * MIB + 1, 3 * MIB + 1]) == (poor.handed, poor.freed)
+
+
+def test_place_of_an_incomplete_buffer_is_given_back() -> None:
+    """A message that is withdrawn frees what the receiver has not been told of, and no more."""
+    memory = Memory()
+    transfer = message(*BUFFERS)
+    for _ in range(3):
+        transfer.next_chunk(memory)
+    transfer.leave_memory()
+    transfer.leave_memory()
+
+    assert [0] == memory.freed
+    transfer = message(*BUFFERS)
+    chunks(transfer, memory)
+    transfer.leave_memory()
+    assert [0] == memory.freed
+
+
+def shared(place: int, length: int, ident: int = 1) -> bytes:
+    """Return the chunk that says where a section is."""
+    payload = struct.pack("<QQ", place, length)
+    return HEADER.pack(16, int(MessageType.CHUNK), SHARED, 0, ident, 0, 0, 0.0) + payload
+
+
+@pytest.mark.parametrize(
+    ("before", "chunk"),
+    [
+        (0, shared(0, 4)),  # nothing was announced
+        (1, shared(0, 4)),  # the body
+        (2, shared(0, 4, ident=2)),
+        (2, shared(0, MIB - 1)),
+        (2, shared(0, MIB + 1)),
+        (2, shared(0, 0)),
+        (2, shared(1 << 40, MIB)),
+        (3, shared(0, MIB)),  # part of it came already
+        (2, HEADER.pack(8, int(MessageType.CHUNK), SHARED, 0, 1, 0, 0, 0.0) + bytes(8)),
+        (2, HEADER.pack(24, int(MessageType.CHUNK), SHARED, 0, 1, 0, 0, 0.0) + bytes(24)),
+    ],
+)
+def test_sections_that_may_not_be_shared(before: int, chunk: bytes) -> None:
+    """Only whole buffers that were announced may lie in shared memory, where there is some."""
+    reader = FrameReader(max_message_size=1 << 30)
+    reader.open_window(Memory().show)
+    receive(reader, *chunks(message(bytes(MIB)))[:before])
+
+    with pytest.raises(RemoteProtocolError, match="shared chunk"):
+        receive(reader, chunk)
+
+
+def test_nothing_is_shared_without_leave() -> None:
+    """A peer cannot say that a buffer is in shared memory when there is none."""
+    reader = FrameReader(max_message_size=1 << 30)
+    receive(reader, *chunks(message(bytes(MIB)))[:2])
+
+    with pytest.raises(RemoteProtocolError, match="without leave"):
+        receive(reader, shared(0, MIB))
+
+
+def test_limit_holds_for_shared_buffers() -> None:
+    """A message above the limit is refused when it is announced, wherever its buffers are."""
+    memory = Memory()
+    reader = FrameReader(max_message_size=MIB)
+    reader.open_window(memory.show)
+
+    with pytest.raises(MessageTooLargeError):
+        receive(reader, *chunks(message(bytes(MIB)), memory))
