@@ -5,12 +5,20 @@ Values only. The codec looks classes up while it encodes and names while it deco
 
 from __future__ import annotations
 
+import builtins
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
+
+from asyncrpc.identity import WorkerInfo
 
 __all__ = ("Registration", "TypeRegistry", "register_type", "user_types")
 
 MAX_NAME_LENGTH = 255  # a name is repeated in every message that uses it
+_NATIVE = frozenset((
+    type(None), bool, int, float, complex, str, bytes, bytearray, memoryview, list, tuple, dict,
+    set, frozenset, range, slice, WorkerInfo,
+))  # fmt: skip
+"""Classes whose instances travel as what they are, before anybody looks into the registry."""
 
 
 class Registration(NamedTuple):
@@ -48,14 +56,14 @@ class TypeRegistry:
 
         Args:
             cls: a class that does not travel natively.
-            name: 1 to 255 characters, the same on both sides.
+            name: 1 to 255 characters, not the name of a builtin type, the same on both sides.
             encode: turns an instance into any value that travels.
             decode: turns that value into an instance again.
 
         Raises:
             TypeError: ``cls`` is no class, or ``encode`` or ``decode`` cannot be called.
-            ValueError: the name breaks its rule, or the class or the name is registered
-                with something else.
+            ValueError: the class travels by itself, the name breaks its rule, or the class or the
+                name is registered with something else.
         """
         _check_arguments(cls, name, encode, decode)
         new = Registration(cls, name, encode, decode)
@@ -115,14 +123,16 @@ def register_type(
 
     Args:
         cls: a class; instances of exactly this class are encoded, subclasses are not.
-        name: 1 to 255 characters: what travels in the class's place, the same on both sides.
+        name: 1 to 255 characters, not the name of a builtin type: what travels in the class's
+            place, the same on both sides.
         encode: turns an instance into any value that travels; may return the same buffers.
         decode: turns that value into an instance again.
 
     Raises:
         TypeError: ``cls`` is no class, or ``encode`` or ``decode`` cannot be called.
-        ValueError: the name breaks its rule, or the class or the name is registered with
-            something else; the same registration twice is no error.
+        ValueError: the class travels by itself (``int``, ``list``, …), the name breaks its rule,
+            or the class or the name is registered with something else; the same registration
+            twice is no error.
     """
     user_types.register(cls, name, encode, decode)
 
@@ -130,8 +140,15 @@ def register_type(
 def _check_arguments(cls: object, name: object, encode: object, decode: object) -> None:
     if not isinstance(cls, type):
         raise TypeError(f"cls must be a class, got {cls!r}")
+    if cls in _NATIVE:
+        raise ValueError(
+            f"cls must be a class that does not travel by itself, got {cls.__qualname__}: its "
+            "instances never get to a registered encode"
+        )
     if not isinstance(name, str) or not 1 <= len(name) <= MAX_NAME_LENGTH:
         raise ValueError(f"name must be a str of 1 to {MAX_NAME_LENGTH} characters, got {name!r}")
+    if isinstance(vars(builtins).get(name), type):
+        raise ValueError(f"name must not be that of a builtin type, got {name!r}")
     for label, function in (("encode", encode), ("decode", decode)):
         if not callable(function):
             raise TypeError(f"{label} must be callable, got {function!r}")

@@ -99,6 +99,23 @@ def test_arguments_are_checked() -> None:
             registry.register(Money, name, str, str)  # type: ignore[arg-type]  # on purpose
 
 
+@pytest.mark.parametrize("cls", [int, bool, type(None), complex, bytes, list, dict, set, slice])
+def test_what_travels_by_itself_is_refused(cls: type) -> None:
+    """It was accepted without effect: no instance ever got to the registered function."""
+    registry = TypeRegistry()
+
+    with pytest.raises(ValueError, match=f"does not travel by itself, got {cls.__name__}"):
+        registry.register(cls, "mine", str, str)
+    assert not len(registry)
+
+
+@pytest.mark.parametrize("name", ["int", "object", "ValueError"])
+def test_names_of_builtin_types_are_refused(name: str) -> None:
+    """Nobody should read them as such on the wire."""
+    with pytest.raises(ValueError, match=f"name must not be that of a builtin type, got '{name}'"):
+        TypeRegistry().register(Money, name, _amount, Money)
+
+
 def test_codec_notices_changes_of_its_registry() -> None:
     """Also for a class it has met before."""
     registry = TypeRegistry()
