@@ -223,9 +223,9 @@ class _Race:
         future = self._future
         assert future is not None, "there is one outcome"
         if error is None:
-            future.set_result(value)
+            future.succeed(value)
         else:
-            future.set_exception(error)
+            future.fail(error)
         # lets go of it: in a cycle, nobody would hear at once of a failure that nobody looked at
         self.withdraw(future)
 

@@ -415,6 +415,6 @@ class Caller(Settling):
         try:
             check_bounds(self._agent, peer, request, self._names[request.function])
         except RpcError as error:
-            future.set_exception(error)
+            future.fail(error)
             return False
         return True

@@ -386,7 +386,7 @@ class Connection:
         except RpcError as error:
             self._agent.caller.undecodable(future, error)
         else:
-            future.set_result(value)
+            future.succeed(value)
 
     def write_ready(self) -> None:
         """Go on with bulk, and with what had to wait for room."""

@@ -147,7 +147,7 @@ class FaultInjector:
         if future.counts:
             connection.peer.inflight -= 1
         if not future.done():
-            future.set_exception(error)
+            future.fail(error)
 
     # -- in
 

@@ -187,7 +187,7 @@ class Inlet:
         future = self._future
         future.owner.withdraw(future)
         if not future.done():
-            future.set_exception(
+            future.fail(
                 RpcTimeoutError(
                     f"RPC ran for more than set timeout ({self._timeout:g} s) and will now be "
                     f"marked with an error: item {self._next} of the stream {future.function} on "
@@ -236,4 +236,4 @@ class HeldItem:
         if not future.done():
             error.delivery = Delivery.EXECUTED
             future.owner.withdraw(future)
-            future.set_exception(error)
+            future.fail(error)

@@ -339,7 +339,7 @@ class _Chain:
             self._timer = self._agent.clock.call_at(when, self._expire)
         elif self._future is not None:
             delivery = Delivery.UNKNOWN if self._has_proceeded else Delivery.NOT_SENT
-            self._future.set_exception(self._timeout_error(delivery))
+            self._future.fail(self._timeout_error(delivery))
             self.withdraw(self._future)
 
     def _timeout_error(self, delivery: Delivery) -> RpcTimeoutError:
@@ -363,9 +363,9 @@ class _Chain:
         if task.cancelled():
             future.cancel()
         elif error is None:
-            future.set_result(task.result())
+            future.succeed(task.result())
         else:
-            future.set_exception(error)
+            future.fail(error)
 
 
 class _InterceptedStream(RpcStream[Any]):

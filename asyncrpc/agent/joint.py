@@ -84,5 +84,5 @@ class JointCalls:
         """Fail every call with a copy of ``error``."""
         for future in tuple(self.out):
             if not future.done():
-                future.set_exception(type(error)(str(error), delivery=Delivery.UNKNOWN))
+                future.fail(type(error)(str(error), delivery=Delivery.UNKNOWN))
                 future.owner.withdraw(future)

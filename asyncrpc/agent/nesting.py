@@ -20,9 +20,9 @@ def refuse(future: RpcFuture[Any], served: ServedCall) -> None:
     text = f"{future.function} on {future.owner} was not sent: the call that it serves, "
     text += f"{served.target.name}, was cancelled or is over"
     if served.deadline and not served.is_cancelled:
-        future.set_exception(RpcTimeoutError(text, delivery=Delivery.NOT_SENT, phase="send"))
+        future.fail(RpcTimeoutError(text, delivery=Delivery.NOT_SENT, phase="send"))
     else:
-        future.set_exception(RpcError(text, code=StatusCode.CANCELLED))
+        future.fail(RpcError(text, code=StatusCode.CANCELLED))
 
 
 def capped(deadline: float, served: ServedCall, now: float) -> float:

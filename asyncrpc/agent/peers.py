@@ -448,4 +448,4 @@ class Peer:
     def _fail(self, future: RpcFuture[Any], error: RpcError) -> None:
         self._agent.pending.pop(future.call_id, None)
         if not future.done():
-            future.set_exception(error)
+            future.fail(error)

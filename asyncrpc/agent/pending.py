@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable
 from heapq import heapify, heappop, heappush
 from types import CodeType
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, Protocol, TypeVar
 
 from asyncrpc.errors import Delivery
 from asyncrpc.observe import Clock
@@ -93,11 +93,35 @@ class RpcFuture(asyncio.Future[T], Generic[T]):
             owner.count(None)
         return True
 
-    def set_exception(self, exception: Any) -> None:
+    succeed = asyncio.Future.set_result
+    """Take the result: for the agent, as `fail`."""
+
+    def fail(self, exception: Any) -> None:
         """Fail; the one place where failures of calls are counted."""
         super().set_exception(exception)
         if self.is_user:
             self.owner.count(exception)
+
+    def set_result(self, result: Any) -> NoReturn:  # noqa: ARG002 -- the signature is asyncio's
+        """Refuse: the outcome is the callee's, and others may rely on it.
+
+        Raises:
+            RuntimeError: the call is out; `cancel` ends it.
+            asyncio.InvalidStateError: it is done.
+        """
+        raise self._no_outcome("set_result")
+
+    def set_exception(self, exception: Any) -> NoReturn:  # noqa: ARG002 -- likewise
+        """Refuse, as `set_result` does."""
+        raise self._no_outcome("set_exception")
+
+    def _no_outcome(self, what: str) -> Exception:
+        if self.done():
+            return asyncio.InvalidStateError(f"{what}() is not for {self!r}: it has its outcome")
+        return RuntimeError(
+            f"{what}() is not for {self!r}: the outcome of a call is what its callee answers; "
+            "cancel() ends it"
+        )
 
     def accepted(self) -> None:
         """Learn that the callee took the request in, and that the outcome follows."""

@@ -178,12 +178,12 @@ class HeldReply:
 
     def run(self) -> None:
         """See `Waiting.run`."""
-        self._let_go().set_result(self._value)
+        self._let_go().succeed(self._value)
 
     def fail(self, error: RpcError) -> None:
         """See `Waiting.fail`."""
         error.delivery = Delivery.EXECUTED
-        self._let_go().set_exception(error)
+        self._let_go().fail(error)
 
     def withdraw(self, _: RpcFuture[Any]) -> None:
         """Forget the call: cancelled, or its time is over."""

@@ -94,23 +94,23 @@ class RetriedFuture(RpcFuture[T]):
         """Whether an attempt of this run before the present one may have reached the callee."""
         return self.doubts > 0
 
-    def set_result(self, result: T) -> None:
+    def succeed(self, result: T) -> None:
         """Take the reply; the callee need not keep it any longer."""
-        super().set_result(result)
+        super().succeed(result)
         if self.retrier is not None:
             self.retrier.answered(self)
 
-    def set_exception(self, exception: Any) -> None:
+    def fail(self, exception: Any) -> None:
         """Take a failure: it may be the last one, or only that of an attempt."""
         if self.retrier is not None:
             exception = self.retrier.failed(self, exception)
         if exception is not None:
-            super().set_exception(exception)
+            super().fail(exception)
 
     def give_up(self, error: BaseException) -> None:
         """Fail with ``error``, whatever could still come."""
         self.owner.withdraw(self)
-        super().set_exception(error)
+        super().fail(error)
 
     def cancel(self, msg: Any | None = None) -> bool:
         """Cancel the call with all its attempts."""
@@ -298,7 +298,7 @@ class Retrier:
                 future.owner = peer = self._agent.members.route(peer.info.name)
             except RpcError as error:
                 del self._agent.pending[future.call_id]
-                future.set_exception(error)
+                future.fail(error)
                 return
         future.is_resting = False
         peer.submit(future.message, future, counts=future.message.kind in CALLS)

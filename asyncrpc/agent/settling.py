@@ -54,14 +54,14 @@ class Settling:
         self.pending.clear()
         for future in futures:
             if not future.done():
-                future.set_exception(type(error)(str(error), delivery=delivery_of(future)))
+                future.fail(type(error)(str(error), delivery=delivery_of(future)))
 
     def give_up(self, error: RpcError) -> None:
         """Fail every call that is out with a copy of ``error``, and stop it where it runs."""
         for future in tuple(self.pending.values()):
             future.owner.withdraw(future)
             if not future.done():
-                future.set_exception(type(error)(str(error), delivery=delivery_of(future)))
+                future.fail(type(error)(str(error), delivery=delivery_of(future)))
 
     def settle_slowly(
         self, future: RpcFuture[Any], is_error: int, body: memoryview, buffers: Sequence[memoryview]
@@ -75,11 +75,11 @@ class Settling:
         try:
             value = self._agent.codec.decode(body, buffers)
             if is_error:
-                future.set_exception(decode_failure(value, codec=self._agent.codec))
+                future.fail(decode_failure(value, codec=self._agent.codec))
             elif references.arrived:
                 HeldReply(self, future, value, references).hold()
             else:
-                future.set_result(value)
+                future.succeed(value)
         except RpcError as error:
             references.arrived.clear()
             self.undecodable(future, error)
@@ -89,7 +89,7 @@ class Settling:
     def undecodable(self, future: RpcFuture[Any], error: RpcError) -> None:
         """Fail a call whose reply cannot be read; raises again what ends the link."""
         error.delivery = Delivery.EXECUTED
-        future.set_exception(error)
+        future.fail(error)
         if isinstance(error, RemoteProtocolError):
             raise error
 
@@ -103,7 +103,7 @@ class Settling:
             return
         phase = "execute" if may_have_run(future) else ("send" if is_linked else "connect")
         given = f"{future.timeout:g} s" if future.timeout else "the deadline of the call it serves"
-        future.set_exception(
+        future.fail(
             RpcTimeoutError(
                 f"RPC ran for more than set timeout ({given}) and will now be marked with an "
                 f"error: {future.function} on {peer}, in phase {phase}",

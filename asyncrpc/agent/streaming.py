@@ -192,4 +192,4 @@ class Streams:
             return
         if future.counts:
             connection.peer.inflight -= 1
-        future.set_result(future.inlet.total or 0)
+        future.succeed(future.inlet.total or 0)

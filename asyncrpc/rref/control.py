@@ -116,11 +116,11 @@ class _ControlFuture(RetriedFuture[Any]):
     context: RRefContext
     sent: Send
 
-    def set_result(self, result: Any) -> None:
-        super().set_result(result)
+    def succeed(self, result: Any) -> None:
+        super().succeed(result)
         self.context.answered(self.sent.ticket, result)
 
-    def set_exception(self, exception: Any) -> None:
+    def fail(self, exception: Any) -> None:
         """Have it sent again, unless its worker or this agent is gone."""
         peer: Any = self.owner
         if self.agent.is_closed or not peer.is_present:
@@ -130,4 +130,4 @@ class _ControlFuture(RetriedFuture[Any]):
             self.deadline = 0.0  # from now on each attempt has its own time
             body = self.agent.codec.pack(self.sent.payload)
             self.agent.retrier.begin(self, Request(self.sent.kind, self.call_id, body), _AGAIN)
-        super().set_exception(exception)
+        super().fail(exception)

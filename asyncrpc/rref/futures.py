@@ -61,7 +61,7 @@ class ReferenceFuture(RpcFuture[Any]):
             deadline=self.deadline, meta=meta,
         )  # fmt: skip
 
-    def set_result(self, result: Any) -> None:
+    def succeed(self, result: Any) -> None:
         """Take the reply."""
         self.rref = None
         _set_result(self, result)
@@ -71,14 +71,14 @@ class ReferenceFuture(RpcFuture[Any]):
         self.rref = None
         return super().cancel(msg)
 
-    def set_exception(self, error: Any) -> None:
+    def fail(self, error: Any) -> None:
         """Fail, with the loss of the value if its owner is gone."""
         self.rref = None
         if self.was_sent and getattr(error, "delivery", None) is Delivery.NOT_SENT:
             error.delivery = Delivery.UNKNOWN
         if isinstance(error, (PeerLostError, UnknownWorkerError)) and _is_gone(self.owner):
             error = OwnerLostError(f"the owner was lost: {error}", delivery=error.delivery)
-        super().set_exception(error)
+        super().fail(error)
 
 
 class CreationFuture(ReferenceFuture):
@@ -98,18 +98,18 @@ class CreationFuture(ReferenceFuture):
         self.rref = None
         self._confirm()
 
-    def set_result(self, result: None) -> None:
+    def succeed(self, result: None) -> None:
         """Learn that the function has ended."""
         self.rref = None
         _set_result(self, result)
         self._confirm()
 
-    def set_exception(self, error: Any) -> None:
+    def fail(self, error: Any) -> None:
         """Fail, unless the function goes on all the same."""
         if not self.is_idempotent and isinstance(error, PeerLostError) and not _is_gone(self.owner):
-            self.set_result(None)  # the link broke; the function goes on, and its owner times it
+            self.succeed(None)  # the link broke; the function goes on, and its owner times it
             return
-        super().set_exception(error)
+        super().fail(error)
         self.exception()  # seen: who uses the reference is told
         delivery = getattr(error, "delivery", Delivery.UNKNOWN)
         self.context.machine.creation_failed(

@@ -13,7 +13,7 @@ import pytest
 
 import asyncrpc as rpc
 from asyncrpc.testing import VirtualClock, cluster
-from tests.agent import targets
+from tests.agent import producers, targets
 
 pytestmark = pytest.mark.asyncio
 
@@ -111,6 +111,38 @@ async def test_awaited_again() -> None:
                 await bad
 
     assert [11] * 20 == results
+
+
+@pytest.mark.parametrize("kind", ["call", "retried", "hedged", "method", "fetch", "stream"])
+async def test_an_outcome_is_the_callees(kind: str) -> None:
+    """Nobody else sets it: the reply would find the future done, and its link would break."""
+    async with cluster(2) as (a, _):
+        future: asyncio.Future[Any]
+        if kind == "method":
+            future = a.remote("worker1", targets.Counter, args=(1,)).rpc_async().plus(1)
+        elif kind == "fetch":
+            future = a.remote("worker1", min, args=(2, 3)).to_here()
+        elif kind == "hedged":
+            future = a.rpc_hedged(["worker1"], min, args=(2, 3), delay=1)
+        elif kind == "stream":
+            stream = a.rpc_stream("worker1", producers.give, args=(1, 2))
+            future = stream.ended
+        else:
+            retry = rpc.RetryPolicy() if kind == "retried" else None
+            future = a.rpc_async("worker1", min, args=(2, 3), retry=retry)
+        for act in (lambda: future.set_result(7), lambda: future.set_exception(OSError())):
+            with pytest.raises(RuntimeError, match=r"set_.*\(\) is not for <RpcFuture pending"):
+                act()
+            assert not future.done()
+        assert 2 == await future
+        with pytest.raises(asyncio.InvalidStateError, match="it has its outcome"):
+            future.set_result(7)
+        assert 2 == await a.rpc_async("worker1", min, args=(2, 3))
+        late = a.rpc_async("worker1", targets.sleep, args=(30,))
+        with pytest.raises(RuntimeError):
+            late.set_result(None)
+        assert late.cancel()
+        assert late.cancelled()
 
 
 @pytest.mark.parametrize("timeout", [-1, -0.5, float("nan"), "3", True])

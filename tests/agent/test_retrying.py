@@ -730,7 +730,7 @@ async def test_a_failure_while_it_is_queued() -> None:
         call = note(a, 1)
         queued = peer.waiting
         del a._agent.pending[call.call_id]
-        call.set_exception(rpc.PeerLostError("on the way", delivery=rpc.Delivery.NOT_SENT))
+        call.fail(rpc.PeerLostError("on the way", delivery=rpc.Delivery.NOT_SENT))
         left = peer.waiting
         await clock.advance(1)
         value = await call
