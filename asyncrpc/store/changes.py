@@ -15,6 +15,9 @@ from asyncrpc.store.commands import StoreEvent
 
 __all__ = ("History", "Watcher", "Watchers")
 
+_PORTION = 1 << 10  # past events looked at in one go: some milliseconds
+_PORTION_BYTES = 1 << 20  # of values in them, far below what may wait for a reader
+
 
 class History:
     """The last events, so that a watch can resume after a version it has seen.
@@ -44,11 +47,14 @@ class History:
             while self._bytes > self._max_bytes:
                 self._bytes -= len(events.popleft()[2])
 
-    def since(self, version: int, prefix: str) -> Iterator[StoreEvent]:
-        """Return the events after ``version`` whose key starts with ``prefix``.
+    def portion(self, version: int, prefix: str) -> tuple[list[StoreEvent], int]:
+        """Return some events after ``version`` whose key starts with ``prefix``.
+
+        Returns:
+            Events, few enough to be sent at once, and the version that they lead to.
 
         Raises:
-            StoreError: events after it were dropped, or the store has not come to it.
+            StoreError: events after ``version`` were dropped, or the store has not come to it.
         """
         oldest = self.version - len(self._events)
         if version < oldest:
@@ -60,23 +66,37 @@ class History:
             raise StoreError(
                 f"version {version} is not of this store, which is at version {self.version}"
             )
-        tail = itertools.islice(self._events, version - oldest, None)
-        return (
-            StoreEvent(kind, key, value, number)
-            for number, (kind, key, value) in enumerate(tail, version + 1)
-            if key.startswith(prefix)
-        )
+        start = version - oldest
+        events: list[StoreEvent] = []
+        size = 0
+        for kind, key, value in itertools.islice(self._events, start, start + _PORTION):
+            version += 1
+            if key.startswith(prefix):
+                events.append(StoreEvent(kind, key, value, version))
+                size += len(value)
+                if size >= _PORTION_BYTES:
+                    break
+        return events, version
 
 
 class Watcher:
-    """One watch: whose it is and under which prefix it stands."""
+    """One watch: whose it is, under which prefix it stands, and how far it has come.
 
-    __slots__ = ("prefix", "request", "session")
+    Attributes:
+        session: who watches.
+        request: the watch's number there.
+        prefix: of the keys that it is about.
+        position: version up to which it was told of the past; ``None`` if that is over, so that it
+            is told of each change as it comes.
+    """
 
-    def __init__(self, session: Hashable, request: int, prefix: str) -> None:
+    __slots__ = ("position", "prefix", "request", "session")
+
+    def __init__(self, session: Hashable, request: int, prefix: str, position: int | None) -> None:
         self.session = session
         self.request = request
         self.prefix = prefix
+        self.position = position
 
 
 class Watchers:

@@ -361,7 +361,7 @@ class TCPStore(Operations):
     def _advance_feeds(self, version: int) -> None:
         for feed in self._feeds.values():
             if feed.version != NO_VERSION:
-                feed.version = version
+                _note_version(feed, version)
 
     # What arrives (StreamHandler)
 

@@ -23,7 +23,7 @@ from asyncrpc.store.commands import (
 from asyncrpc.store.commands import Watch as WatchCommand
 from asyncrpc.store.expiry import Expiry
 from asyncrpc.store.operations import Operations
-from asyncrpc.store.table import DEFAULT_MAX_VALUE, PENDING, Table
+from asyncrpc.store.table import BEHIND, DEFAULT_MAX_VALUE, PENDING, Table
 from asyncrpc.store.watch import Feed, Watch
 
 __all__ = ("MemoryStore",)
@@ -124,21 +124,29 @@ class MemoryStore(Operations):
             self._expiry.update()
 
     def _deliver(self) -> None:
-        outbox, self._table.outbox = self._table.outbox, []
-        for _, number, outcome in outbox:
-            if isinstance(outcome, StoreEvent):
-                feed = self._feeds.get(number)
-                if feed is not None and not feed.put(outcome):
-                    self._end_watch(number)
-                continue
-            future, command = self._waiting.pop(number)
-            if future.done():  # cancelled in this very turn
-                self._give_back(command, outcome)
-            elif isinstance(outcome, StoreError):
-                outcome.delivery = Delivery.EXECUTED
-                future.set_exception(outcome)
-            else:
-                future.set_result(outcome)
+        while self._table.outbox:
+            outbox, self._table.outbox = self._table.outbox, []
+            for _, number, outcome in outbox:
+                self._take(number, outcome)
+
+    def _take(self, number: int, outcome: object) -> None:
+        """Give an outcome to who waits for it, and an event to its watch."""
+        if isinstance(outcome, StoreEvent):
+            feed = self._feeds.get(number)
+            if feed is not None and not feed.put(outcome):
+                self._end_watch(number)
+            return
+        if outcome is BEHIND:
+            self._table.replay(self, number)  # no link has to take it first
+            return
+        future, command = self._waiting.pop(number)
+        if future.done():  # cancelled in this very turn
+            self._give_back(command, outcome)
+        elif isinstance(outcome, StoreError):
+            outcome.delivery = Delivery.EXECUTED
+            future.set_exception(outcome)
+        else:
+            future.set_result(outcome)
 
     def _give_back(self, command: Command, result: object) -> None:
         """Undo a pop that was cancelled when it had happened already."""

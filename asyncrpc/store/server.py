@@ -4,7 +4,8 @@ Theory of operation: one handler per connection and no task. What one read bring
 applied to the table in order, and answered in one frame. Answers that become due for other
 connections (waiters, watches, barriers) are collected with theirs and leave in the same turn of
 the loop. While a client does not take its replies, its requests are not read; events of its
-watches are kept up to a limit, then its watch ends with an error.
+watches are kept up to a limit, then its watch ends with an error. The past that a new watch asks
+for goes out in portions, each as soon as the client has taken the one before.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from asyncrpc.store.codec import CONNECTION, FrameReader, Packer, Reply, decode_
 from asyncrpc.store.commands import Command, StoreEvent
 from asyncrpc.store.dialing import Credentials
 from asyncrpc.store.expiry import Expiry
-from asyncrpc.store.table import DEFAULT_GRACE, DEFAULT_MAX_VALUE, PENDING, Table
+from asyncrpc.store.table import BEHIND, DEFAULT_GRACE, DEFAULT_MAX_VALUE, PENDING, Table
 from asyncrpc.transport import Address, Greeter, Listener, Network, SocketNetwork, Stream
 
 __all__ = ("TCPStoreServer",)
@@ -261,6 +262,11 @@ class TCPStoreServer:
         """Return the frame of some replies."""
         return self._packer.replies(replies)
 
+    def replay(self, session: _Session, request: int) -> None:
+        """Give a watch more of the past."""
+        self._table.replay(session, request)
+        self._deliver()
+
     def drop_watch(self, session: _Session, request: int) -> None:
         """End a watch whose client does not keep up."""
         self._table.drop_watch(session, request)
@@ -289,6 +295,7 @@ class _Session:
     """One authenticated client: a `StreamHandler`."""
 
     __slots__ = (
+        "_behind",
         "_event_size",
         "_events",
         "_is_paused",
@@ -306,6 +313,7 @@ class _Session:
         self.requests: deque[tuple[int, Command]] = deque()  # read, not applied yet
         self.replies: list[Reply] = []  # not packed yet
         self.reply_size = 0  # bytes of the values in them
+        self._behind: deque[int] = deque()  # watches that have not been told all of the past
         self._events = 0  # of watches among them
         self._event_size = 0
         self._server = server
@@ -334,7 +342,7 @@ class _Session:
 
     def write_ready(self) -> None:
         """Send what had to wait, then serve what had to wait."""
-        self.flush()
+        self._flush_turn()
         if self.requests and self.stream.is_writable:
             self._server.serve(self)
         if self._is_paused and not self.requests and self.stream.is_writable:
@@ -345,6 +353,7 @@ class _Session:
         """Withdraw what this client waits for."""
         self.requests.clear()
         self.replies.clear()
+        self._behind.clear()
         self._server.forget(self)
 
     def deliver(self, number: int, outcome: object) -> None:
@@ -353,6 +362,8 @@ class _Session:
             if not self._has_room(number, outcome):
                 return
             self.replies.append((number, *outcome))
+        elif outcome is BEHIND:
+            self._behind.append(number)
         elif isinstance(outcome, StoreError):
             self.replies.append(failure(number, outcome))
         else:
@@ -372,6 +383,8 @@ class _Session:
     def _flush_turn(self) -> None:
         self._is_scheduled = False
         self.flush()
+        if self._behind and self.stream.is_writable:
+            self._server.replay(self, self._behind.popleft())  # which schedules the next turn
 
     def _pause(self) -> None:
         if not self._is_paused:

@@ -8,7 +8,7 @@ Theory of operation: `apply` interprets one command of one session. It returns t
 the error, or returns `PENDING` and keeps the request among the waiters. Whatever becomes due for
 *other* requests (a waiter's answer, a watch's event) is put in `outbox` as
 ``(session, request, outcome)``, in order; the caller takes it from there after each `apply` or
-batch of them. An outcome is a `StoreEvent`, a `StoreError` or the result.
+batch of them. An outcome is a `StoreEvent`, a `StoreError`, the result, or `BEHIND`.
 
 Every write makes the next version, and one event. A waiter stands under each key it misses with
 a count of them, so a write costs one look-up however many wait. The count is only a filter:
@@ -60,6 +60,7 @@ from asyncrpc.store.leasing import LeaseRecord, LeaseTable
 from asyncrpc.store.waiting import Deadlines, KeyIndex, Waiter
 
 __all__ = (
+    "BEHIND",
     "DEFAULT_GRACE",
     "DEFAULT_MAX_VALUE",
     "MAX_KEY",
@@ -87,6 +88,16 @@ class Pending(enum.Enum):
 
 PENDING: Literal[Pending.PENDING] = Pending.PENDING
 """What `Table.apply` returns for a request that waits."""
+
+
+class Behind(enum.Enum):
+    """The type of `BEHIND`."""
+
+    BEHIND = "behind"
+
+
+BEHIND: Literal[Behind.BEHIND] = Behind.BEHIND
+"""What is in the outbox behind a part of a watch's past: `Table.replay` gives the next one."""
 
 
 class Table:
@@ -294,8 +305,11 @@ class Table:
                 flat += (key, value)
         return flat
 
-    def _ping(self, _session: object, _request: int, _command: Ping, _now: float) -> int:
-        return self.version
+    def _ping(self, session: Hashable, _request: int, _command: Ping, _now: float) -> int:
+        """Return the version up to which all of a session's watches were told what there is."""
+        entries = self._requests.get(session, {}).values()
+        behind = [e.position for e in entries if isinstance(e, Watcher) and e.position is not None]
+        return min(behind, default=self.version)
 
     # Queues and barriers
 
@@ -365,12 +379,30 @@ class Table:
 
     def _watch(self, session: Hashable, request: int, command: Watch, _now: float) -> int:
         prefix, since = command
-        past = () if since == NO_VERSION else self._history.since(since, prefix)
+        position = None if since == NO_VERSION else since
+        if position is not None:
+            self._history.portion(position, prefix)  # which refuses what it cannot give
         requests = self._requests_of(session, request)
-        watcher = requests[request] = Watcher(session, request, prefix)
+        watcher = requests[request] = Watcher(session, request, prefix, position)
         self._watchers.add(watcher)
-        self.outbox += ((session, request, event) for event in past)
+        self.replay(session, request)
         return self.version
+
+    def replay(self, session: Hashable, request: int) -> None:
+        """Put more of a watch's past into the outbox, and `BEHIND` after it if that is not all."""
+        watcher = self._requests.get(session, {}).get(request)
+        if not isinstance(watcher, Watcher) or watcher.position is None:
+            return  # withdrawn, or new
+        try:
+            events, position = self._history.portion(watcher.position, watcher.prefix)
+        except StoreError as error:  # the reader is slower than others write
+            self.drop_watch(session, request)
+            self.outbox.append((session, request, error))
+            return
+        self.outbox += ((session, request, event) for event in events)
+        watcher.position = position if position < self.version else None
+        if watcher.position is not None:
+            self.outbox.append((session, request, BEHIND))
 
     def _cancel(self, session: Hashable, _request: int, command: Cancel, _now: float) -> bool:
         entry = self._forget(session, command.request)
@@ -426,7 +458,8 @@ class Table:
     def _publish(self, kind: Literal["put", "delete", "expire"], key: str, value: bytes) -> None:
         event = StoreEvent(kind, key, value, self.version)
         for watcher in self._watchers.of(key):
-            self.outbox.append((watcher.session, watcher.request, event))
+            if watcher.position is None:
+                self.outbox.append((watcher.session, watcher.request, event))
 
     def _check_size(self, key: str, value: bytes) -> None:
         if len(value) > self._max_value:

@@ -220,6 +220,25 @@ async def test_watches_resume_after_a_cut(setting: Setting) -> None:
     assert seen == expected
 
 
+@pytest.mark.parametrize("is_cut", [False, True])
+async def test_a_watch_is_told_a_long_past(setting: Setting, *, is_cut: bool) -> None:
+    """More than may wait for a reader: in portions, once each, and what comes meanwhile."""
+    keys = [f"p/{number}" for number in range(5000)]
+    for _ in range(4):
+        await setting.other.multi_set(keys, [b""] * 5000)
+    seen = []
+    async with setting.client.watch("p/", since=0) as watch:
+        await setting.other.set("p/new", "")
+        async for event in watch:
+            seen.append(event.version)
+            if is_cut and len(seen) in (3000, 12_000):
+                await setting.cut()
+            if event.key == "p/new":
+                break
+
+    assert seen == list(range(1, 20_002))
+
+
 async def test_a_lease_is_resumed_within_the_grace(setting: Setting) -> None:
     """Reconnecting in time keeps the keys, beyond the grace too."""
     watch = setting.other.watch("")

@@ -112,6 +112,17 @@ async def test_a_dropped_watch_is_withdrawn() -> None:
         assert store.debug_info()["waiting"] == 0
 
 
+async def test_a_watch_is_told_a_long_past() -> None:
+    """All of it, as much as the store keeps."""
+    async with MemoryStore() as store:
+        for _ in range(5):
+            await store.multi_set([f"k{number}" for number in range(5000)], [b""] * 5000)
+        async with store.watch("", since=0) as watch:
+            seen = [(await anext(watch)).version for _ in range(25_000)]
+
+    assert seen == list(range(1, 25_001))
+
+
 async def test_nothing_is_left_of_many_calls() -> None:
     """Cancelled, timed out and answered waits leave every table empty."""
     async with MemoryStore() as store:

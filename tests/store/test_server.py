@@ -292,6 +292,30 @@ async def test_a_watch_that_does_not_read_ends(
     assert await client.get("k") == value
 
 
+async def test_the_past_waits_for_a_client_that_does_not_read(
+    server: TCPStoreServer, client: TCPStore
+) -> None:
+    """Nothing piles up at the server, and nothing is missing when it reads again."""
+    value = b"x" * 900
+    for number in range(200):
+        await client.multi_set([f"{number}/{index}" for index in range(100)], [value] * 100)
+    async with raw(server) as slow:
+        slow.stream.pause_reading()
+        await slow.send((1, Watch("", 0)))
+        while not server.debug_info()["waiting"]:
+            await client.num_keys()
+        for _ in range(50):
+            await client.num_keys()
+        sessions = [session for session in server._sessions if session._behind or session.replies]
+        assert sessions
+        assert sum(session._events for session in sessions) <= 2048
+        await client.set("end", "reached")
+        slow.stream.resume_reading()
+        async with asyncio.timeout(10):
+            await slow.until_received(b"reached")
+        assert slow.received.count(value) == 20_000
+
+
 async def test_requests_of_a_client_that_does_not_read_wait(
     server: TCPStoreServer, client: TCPStore
 ) -> None:

@@ -43,7 +43,7 @@ from asyncrpc.store.commands import (
     Wait,
     Watch,
 )
-from asyncrpc.store.table import PENDING, Table
+from asyncrpc.store.table import BEHIND, PENDING, Table
 
 
 class Client:
@@ -64,6 +64,10 @@ class Client:
         """Take what became due."""
         outbox, self.table.outbox = self.table.outbox, []
         return outbox
+
+    def versions(self) -> list[object]:
+        """Take what became due: versions of events, other outcomes as they are."""
+        return [o.version if isinstance(o, StoreEvent) else o for _, _, o in self.outcomes()]
 
 
 @pytest.fixture
@@ -284,6 +288,45 @@ def test_a_watch_resumes_after_a_version(client: Client) -> None:
     client(Watch("p/", 1))
 
     assert [StoreEvent("put", "p/b", b"", 3)] == [item for _, _, item in client.outcomes()]
+
+
+def test_a_long_past_is_told_in_portions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next one when it is asked for, then what came meanwhile; a ping says how far it is."""
+    monkeypatch.setattr("asyncrpc.store.changes._PORTION", 2)
+    client = Client(Table(max_events=100))
+    for index in range(3):
+        client(Set("k", b"%d" % index, NO_LEASE))
+
+    assert 3 == client(Watch("", 0))
+    watch = client.last
+    client(Set("k", b"3", NO_LEASE))
+    assert [1, 2, BEHIND] == client.versions()
+    assert 2 == client(Ping())
+    client.table.replay("client", watch)
+    assert [3, 4] == client.versions()
+    assert 4 == client(Ping())
+    client(Set("k", b"4", NO_LEASE))
+    assert [5] == client.versions()
+    client.table.replay("client", watch)
+    assert [] == client.outcomes()
+
+
+def test_a_reader_slower_than_the_writers_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the rest of the past is dropped before it is asked for, the watch ends with an error."""
+    monkeypatch.setattr("asyncrpc.store.changes._PORTION", 2)
+    client = Client(Table(max_events=5))
+    for index in range(5):
+        client(Set("k", b"%d" % index, NO_LEASE))
+    client(Watch("", 0))
+    watch = client.last
+    for index in range(5):
+        client(Set("k", b"%d" % index, NO_LEASE))
+
+    client.table.replay("client", watch)
+    *_, (_, _, error) = client.outcomes()
+    assert isinstance(error, StoreError)
+    assert "version 2 is too old" in str(error)
+    assert 0 == client.table.debug_info()["waiting"]
 
 
 def test_a_version_too_old_is_refused(client: Client) -> None:
