@@ -26,7 +26,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from asyncio import CancelledError
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import CancelledError as BlockingCancelledError
 from typing import Any, Protocol
 
@@ -114,9 +114,9 @@ def encode_failure(
     packer = _Packer(codec)
     entries = []
     for member in graph:
-        entry = _encode_error(member, index, packer.pack)
+        entry = _encode_error(member, index, packer)
         if registry is not None and registry.by_class(type(member)) is not None:
-            entry["whole"] = packer.pack(member)
+            entry["whole"] = packer.pack(member, "the error")
         entries.append(entry)
     return {
         "worker": worker,
@@ -164,12 +164,13 @@ def _collect(error: BaseException) -> list[BaseException]:
 def _encode_error(
     error: BaseException,
     index: dict[int, int],
-    pack: Callable[[object], list[object]],
+    packer: _Packer,
 ) -> dict[str, object]:
     args, fields, state = split_exception(error)
     fields.pop("obj", None)  # what an attribute was looked up on is any object
     state.pop("__notes__", None)
     kind = type(error)
+    notes = [cut(safe_str(note)) for note in _notes(error)]
     entry: dict[str, object] = {
         "module": public_module(str(kind.__module__)),
         "qualname": kind.__qualname__,
@@ -177,7 +178,7 @@ def _encode_error(
         "cause": index.get(id(error.__cause__)),
         "context": index.get(id(error.__context__)),
         "suppress": error.__suppress_context__,
-        "notes": [cut(safe_str(note)) for note in _notes(error)],
+        "notes": notes,
     }
     if isinstance(error, RpcError):
         state.pop("code", None)
@@ -188,9 +189,13 @@ def _encode_error(
         members = (index.get(id(member)) for member in error.exceptions)
         entry["group"] = [number for number in members if number is not None]
         args = (error.message,)
-    entry["args"] = [pack(value) for value in args]
-    entry["fields"] = {name: pack(value) for name, value in fields.items()}
-    entry["state"] = {str(name): pack(value) for name, value in state.items()}
+    packer.left_out = []
+    entry["args"] = [packer.pack(value, f"args[{at}]") for at, value in enumerate(args)]
+    for part, values in (("fields", fields), ("state", state)):
+        entry[part] = {str(name): packer.pack(value, str(name)) for name, value in values.items()}
+    if packer.left_out:
+        entry["cut"] = True
+        entry["notes"] = [*notes, f"too large to arrive whole: {', '.join(packer.left_out)}"]
     return entry
 
 
@@ -203,29 +208,40 @@ class _Packer:
     """Encodes single values, within one budget of bytes for all of them.
 
     A packed value is ``[value]`` as it is, ``[body, buffers, text]``, or ``[None, text]`` where
-    only the text of its repr travels.
+    only the text of its repr travels. Of a str beyond the budget its middle is left out.
+
+    Attributes:
+        left_out: what did not fit into the budget, in words.
     """
 
     def __init__(self, codec: ValueCodec) -> None:
         self._codec = codec
         self._budget = _MAX_VALUES
+        self.left_out: list[str] = []
 
-    def pack(self, value: object) -> list[object]:
-        """Return the packed form of ``value``."""
+    def pack(self, value: object, name: str) -> list[object]:
+        """Return the packed form of ``value``, which people know as ``name``."""
         if type(value) in _PLAIN:
             return [value]
-        if type(value) is str and len(value) <= self._budget:
-            self._budget -= len(value)
-            return [value]
+        if type(value) is str:
+            return [self._fitted(value, name)]
         try:
             body, buffers = self._codec.encode(value)
         except Exception:  # noqa: BLE001 -- pickling runs the value's own code
             return [None, cut(_safe_repr(value))]
         size = len(body) + sum(memoryview(buffer).nbytes for buffer in buffers)
         if size > self._budget:
+            self.left_out.append(f"{name} ({size} bytes, only its repr is here)")
             return [None, cut(_safe_repr(value))]
         self._budget -= size
         return [bytes(body), [bytes(buffer) for buffer in buffers], cut(_safe_repr(value))]
+
+    def _fitted(self, text: str, name: str) -> str:
+        if len(text) > self._budget:
+            self.left_out.append(f"{name} ({len(text)} characters)")
+            return cut(text)
+        self._budget -= len(text)
+        return text
 
 
 def _safe_repr(value: object) -> str:
@@ -326,7 +342,7 @@ class _Decoder:
             if isinstance(error, RpcError):
                 is_answer = isinstance(error, RemoteError) and number in self._catchable
                 _restore_status(error, entry, Delivery.EXECUTED if is_answer else None)
-            if cut(str(error)) == entry["text"]:
+            if cut(str(error)) == entry["text"] or entry.get("cut"):
                 return error
         return None
 

@@ -7,6 +7,7 @@ import concurrent.futures
 import copy
 import errno
 import pickle
+import re
 import sys
 import threading
 import traceback
@@ -407,7 +408,7 @@ def local_error() -> Exception:
 
 @pytest.mark.parametrize(
     "error",
-    [local_error(), HiddenError("a"), StrFailsError("b"), ValueError("x" * 5_000_000)],
+    [local_error(), HiddenError("a"), StrFailsError("b")],
     ids=lambda error: type(error).__name__,
 )
 def test_what_would_not_read_the_same_is_remote(error: Exception) -> None:
@@ -620,6 +621,42 @@ def test_long_texts_are_bounded() -> None:
     assert "characters left out]" in str(arrived.__cause__)
 
 
+class Wordy(Exception):
+    """Its text is in an attribute."""
+
+    def __init__(self, words: str) -> None:
+        super().__init__(len(words))
+        self.words = words
+
+    def __str__(self) -> str:
+        return self.words
+
+
+@pytest.mark.parametrize("kind", [ValueError, KeyError, Wordy])
+def test_very_long_texts_are_cut(kind: type[Exception]) -> None:
+    """Beyond the budget of all values: the class stays, and a note says how much there was."""
+    arrived = carry(raised(kind("a" + "x" * 5_000_000 + "z")))
+
+    assert kind is type(arrived)
+    assert len(str(arrived)) < remote_traceback.MAX_TEXT + 100
+    assert "[4934466 characters left out]" in str(arrived)
+    assert str(arrived).strip("'").startswith("axx")
+    assert str(arrived).strip("'").endswith("xxz")
+    (note,) = arrived.__notes__
+    where = "words" if kind is Wordy else "args[0]"
+    assert f"too large to arrive whole: {where} (5000002 characters)" == note
+
+
+def test_very_large_values_are_named() -> None:
+    """The class stays, the value is the text of its repr, and a note says so."""
+    arrived = carry(raised(ValueError(bytes(2_000_000), 3)))
+
+    assert ValueError is type(arrived)
+    assert 3 == arrived.args[1]
+    assert arrived.args[0].startswith("b'\\x00")
+    assert re.search(r"args\[0\] \(20000\d\d bytes, only its repr is here\)", arrived.__notes__[0])
+
+
 def test_values_share_one_budget() -> None:
     """An error that carries a lot of data arrives without what is too much."""
     error = ValueError("x")
@@ -629,6 +666,9 @@ def test_values_share_one_budget() -> None:
     arrived = carry(error)
 
     assert [type(getattr(arrived, name)) for name in "abc"] == [bytes, str, str]
+    assert [["b (6000", "c (6000"]] == [
+        re.findall(r"\w \(6000", note) for note in arrived.__notes__
+    ]
 
 
 def test_hops_do_not_repeat_the_text_of_earlier_hops() -> None:
