@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import asyncrpc as rpc
-from asyncrpc.testing import cluster
+from asyncrpc.testing import VirtualClock, cluster
 from tests.agent import targets
 from tests.agent.groups import at_rest, until
 from tests.agent.processes import mixed_group
@@ -111,18 +111,34 @@ async def test_blocked_loop_is_not_lost(tmp_path: Path) -> None:
         assert "present" == state(agent, "worker1")
 
 
-async def test_own_blocked_loop_loses_nobody(tmp_path: Path) -> None:
-    """A worker that was blocked itself holds that against nobody."""
-    interval = 0.15  # in which the other one has to answer, busy as the machine may be
-    group = mixed_group(tmp_path, 1, heartbeat_interval=interval, heartbeat_misses=2)
-    async with group as (agent, _):
-        await agent.rpc_async("worker1", targets.who)
-        for _ in range(3):
-            time.sleep(6 * interval)
-            await asyncio.sleep(1.2 * interval)
+class Standstill(VirtualClock):
+    """A clock whose time goes on while no timer fires, as on a loop that is blocked."""
 
-        assert "present" == state(agent, "worker1")
-        assert 1 == await agent.rpc_async("worker1", targets.echo, args=(1,))
+    def block(self, seconds: float) -> None:
+        """Let that much time pass unseen."""
+        self._now += seconds
+
+
+@pytest.mark.parametrize("is_blocked", [False, True])
+async def test_own_blocked_loop_loses_nobody(*, is_blocked: bool) -> None:
+    """A worker that was blocked itself holds that against nobody; silence on time it does."""
+    clock = Standstill()
+    options = rpc.RpcOptions(heartbeat_interval=1, heartbeat_misses=1)
+    async with cluster(2, clock=clock, options=options) as (agent, other):
+        await agent.rpc_async("worker1", targets.who)
+        for _ in range(3 if is_blocked else 1):
+            agent.partition(["worker1"])  # of what comes, nothing is read
+            await clock.advance(1)
+            if is_blocked:
+                clock.block(6)
+                agent.heal()
+            await clock.advance(1)
+
+        assert ("present" if is_blocked else "lost") == state(agent, "worker1")
+        if is_blocked:
+            assert 1 == await agent.rpc_async("worker1", targets.echo, args=(1,))
+        else:
+            await other.shutdown(graceful=False)
 
 
 async def test_left_gracefully() -> None:
