@@ -49,6 +49,7 @@ soak: $(VENV)/.installed-test
 	MESH_SEEDS=8 RREF_SEEDS=500 RETRY_SEEDS=200 $(BIN)/python -m pytest tests/adversity $(PYTEST_ARGS)
 	CLUSTER_SOAK=1 $(BIN)/python -m pytest tests/launcher/test_slurm.py $(PYTEST_ARGS)
 	RENDEZVOUS_SEEDS=10000 $(BIN)/python -m pytest tests/launcher/rendezvous/test_simulation.py $(PYTEST_ARGS)
+	PARTITION_SECONDS=60 $(BIN)/python -m pytest tests/launcher/test_partitions.py $(PYTEST_ARGS)
 
 bench: $(VENV)/.installed-bench
 	$(BIN)/python benchmarks/bench_rpc.py $(BENCH_ARGS)

@@ -136,6 +136,7 @@ class LocalElasticAgent:
         self._info: RendezvousInfo | None = None  # of the current round
         self._ranks: NodeRanks | None = None  # of the current round
         self._torch_store = RoundStore()
+        self._fence = math.inf  # when no worker of the current round may run any more
         self._change = ""  # why the round before the current one ended
         self._reported: Outcome | None = None  # how the workers of the current round ended here
         self._ending: Ending | None = None  # of the run, once it is over for all nodes
@@ -285,6 +286,7 @@ class LocalElasticAgent:
             case Step.JOIN:
                 self._spawn(self._join())
             case Step.START:
+                self._fence = math.inf
                 self._announce_round()
                 self._reported = None
                 self._spawn(self._start())
@@ -298,7 +300,8 @@ class LocalElasticAgent:
             case Step.KILL:
                 self._spawn(self._processes.stop(signal.SIGKILL))
             case Stop(number):
-                self._spawn(self._processes.stop(signal.Signals(number)))
+                within = max(0.0, self._fence - time.monotonic())
+                self._spawn(self._processes.stop(signal.Signals(number), within))
 
     def _announce_round(self) -> None:
         """Say why workers are started again, if they are."""
@@ -369,6 +372,7 @@ class LocalElasticAgent:
             self._ending = end
             return Over(end.is_success)
         self._change = end.reason
+        self._fence = time.monotonic() + end.within
         phase, reported = self._machine.phase, self._reported
         if phase in (Phase.STARTING, Phase.RUNNING):
             _logger.warning("%s; stopping the workers here", end.reason)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import math
 import os
 import signal
 from collections.abc import Mapping
@@ -190,15 +191,17 @@ class Processes:
         if self.context is not None:
             self.context.send_signal(number)
 
-    async def stop(self, number: signal.Signals) -> None:
+    async def stop(self, number: signal.Signals, within: float = math.inf) -> None:
         """End the workers, if there are any; a second call while one is under way kills them.
 
         Args:
             number: the signal that comes before SIGKILL, unless there is no grace.
+            within: seconds until SIGKILL at most, if that is less than the grace.
         """
         if self.context is not None:
+            grace = min(self.grace, within)
             # Without a grace nobody shall see another signal first.
-            await self.context.close(number if self.grace > 0 else signal.SIGKILL, self.grace)
+            await self.context.close(number if grace > 0 else signal.SIGKILL, grace)
 
     def failure(self) -> tuple[str, int]:
         """Say in a few words why the round failed here, and with which exit status; "": it did not.

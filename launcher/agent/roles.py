@@ -16,6 +16,7 @@ from launcher.rendezvous import RendezvousHandler, RendezvousInfo
 __all__ = ("IDENTICAL_VARIABLE", "exchange_roles")
 
 IDENTICAL_VARIABLE = "TORCH_ELASTIC_WORKER_IDENTICAL"  # torchrun's: 1 promises that all are alike
+_NOTICE = 1.0  # seconds for the handler to notice too what failed the exchange
 
 
 async def exchange_roles(
@@ -44,6 +45,8 @@ async def exchange_roles(
     over = asyncio.ensure_future(handler.round_over())
     try:
         await asyncio.wait({exchange, over}, return_when=asyncio.FIRST_COMPLETED)
+        if exchange.done() and exchange.exception() is not None:
+            await asyncio.wait({over}, timeout=_NOTICE)
     finally:
         exchange.cancel()
         over.cancel()

@@ -81,6 +81,8 @@ class Change(NamedTuple):
 
     reason: str
     """Why, for people."""
+    within: float = math.inf
+    """Seconds after which no worker may run any more: the others go on without this node then."""
 
 
 class Ending(NamedTuple):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+from contextlib import suppress
 from functools import cache
 from typing import Any
 
@@ -33,7 +34,7 @@ from launcher.rendezvous.endpoint import check_port, free_port
 from launcher.rendezvous.handover import hand_over
 from launcher.rendezvous.leader import Terms
 from launcher.rendezvous.membership import Membership
-from launcher.rendezvous.place import HostedPlace, LastingPlace, Place
+from launcher.rendezvous.place import HostedPlace, LastingPlace, Place, SilentStoreError
 from launcher.rendezvous.settings import Settings
 from launcher.rendezvous.state import (
     NO_RANK,
@@ -99,19 +100,14 @@ class DynamicRendezvous(RendezvousHandler):
         self._is_told = False  # that this node is a spare
         self._is_closed = False
         self._leaving: asyncio.Task[None] | None = None  # of a node that hosts the store
-        self._members = Membership(
-            place,
-            Terms(
-                min_nodes=self._min_nodes,
-                max_nodes=parameters.max_nodes,
-                expect_nodes=settings.expect_nodes or parameters.max_nodes,
-                last_call=settings.last_call_timeout,
-                join_debounce=settings.join_debounce,
-            ),
-            interval=settings.keep_alive_interval,
-            ttl=settings.ttl,
-            clock=self._clock,
+        self._terms = Terms(
+            min_nodes=self._min_nodes,
+            max_nodes=parameters.max_nodes,
+            expect_nodes=settings.expect_nodes or parameters.max_nodes,
+            last_call=settings.last_call_timeout,
+            join_debounce=settings.join_debounce,
         )
+        self._members = self._new_membership()
 
     # What agents ask
 
@@ -126,31 +122,38 @@ class DynamicRendezvous(RendezvousHandler):
     async def next_rendezvous(self) -> RendezvousInfo:
         """Join the next round and wait until it is formed; see the base class."""
         deadline = self._clock.time() + self._settings.join_timeout
-        await self._open()
-        if self._master is not None and self._place.is_host and self._round == NO_RANK:
-            check_port(*self._master)
-        try:
-            await self._announce_ready(self._round + 1)
-            return await self._enter(deadline)
-        except BaseException:
-            await self._withdraw()
-            raise
+        while True:
+            await self._open(deadline - self._clock.time())
+            if self._master is not None and self._place.is_host and self._round == NO_RANK:
+                check_port(*self._master)
+            try:
+                await self._announce_ready(self._round + 1)
+                return await self._enter(deadline)
+            except SilentStoreError as error:
+                _logger.warning("%s; waiting for it", error)
+            except BaseException:
+                await self._withdraw()
+                raise
 
     async def report(self, outcome: Outcome) -> None:
         """Announce how the workers of the round ended here; see the base class."""
-        await self._announce(
-            stage=Stage.FAILED if outcome.failure else Stage.DONE,
-            round=self._round,
-            failure=outcome.failure,
-            exitcode=outcome.exitcode,
-            max_restarts=outcome.max_restarts,
-            restart_window=outcome.restart_window,
-        )
+        with suppress(SilentStoreError):  # then there will be another round, if any
+            await self._announce(
+                stage=Stage.FAILED if outcome.failure else Stage.DONE,
+                round=self._round,
+                failure=outcome.failure,
+                exitcode=outcome.exitcode,
+                max_restarts=outcome.max_restarts,
+                restart_window=outcome.restart_window,
+            )
 
     async def round_over(self) -> Change | Ending:
         """Wait until the record has left the round; see the base class."""
         while True:
-            record = self._members.record
+            try:
+                record = self._members.record
+            except SilentStoreError as error:
+                return Change(str(error), max(0.0, self._members.expiry - self._clock.time()))
             if record.end is not End.NOT_YET:
                 return Ending(record.end is End.SUCCEEDED, record.why, record.exitcode)
             has_seat = record.rank_of(self._node.id) != NO_RANK
@@ -167,7 +170,10 @@ class DynamicRendezvous(RendezvousHandler):
 
     async def missing(self) -> tuple[str, ...]:
         """Name the nodes of the round whose workers have not all ended; see the base class."""
-        nodes = await self._members.nodes()
+        try:
+            nodes = await self._members.nodes()
+        except SilentStoreError:
+            return ()
         return tuple(
             seat.label
             for seat in self._members.record.seats
@@ -273,8 +279,24 @@ class DynamicRendezvous(RendezvousHandler):
 
     # Parts of it
 
-    async def _open(self) -> None:
-        await self._members.open(self._settings.join_timeout)
+    def _new_membership(self) -> Membership:
+        return Membership(
+            self._place,
+            self._terms,
+            interval=self._settings.keep_alive_interval,
+            ttl=self._settings.ttl,
+            clock=self._clock,
+        )
+
+    async def _open(self, timeout: float | None = None) -> None:
+        """Reach the store, anew if it did not answer any more."""
+        is_back = self._members.is_silent and not self._is_closed
+        if is_back:
+            await self._members.close(0.0)
+            self._members = self._new_membership()
+        await self._members.open(self._settings.join_timeout if timeout is None else timeout)
+        if is_back and self._members.record.rank_of(self._node.id) == NO_RANK:
+            self._round = min(self._round, self._members.record.round - 1)
         self._node = self._node._replace(address=self._place.address)
 
     def _has_seat(self) -> bool:

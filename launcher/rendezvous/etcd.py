@@ -28,6 +28,7 @@ from asyncrpc.store import (
 from launcher.errors import RendezvousConnectionError
 from launcher.rendezvous.base import RendezvousHandler, RendezvousParameters
 from launcher.rendezvous.dynamic import DynamicRendezvous
+from launcher.rendezvous.place import SilentStoreError
 from launcher.rendezvous.settings import read_settings
 
 __all__ = ("EtcdPlace", "create_handler")
@@ -115,7 +116,7 @@ class EtcdPlace:
 
     def lost(self, error: Exception, host: str) -> RendezvousConnectionError:  # noqa: ARG002 -- none
         """Say that the store was lost; see `Place.lost`."""
-        return RendezvousConnectionError(f"etcd at {self._endpoint} was lost: {error}")
+        return SilentStoreError(f"etcd at {self._endpoint} was lost: {error}")
 
 
 def create_handler(parameters: RendezvousParameters) -> RendezvousHandler:

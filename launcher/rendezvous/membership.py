@@ -11,6 +11,10 @@ makes of them. One makes sure that the store answers and that the lease lives. B
 its announcement and perhaps the leadership, hang on its one lease, so that both end with it. If the
 store is lost, everything fails, now and later. If it moves, its last record says where to: the
 tasks end, what this node announced is said again there, and they begin anew.
+
+A node that hears nothing of the store knows from its last renewal how long its lease lives at
+least, and stops its workers a little earlier: when the others go on without it, none of them runs
+any more.
 """
 
 from __future__ import annotations
@@ -35,11 +39,12 @@ from launcher.rendezvous.changes import Changes
 from launcher.rendezvous.guidance import guide
 from launcher.rendezvous.keys import HEIR, HOST, LEADER, NODES, OFFERS, PREFIX, RECORD, SHARED
 from launcher.rendezvous.leader import Leader, Terms, move
-from launcher.rendezvous.place import HostedPlace, LastingPlace, Place
+from launcher.rendezvous.place import HostedPlace, LastingPlace, Place, SilentStoreError
 from launcher.rendezvous.state import End, Node, Record, decode_node, decode_record, encode
 
 __all__ = ("Membership",)
 
+_MARGIN = 1 / 12  # of a lease's life: for workers to end in order, and again before it lapses
 _MANY = 64
 _PAUSE = 1e-5  # seconds for each of many nodes, between two looks at all of them
 
@@ -86,6 +91,18 @@ class Membership:
     def is_open(self) -> bool:
         """Whether the store was reached, and neither lost nor left since."""
         return self._store is not None and self._failure is None
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether the store was lost because it did not answer."""
+        return isinstance(self._failure, SilentStoreError)
+
+    @property
+    def expiry(self) -> float:
+        """Until when the others are sure to take this node for alive if it says nothing more."""
+        if self._lease is None:
+            return self._clock.time()
+        return self._lease.renewed + self._ttl * (1 - _MARGIN)
 
     @property
     def has_announced(self) -> bool:
@@ -411,11 +428,16 @@ class Membership:
         assert self._store is not None
         while True:
             await self._clock.sleep(self._interval)
+            silent_at = self.expiry - self._ttl * _MARGIN
+            # Who has slept itself asks once more.
+            patience = max(silent_at - self._clock.time(), self._interval / 2)
             try:
-                async with time_limit(self._clock, self._ttl):
+                async with time_limit(self._clock, patience):
                     await self._hold()
                     await self._store.check([])
             except TimeoutError as error:
+                if self._place.is_host:
+                    continue  # this process stood still, and the store with it
                 raise self._place.lost(error, self._host) from error
 
     # Failing

@@ -19,13 +19,26 @@ from asyncrpc.transport import SocketNetwork
 from launcher.errors import RendezvousConnectionError
 from launcher.rendezvous.endpoint import is_address, parse_endpoint
 
-__all__ = ("HostedPlace", "LastingPlace", "Place", "TcpPlace")
+__all__ = ("HostedPlace", "LastingPlace", "Place", "SilentStoreError", "TcpPlace")
 
 _BACKLOG = 1024
 _GRACE = 0.75  # seconds that a node whose connection broke has to come back; see `Leader`
 _RECONNECT = 1.0  # seconds to reach a store whose connection broke; its host may be dying
 _FAREWELL = 1.0  # seconds for the others to hear that the store goes
 _IS_ELSEWHERE = (errno.EADDRINUSE, errno.EADDRNOTAVAIL)  # another one's, or another host's
+
+
+_IS_SILENCE = (
+    errno.ETIMEDOUT,
+    errno.EHOSTUNREACH,
+    errno.ENETUNREACH,
+    errno.ENETDOWN,
+    errno.EHOSTDOWN,
+)
+
+
+class SilentStoreError(RendezvousConnectionError):
+    """The run's store does not answer: it may go on without this node, and be back."""
 
 
 class Place(Protocol):
@@ -54,7 +67,7 @@ class Place(Protocol):
         ...
 
     def lost(self, error: Exception, host: str) -> RendezvousConnectionError:
-        """Say in the user's words that the store was lost.
+        """Say in the user's words that the store was lost; a `SilentStoreError` if it may be back.
 
         Args:
             error: how that showed.
@@ -158,6 +171,7 @@ class TcpPlace:
         self._servers: list[TCPStoreServer] = []  # the last one is offered, or the run's
         self._client: TCPStore | None = None
         self._former: TCPStore | None = None  # of the store before it moved
+        self._was_open = False
         self._offered = ""  # endpoint of the last of the servers, if it is for the run to move to
         self._own_host = ""  # where this node reaches its own store, if it hosts it
         self.address = local_addr or ""
@@ -166,8 +180,11 @@ class TcpPlace:
         self.url = f"tcp://{self.endpoint}"
 
     async def open(self, timeout: float) -> Store:
-        """Host the store or connect to it; see `Place.open`."""
-        if self._wants_host is not False:
+        """Host the store or connect to it; see `Place.open`.
+
+        Who has lost it must not begin another one for the same run, and only connects.
+        """
+        if self._wants_host is not False and not self._was_open:
             await self._try_to_host()
         try:
             self._client = await self._connect(timeout)
@@ -181,6 +198,7 @@ class TcpPlace:
                 f"rdzv_endpoint={self.endpoint}: {error}; if its host has left the run, the others "
                 "have said where they meet now"
             ) from error
+        self._was_open = True
         if not self.address:
             # Others know the host of the store by the name they were given; a name may stand for
             # a loopback address in this host's own tables.
@@ -201,9 +219,10 @@ class TcpPlace:
     def lost(self, error: Exception, host: str) -> RendezvousConnectionError:
         """Say that the store was lost; see `Place.lost`."""
         who = f"{host}, which" if host else "the node that"
-        return RendezvousConnectionError(
-            f"{who} hosts the run's store at {self.endpoint}, was lost: {error}"
-        )
+        where = f"{who} hosts the run's store at {self.endpoint}"
+        if _is_silence(error):
+            return SilentStoreError(f"{where}, does not answer")
+        return RendezvousConnectionError(f"{where}, was lost: {error}")
 
     async def offer(self) -> str:
         """Serve an empty store here; see `HostedPlace.offer`."""
@@ -319,6 +338,14 @@ class TcpPlace:
             # What the name means here may not be where the others look for it.
             address = ("", self._port)
         return socket.create_server((str(address[0]), self._port), family=family, backlog=_BACKLOG)
+
+
+def _is_silence(error: BaseException | None) -> bool:
+    while error is not None:
+        if isinstance(error, TimeoutError) or getattr(error, "errno", None) in _IS_SILENCE:
+            return True
+        error = error.__cause__
+    return False
 
 
 def _endpoint(host: str, port: int) -> str:

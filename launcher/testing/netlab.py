@@ -75,6 +75,10 @@ class NetLab:
         name = ("unshare", "--uts", "sh", "-c", 'hostname "$0" && exec "$@"', host)
         return ("ip", "netns", "exec", self._namespace(host), *name, *argv)
 
+    async def processes(self, host: str) -> list[int]:
+        """Return the ids of the processes on a host."""
+        return await _processes(self._namespace(host))
+
     async def __aenter__(self) -> Self:
         """Make the hosts.
 
@@ -223,10 +227,14 @@ class NetLab:
 
 async def _remove(namespace: str) -> None:
     with suppress(OSError):
-        for pid in (await _run("ip", "netns", "pids", namespace)).split():
+        for pid in await _processes(namespace):
             with suppress(ProcessLookupError):
-                os.kill(int(pid), signal.SIGKILL)
+                os.kill(pid, signal.SIGKILL)
         await _run("ip", "netns", "del", namespace)
+
+
+async def _processes(namespace: str) -> list[int]:
+    return [int(pid) for pid in (await _run("ip", "netns", "pids", namespace)).split()]
 
 
 def _random(share: float) -> str:

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import textwrap
@@ -101,6 +102,12 @@ class Hosts:
         path.write_text("import json, os, signal, sys, time\n" + textwrap.dedent(script))
         where = f"--rdzv-endpoint={self.lab.address(self.lab.hosts[0])}"
         return self.start(host, "-m", "launcher", where, *options, str(path), **variables)
+
+    def signal(self, host: str, number: signal.Signals) -> None:
+        """Send a signal to everything that runs on a host."""
+        listed = self.do(self.lab.processes(host))
+        for pid in listed:
+            os.kill(pid, number)
 
     def go(self) -> None:
         """Let the workers end."""

@@ -105,25 +105,6 @@ def test_the_store_passes_to_another_host(hosts: Hosts) -> None:
     assert labels(stderr) == ["left"]
 
 
-def test_a_partition_leaves_the_host_of_the_store(hosts: Hosts) -> None:
-    """It goes on alone; the other ends, naming whom it lost."""
-    silence = "--rdzv-conf=keep_alive_interval=0.4,last_call_timeout=600"
-    one, two = (hosts.agent(host, "--nnodes=1:2", silence) for host in ("left", "right"))
-    facts_of(one)
-    facts_of(two)
-    hosts.do(hosts.lab.partition(["left"], ["right"]))
-    alone = facts_of(one)
-    status, stderr = finish(two)
-    hosts.go()
-
-    assert world(alone) == (0, 1, 1)
-    assert status == 1
-    assert re.search(
-        r"left .*, which hosts the run's store at 10\.70\.0\.1:29400, was lost", stderr
-    )
-    assert finish(one)[0] == 0
-
-
 def leave(agent: subprocess.Popen[str]) -> None:
     """Tell the launcher of an agent to stop, not the programs around it."""
     agent.terminate()

@@ -425,20 +425,26 @@ def test_a_silent_node_is_lost_and_may_come_back(agent: Agent, tmp_path: Path) -
     assert finish(one)[0] == finish(two)[0] == 0
 
 
-def test_a_silent_host_of_the_store_ends_the_run(agent: Agent) -> None:
-    """The others do not wait for the network to tell them."""
-    alive = "--rdzv-conf=keep_alive_interval=0.4"
+def test_a_silent_host_of_the_store_is_waited_for(agent: Agent) -> None:
+    """Without workers, since it may go on without this node; and not for ever."""
+    alive = "--rdzv-conf=keep_alive_interval=0.4,join_timeout=3"
     one = agent(1, "--nnodes=2", alive)
     wait_for_host(one)
     two = agent(2, "--nnodes=2", alive)
     facts_of(one)
-    facts_of(two)
+    worker = psutil.Process(int(facts_of(two)[0]["pid"]))
     one.send_signal(signal.SIGSTOP)
+    worker.wait(timeout=NOTICE)
+    assert two.poll() is None, "it waits for the store"
     status, stderr = finish(two)
     one.kill()
 
     assert status == 1
-    assert re.search(r"127\.0\.0\.1 \(agent \d+\), which hosts the run's store at", stderr)
+    silent = (
+        r"127\.0\.0\.1 \(agent \d+\), which hosts the run's store at 127\.0\.0\.1:\d+, does not"
+    )
+    assert re.search(silent + " answer; stopping the workers here", stderr)
+    assert re.search(r"launcher: .*cannot reach the store at", stderr)
 
 
 @pytest.mark.parametrize("options", [["--nnodes=2"], ["--nnodes=1:2"]])

@@ -109,7 +109,9 @@ async def test_a_node_that_waits_takes_over_too() -> None:
         one, two, spare = make(), make(), make()
         await enter([one, two])
         standing_by = asyncio.create_task(spare.next_rendezvous())
-        await asyncio.sleep(0.05)
+        assert isinstance(one, DynamicRendezvous)
+        while len(await one._members.nodes()) < 3:
+            await asyncio.sleep(0.01)
         await one.leave()
         await two.round_over()
         infos = await asyncio.gather(two.next_rendezvous(), standing_by)
