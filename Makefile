@@ -7,12 +7,13 @@ BIN := $(VENV)/bin
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
 
-.PHONY: help demo test torch lint format coverage soak bench bench-growth clean
+.PHONY: help demo test torch jax lint format coverage soak bench bench-growth clean
 
 help:
 	@echo 'make demo      run the example job on four workers'
 	@echo 'make test      run all tests (PYTEST_ARGS="-m \"not slow\"" for the quick ones)'
 	@echo 'make torch     install torch too, for the tests that need it'
+	@echo 'make jax       install JAX too, likewise'
 	@echo 'make lint      ruff, formatting, mypy'
 	@echo 'make coverage  run all tests and show what they miss'
 	@echo 'make soak      run many more random schedules of calls, retries and rendezvous'
@@ -29,6 +30,10 @@ test: $(VENV)/.installed-test
 # Tests that need torch are skipped without it. 2.13.0 is the version they are written for.
 torch: $(VENV)/.installed-test
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
+
+# Likewise, and 0.10.2.
+jax: $(VENV)/.installed-test
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check jax==0.10.2
 
 lint: $(VENV)/.installed-lint
 	$(BIN)/ruff check
@@ -48,6 +53,7 @@ coverage: $(VENV)/.installed-test
 soak: $(VENV)/.installed-test
 	MESH_SEEDS=8 RREF_SEEDS=500 RETRY_SEEDS=200 $(BIN)/python -m pytest tests/adversity $(PYTEST_ARGS)
 	CLUSTER_SOAK=1 $(BIN)/python -m pytest tests/launcher/test_slurm.py $(PYTEST_ARGS)
+	STORE_RACES=1000 $(BIN)/python -m pytest tests/store/test_torch_clients.py $(PYTEST_ARGS)
 	RENDEZVOUS_SEEDS=10000 $(BIN)/python -m pytest tests/launcher/rendezvous/test_simulation.py $(PYTEST_ARGS)
 	PARTITION_SECONDS=60 $(BIN)/python -m pytest tests/launcher/test_partitions.py $(PYTEST_ARGS)
 

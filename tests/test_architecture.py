@@ -94,6 +94,7 @@ HEAVY = frozenset(
     [
         "aiohttp",
         "etcd",
+        "jax",
         "matplotlib",
         "numpy",
         "opentelemetry",

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import os
+import signal
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 
 from launcher import LaunchConfig, elastic_launch
+from tests.examples.launched import ROOT, numbers_of
 from tests.launcher.rendezvous.meeting import free_endpoint, free_port
 
 pytest.importorskip("torch", reason="needs torch: pip install torch==2.13.0")
@@ -29,6 +34,62 @@ SUM = """
     dist.destroy_process_group()
 """
 """What torch's own manual begins with."""
+
+
+SHARDED = """
+    import torch, torch.distributed as dist
+    from torch import nn
+    from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
+
+    dist.init_process_group("gloo")
+    rank, world_size = dist.get_rank(), dist.get_world_size()
+
+    def network():
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 1))
+
+    def sharded():
+        layers = network()
+        for layer in (layers[0], layers[2]):
+            fully_shard(layer)
+        return fully_shard(layers)
+
+    def train(network, share):
+        optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+        torch.manual_seed(1)
+        losses = []
+        for _ in range(5):
+            inputs = share(torch.randn(16, 8))
+            loss = (network(inputs) - inputs.sum(1, keepdim=True)).square().mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            dist.all_reduce(loss)
+            losses.append(loss.item() / world_size)
+        return losses
+
+    def own(tensor):
+        return tensor.chunk(world_size)[rank]
+
+    def plain(tensor):
+        return tensor
+
+    try:
+        FullyShardedDataParallel(network())
+    except RuntimeError as error:
+        refusal = str(error)
+    shards = sharded()
+    facts = {
+        "alone": train(network(), plain),
+        "sharded": train(shards, own),
+        "older": train(FullyShardedDataParallel(network(), device_id=torch.device("cpu")), own),
+        "sizes": [weights.to_local().numel() for weights in shards.parameters()],
+        "refusal": refusal,
+    }
+    print(json.dumps(facts), flush=True)
+    dist.destroy_process_group()
+"""
+"""Trains one network on all the data, and twice with parts of it on each worker."""
 
 
 @pytest.fixture(autouse=True)
@@ -72,3 +133,63 @@ def test_a_sum_over_the_agents_store(script: Callable[[str], str], start: Start)
     found = [json.loads(line) for agent in agents for line in output(agent).splitlines()]
 
     assert found == [[6, "True"]] * 4
+
+
+def test_sharded_training_of_two_nodes(script: Callable[[str], str], start: Start) -> None:
+    """Parameters in parts learn as whole ones do; rank 0 hosts torch's own store."""
+    path = script(SHARDED)
+    options = ["--nnodes=2", f"--rdzv-endpoint={free_endpoint()}"]
+    agents = [start(*options, path) for _ in range(2)]
+
+    for agent in agents:
+        facts = json.loads(output(agent))
+        assert facts["sharded"] == pytest.approx(facts["alone"], rel=1e-4)
+        assert facts["older"] == pytest.approx(facts["alone"], rel=1e-4)
+        assert facts["sizes"] == [64, 8, 16, 1] or facts["sizes"] == [64, 8, 0, 0]
+        # FSDP1 looks for an accelerator, unless it is told not to.
+        assert "FSDP needs a non-CPU accelerator device" in facts["refusal"]
+
+
+def test_training_goes_on(tmp_path: Path, start: Start) -> None:
+    """Through a node that joins, a worker that is killed, and the end of the run."""
+    example, kept = str(ROOT / "examples" / "train_digits.py"), str(tmp_path / "digits.pt")
+    task = [example, "--images=1024", f"--checkpoint={kept}"]
+    options = ["--nnodes=1:2", f"--rdzv-endpoint={free_endpoint()}", "--max-restarts=1"]
+    options += ["--rdzv-conf=last_call_timeout=0.1", "--torch-store"]
+    seen: list[dict[str, float]] = []
+
+    def follow(agent: subprocess.Popen[str], name: str, value: int) -> None:
+        assert agent.stdout is not None
+        while not seen or seen[-1][name] != value:
+            line = agent.stdout.readline()
+            assert line, agent.communicate()
+            seen.append(numbers_of(line))
+
+    first = start(*options, *task, "--epochs=100000")
+    follow(first, "workers", 1)
+    second = start(*options, *task, "--epochs=100000")
+    follow(first, "workers", 2)
+    os.kill(worker_of(second), signal.SIGKILL)
+    follow(first, "restarts", 1)
+    for agent in (first, second):
+        agent.send_signal(signal.SIGTERM)
+    rest, _ = first.communicate(timeout=60)
+    second.communicate(timeout=60)
+    assert [128 + signal.SIGTERM] * 2 == [first.returncode, second.returncode]
+    seen += map(numbers_of, rest.splitlines())
+    done = int(seen[-1]["epoch"])
+    last = start(*task, f"--epochs={done + 4}")
+    seen += map(numbers_of, output(last).splitlines())
+
+    epochs = [int(line["epoch"]) for line in seen]
+    # One may be kept that its worker did not live to tell of.
+    assert {after - before for before, after in itertools.pairwise(epochs)} <= {1, 2}
+    assert epochs[-1] == done + 3
+    assert seen[-1]["accuracy"] > 0.9
+
+
+def worker_of(agent: subprocess.Popen[str]) -> int:
+    """Return the process id of an agent's worker."""
+    processes = psutil.Process(agent.pid).children(recursive=True)
+    [pid] = [p.pid for p in processes if any(a.endswith("digits.py") for a in p.cmdline())]
+    return int(pid)

@@ -174,6 +174,7 @@ def test_waiting_has_an_end(port: int) -> None:
         assert b"1" == store.get("a")
 
 
+@pytest.mark.timeout(60 + RACES // 5)
 def test_a_time_out_that_meets_the_end_of_the_wait(port: int) -> None:
     """Whichever comes first, the client and the server stay in step."""
     waiting, other = connect(port), connect(port)
