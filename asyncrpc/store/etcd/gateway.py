@@ -13,10 +13,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import json
 import logging
 import os
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
+from io import BytesIO
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from asyncrpc.errors import (
@@ -52,8 +54,13 @@ _UNAUTHENTICATED = 16
 # gRPC codes of a member that cannot answer now: cancelled, deadline exceeded, unavailable
 _PASSING = (1, 4, 14)
 _TOO_MANY = "too many requests"
+_TOO_LARGE = ("request is too large", "larger than max")
 _AUTH_OFF = "authentication is not enabled"
 _STALE_TOKENS = ("invalid auth token", "user name is empty", "revision of auth store is old")
+_HINTS = {
+    "http": "; if it speaks TLS, say so: protocol=https, or its cacert",
+    "https": "; if it does not speak TLS, leave cacert and protocol out",
+}
 _KEEPALIVE = (  # a member whose machine is gone is noticed after some 15 seconds
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
     (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 5),
@@ -272,10 +279,11 @@ class Gateway:
         if limit is None:  # a member without a leader would go on in silence
             headers["Grpc-Metadata-hasleader"] = "true"
         timeout = aiohttp.ClientTimeout(total=limit, sock_connect=_CONNECT)
-        method = "GET" if body is None else "POST"
-        return self._session.request(
-            method, member + path, json=body, headers=headers, timeout=timeout
-        )
+        if body is None:
+            return self._session.get(member + path, headers=headers, timeout=timeout)
+        headers["Content-Type"] = "application/json"
+        data = BytesIO(json.dumps(body).encode())  # written in pieces, as it may be large
+        return self._session.post(member + path, data=data, headers=headers, timeout=timeout)
 
     def _result(self, line: bytes) -> dict[str, Any]:
         fields = read_reply(line)
@@ -330,6 +338,12 @@ class Gateway:
                 f"that begin with /{self.address.prefix}/",
                 code=StatusCode.PERMISSION_DENIED,
             )
+        if any(limit in text for limit in _TOO_LARGE):
+            raise RefusedError(
+                f"etcd at {self} takes less at once than this operation carries (1.5 MiB, unless "
+                f"its --max-request-bytes says otherwise): {text}",
+                code=StatusCode.RESOURCE_EXHAUSTED,
+            )
         raise RefusedError(f"etcd at {self}: {text.removeprefix('etcdserver: ')}")
 
     def _check_version(self, version: str) -> None:
@@ -377,6 +391,8 @@ class Gateway:
                 f"cannot reach the store at {self}: {attempts} attempts in {span:.1f} s, "
                 f"the last failed with {last}"
             )
+            if isinstance(last.__cause__, ConnectionError) or "disconnected" in str(last):
+                text += _HINTS[self._credentials.scheme]
         delivery = Delivery.UNKNOWN if may_have_run else Delivery.NOT_SENT
         return StoreConnectionError(text, delivery=delivery)
 
@@ -384,8 +400,6 @@ class Gateway:
 @contextlib.contextmanager
 def _translated() -> Iterator[None]:
     """Say whether a request may have been carried out when a connection fails."""
-    import ssl  # noqa: PLC0415 -- aiohttp has imported it
-
     import aiohttp  # noqa: PLC0415 -- it has been imported before
 
     try:
@@ -394,8 +408,9 @@ def _translated() -> Iterator[None]:
         raise
     except aiohttp.ConnectionTimeoutError as error:
         raise _MemberError("no connection in time", may_have_run=False) from error
-    except (aiohttp.ClientSSLError, ssl.SSLError) as error:
-        raise _MemberError(str(error), may_have_run=False, is_hopeless=True) from error
+    except aiohttp.ClientConnectorCertificateError as error:
+        text = f"{error.host}:{error.port}: {error.certificate_error}"
+        raise _MemberError(text, may_have_run=False, is_hopeless=True) from error
     except aiohttp.ClientConnectorDNSError as error:
         raise _MemberError(f"{error.host} is not known", may_have_run=False) from error
     except aiohttp.ClientConnectorError as error:
@@ -404,7 +419,8 @@ def _translated() -> Iterator[None]:
     except TimeoutError as error:
         raise _MemberError("no answer in time", may_have_run=True) from error
     except (aiohttp.ClientError, OSError) as error:
-        raise _MemberError(str(error) or type(error).__name__, may_have_run=True) from error
+        text = str(error) or type(error).__name__
+        raise _MemberError(text, may_have_run=True, is_hopeless="[SSL" in text) from error
     except (ValueError, KeyError, TypeError) as error:
         raise _MemberError(f"no etcd answers like that: {error!r}", may_have_run=True) from error
 

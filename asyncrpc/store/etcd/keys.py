@@ -74,4 +74,4 @@ def version_of(revision: int, index: int) -> int:
 
 def revision_from(version: int) -> int:
     """Return the first revision of which something may have happened after a version."""
-    return (version + 1) >> _BITS
+    return max((version + 1) >> _BITS, 1)  # etcd takes 0 for now

@@ -55,3 +55,4 @@ def test_a_watch_resumes_where_something_may_be_missing() -> None:
     """In the middle of a revision, or behind it."""
     assert revision_from(version_at(7)) == 8
     assert revision_from(version_of(7, 0)) == 7
+    assert revision_from(0) == 1, "0 would be now"
