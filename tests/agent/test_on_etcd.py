@@ -13,7 +13,7 @@ from tests.etcd import etcd, needs_etcd, new_url
 
 __all__ = ("etcd", "new_url")
 
-pytestmark = [pytest.mark.asyncio, pytest.mark.slow, needs_etcd]
+pytestmark = [pytest.mark.asyncio, pytest.mark.slow, pytest.mark.one_loop, needs_etcd]
 
 SECRET = b"0123456789abcdef"
 

@@ -97,6 +97,7 @@ async def on_etcd(url: str) -> AsyncIterator[Connect]:
 
 @needs_etcd
 @pytest.mark.slow
+@pytest.mark.one_loop
 @pytest.mark.asyncio
 @pytest.mark.parametrize("check", STORE_CHECKS, ids=lambda check: check.__name__)
 async def test_store_on_etcd_conforms(new_url: Callable[[], str], check: StoreCheck) -> None:
@@ -107,6 +108,7 @@ async def test_store_on_etcd_conforms(new_url: Callable[[], str], check: StoreCh
 
 @needs_etcd
 @pytest.mark.slow
+@pytest.mark.one_loop
 @pytest.mark.asyncio
 @pytest.mark.parametrize("check", SLOW_STORE_CHECKS, ids=lambda check: check.__name__)
 async def test_store_on_etcd_conforms_in_time(

@@ -9,7 +9,7 @@ its own key away. A client that died vanishes from the barrier when its session 
 from __future__ import annotations
 
 import asyncio
-import itertools
+import secrets
 from typing import NamedTuple
 
 from asyncrpc.errors import StoreTimeoutError
@@ -19,6 +19,7 @@ from asyncrpc.store.etcd.gateway import RefusedError
 from asyncrpc.store.etcd.hub import Inbox
 from asyncrpc.store.etcd.lane import Turn
 from asyncrpc.store.etcd.messages import (
+    SESSION,
     Row,
     delete,
     modified_by,
@@ -56,7 +57,6 @@ class Barriers:
     def __init__(self, core: Core) -> None:
         self._core = core
         self._layout = core.layout
-        self._numbers = itertools.count()
 
     async def barrier(self, command: Barrier, turn: Turn, deadline: float) -> None:
         """Wait until all have arrived."""
@@ -76,8 +76,7 @@ class Barriers:
         self, command: Barrier, folder: bytes, inbox: Inbox, turn: Turn, deadline: float
     ) -> None:
         """Arrive, and wait to be released, or to be the one who releases."""
-        name, _ = await self._core.writer.session()
-        own = folder + f"{name}{next(self._numbers):08x}".encode()
+        own = folder + secrets.token_hex(8).encode()
         try:
             await self._arrive(command, own)
             turn.leave()
@@ -114,8 +113,7 @@ class Barriers:
         return False
 
     async def _arrive(self, command: Barrier, own: bytes) -> None:
-        _, lease = await self._core.writer.session()
-        await self._core.writer.write([], [put(own, b"%d" % command.world_size, lease)])
+        await self._core.writer.write([], [put(own, b"%d" % command.world_size, SESSION)])
 
     async def _leave(self, turn: Turn, command: Barrier, own: bytes) -> int:
         """Take the own key away; say how many had arrived, 0 if the barrier has opened."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Coroutine, Sequence
 from contextlib import suppress
 from typing import Any
@@ -17,6 +18,8 @@ from asyncrpc.store.etcd.writer import Writer
 from asyncrpc.store.lease import LeaseHost
 
 __all__ = ("Core",)
+
+_log = logging.getLogger("asyncrpc.store")
 
 
 class Core:
@@ -62,8 +65,18 @@ class Core:
         """Start something that goes on by itself, until it is done or the store is closed."""
         task = asyncio.create_task(activity)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._note_end)
         return task
+
+    def _note_end(self, task: asyncio.Task[object]) -> None:
+        self._tasks.discard(task)
+        if task.cancelled():
+            return
+        error = task.exception()
+        if isinstance(error, StoreError):
+            _log.debug("what a client left in its store stays there until it lapses: %s", error)
+        elif error is not None:
+            _log.error("a task of the store at %s failed", self.gateway, exc_info=error)
 
     async def close(self, error: StoreError, timeout: float) -> None:
         """Withdraw what this client waits for, and stop.

@@ -39,7 +39,8 @@ if TYPE_CHECKING:
 
 __all__ = ("Gateway", "RefusedError", "Reply")
 
-_ATTEMPT = 3.0  # seconds for one member: an election takes one, and others may know more
+_ATTEMPT = 1.5  # seconds for one member at first: a request is lost with the leader it went to
+_MAX_ATTEMPT = 10.0  # seconds for one that has become slow
 _CONNECT = 2.0  # seconds for one member to take a connection
 _LEAST_ATTEMPT = 0.3
 _FIRST_PAUSE = 0.02  # seconds before all members are asked again
@@ -239,7 +240,8 @@ class Gateway:
             member = self._members[self._current]
             remaining = begun + timeout - loop.time()
             try:
-                limit = max(min(_ATTEMPT, remaining), _LEAST_ATTEMPT)
+                patience = min(_ATTEMPT * 2 ** min(attempt - 1, 8), _MAX_ATTEMPT)
+                limit = max(min(patience, remaining), _LEAST_ATTEMPT)
                 with self._turning_away(member), _translated():
                     fields = await self._attempt(member, path, body, limit)
             except _MemberError as error:

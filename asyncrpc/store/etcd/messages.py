@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 __all__ = (
+    "SESSION",
     "Row",
     "delete",
     "exists",
@@ -37,6 +38,9 @@ __all__ = (
 
 Json = dict[str, Any]
 """One object of a request or a reply."""
+
+SESSION = -1
+"""In place of a lease: the one of the client's session."""
 
 _CAMEL = re.compile(rb'"[a-z]+[A-Z]\w*":')
 _HUMP = re.compile(r"(?<=[a-z])(?=[A-Z])")
@@ -108,7 +112,10 @@ def flatten(responses: Iterable[Json]) -> Iterator[tuple[str, Json]]:
 
 
 def put(key: bytes, value: bytes, lease: int = 0, *, keeps_lease: bool = False) -> Json:
-    """Write a key, which hangs on ``lease`` then, on none, or on the one it has."""
+    """Write a key, which hangs on ``lease`` then, on none, or on the one it has.
+
+    On `SESSION` it hangs on that of the client, whichever that is when it is written.
+    """
     fields: Json = {"key": _text(key), "value": _text(value)}
     if keeps_lease:
         fields["ignore_lease"] = True

@@ -9,7 +9,7 @@ that died keeps the others waiting until its session lapses.
 from __future__ import annotations
 
 import asyncio
-import itertools
+import secrets
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -19,6 +19,7 @@ from asyncrpc.store.etcd.core import Core
 from asyncrpc.store.etcd.hub import Inbox
 from asyncrpc.store.etcd.lane import Turn
 from asyncrpc.store.etcd.messages import (
+    SESSION,
     Row,
     delete,
     exists,
@@ -56,7 +57,6 @@ class Queues:
     def __init__(self, core: Core) -> None:
         self._core = core
         self._layout = core.layout
-        self._numbers = itertools.count()
         # Number and revision of the last item of queues that this client pushes to: a guess.
         self._tails: dict[str, tuple[int, int]] = {}
 
@@ -109,7 +109,7 @@ class Queues:
 
     async def _wait(self, key: str, inbox: Inbox, turn: Turn, deadline: float) -> bytes:
         """Draw a ticket and wait until it is its turn and there is an item."""
-        ticket = await self._new_ticket(key)
+        ticket = self._layout.tickets(key) + secrets.token_hex(8).encode()
         try:
             await self._draw(ticket)
             turn.leave()
@@ -134,13 +134,8 @@ class Queues:
             self._core.spawn(self._withdraw(withdrawing, ticket))
             raise
 
-    async def _new_ticket(self, key: str) -> bytes:
-        name, _ = await self._core.writer.session()
-        return self._layout.tickets(key) + f"{name}{next(self._numbers):08x}".encode()
-
     async def _draw(self, ticket: bytes) -> None:
-        _, lease = await self._core.writer.session()
-        await self._core.writer.write([], [put(ticket, b"", lease)])
+        await self._core.writer.write([], [put(ticket, b"", SESSION)])
 
     async def _withdraw(self, turn: Turn, ticket: bytes) -> None:
         async with turn:

@@ -198,6 +198,11 @@ class EtcdStore(Operations):
                 if plain is not None:
                     return await plain(command)
                 return await self._waiting[type(command)](command, turn, deadline)
+        except StoreConnectionError:
+            raise
+        except StoreError as error:  # etcd's own word
+            error.delivery = Delivery.EXECUTED
+            raise
         except TimeoutError:
             if not scope.expired():
                 raise

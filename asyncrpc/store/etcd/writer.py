@@ -18,6 +18,7 @@ from asyncrpc.errors import Delivery, StoreConnectionError
 from asyncrpc.store.etcd.gateway import Gateway
 from asyncrpc.store.etcd.keys import Layout
 from asyncrpc.store.etcd.messages import (
+    SESSION,
     flatten,
     put,
     read,
@@ -72,11 +73,6 @@ class Writer:
         self.number = 0
         """Of the write that is being sent or was sent last; 0 before it is."""
 
-    async def session(self) -> tuple[str, int]:
-        """Return a name that no other client has, and the lease that goes with it."""
-        session = await self._begin()
-        return session.name, session.lease.id
-
     async def write(
         self, compare: Sequence[Json], success: Sequence[Json], failure: Sequence[Json] = ()
     ) -> Written:
@@ -98,7 +94,7 @@ class Writer:
             mark = b"%016x" % self.number
             body = txn(
                 [value_below(session.marker, mark), *compare],
-                [*success, put(session.marker, mark, keeps_lease=True)],
+                [*_bound(success, session), put(session.marker, mark, keeps_lease=True)],
                 [read(session.marker), *failure],
             )
             reply = await self._gateway.call("/v3/kv/txn", body["request_txn"])
@@ -161,3 +157,13 @@ class Writer:
                 raise
             self._session = _Session(lease, name, marker)
         return self._session
+
+
+def _bound(operations: Sequence[Json], session: _Session) -> list[Json]:
+    """Return operations with the session's lease where they leave that open."""
+    found = list(operations)
+    for index, operation in enumerate(found):
+        fields = operation.get("request_put", {})
+        if fields.get("lease") == str(SESSION):
+            found[index] = {"request_put": {**fields, "lease": str(session.lease.id)}}
+    return found

@@ -27,7 +27,7 @@ from tests.launcher.rendezvous.meeting import free_endpoint
 
 __all__ = ("etcd", "new_url")
 
-pytestmark = [pytest.mark.asyncio, pytest.mark.slow]
+pytestmark = [pytest.mark.asyncio, pytest.mark.slow, pytest.mark.one_loop]
 
 
 @asynccontextmanager
