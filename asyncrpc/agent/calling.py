@@ -186,12 +186,14 @@ class Caller(Settling):
         future.is_sent = future.counts = False
         if not self._passes(peer, request, future):
             return
-        if request.enclosed:
+        policy = again if isinstance(again, RetryPolicy) else None
+        if isinstance(future, RetriedFuture):
+            self._agent.retrier.begin(future, request, policy)
+            if request.enclosed and policy is not None:
+                self._agent.retrier.entrust(future, request.enclosed)
+        if request.enclosed and policy is None:
             entrust(self._agent.references, request.enclosed, peer, future)
         self.pending[future.call_id] = future
-        if isinstance(future, RetriedFuture):
-            policy = again if isinstance(again, RetryPolicy) else None
-            self._agent.retrier.begin(future, request, policy)
         peer.submit(request, future, counts=True)
 
     def notify(

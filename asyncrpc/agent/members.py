@@ -173,7 +173,7 @@ class Members:
 
     def all(self) -> list[Peer]:
         """Return the present workers, this one included, and those that are being looked up."""
-        return [*self._present.values(), *[seeker.peer for seeker in self.sought.values()]]
+        return [*self._present.values(), *self._sought_peers()]
 
     def present(self) -> list[Peer]:
         """Return the workers that are there, this one included, by id."""
@@ -192,8 +192,19 @@ class Members:
         return self._routes.get(to)
 
     def of(self, incarnation: bytes) -> Peer | None:
-        """Return the worker of that incarnation, present or not."""
-        return self._present.get(incarnation) or self._gone.get(incarnation)
+        """Return the worker of that incarnation, present or not, or what stands for one."""
+        peer = self._present.get(incarnation) or self._gone.get(incarnation)
+        if peer is None and self.sought:
+            sought = [p for p in self._sought_peers() if p.record.incarnation == incarnation]
+            return sought[0] if sought else None
+        return peer
+
+    def is_sought(self, peer: Peer) -> bool:
+        """Whether a peer stands for a worker that is being looked up."""
+        return any(peer is other for other in self._sought_peers())
+
+    def _sought_peers(self) -> list[Peer]:
+        return [seeker.peer for seeker in self.sought.values()]
 
     # -- the end of workers
 

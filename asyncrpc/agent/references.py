@@ -21,10 +21,11 @@ if TYPE_CHECKING:
     from asyncrpc.agent.agent import Agent
     from asyncrpc.agent.connection import Connection
     from asyncrpc.agent.peers import Peer
+    from asyncrpc.agent.request import Request
     from asyncrpc.agent.serving import Server
     from asyncrpc.agent.settling import Settling
 
-__all__ = ("HeldCall", "HeldMessage", "HeldReply", "References", "Waiting", "entrust")
+__all__ = ("HeldCall", "HeldMessage", "HeldReply", "References", "Waiting", "entrust", "look_back")
 
 
 class Waiting(Protocol):
@@ -73,6 +74,30 @@ class References(Protocol):
 
     def doubt(self, enclosed: Sequence[Any], peer: Peer) -> None:
         """Learn that nobody knows whether it came."""
+        ...
+
+    def keep(self, enclosed: Sequence[Any]) -> Sequence[Any]:
+        """Hold what a message encloses, so that another one can; `let_go` ends that."""
+        ...
+
+    def let_go(self, kept: Sequence[Any]) -> None:
+        """Hold no longer what `keep` held."""
+        ...
+
+    def enclose_again(self, request: Request, kept: Sequence[Any], peer: Peer) -> None:
+        """Have a request that was made before enclose the same for another run, or another worker.
+
+        Raises:
+            RpcError: one of the references cannot be used any more; the request is unchanged.
+        """
+        ...
+
+    def found(self, stand_in: Peer, peer: Peer) -> None:
+        """Learn who a worker is that was being looked up, before anything goes to it."""
+        ...
+
+    def unfound(self, stand_in: Peer) -> None:
+        """Learn that there is no worker that was being looked up; all calls to it have failed."""
         ...
 
     def notified(self, call_id: int, enclosed: Sequence[Any], peer: Peer) -> None:
@@ -125,12 +150,13 @@ def entrust(
     references: References, enclosed: Sequence[Any], peer: Peer, future: RpcFuture[Any]
 ) -> None:
     """Have what a request encloses taken back, or doubted, if the request fails."""
-    future.add_done_callback(partial(_look_back, references, enclosed, peer))
+    future.add_done_callback(partial(look_back, references, enclosed, peer))
 
 
-def _look_back(
+def look_back(
     references: References, enclosed: Sequence[Any], peer: Peer, done: asyncio.Future[Any]
 ) -> None:
+    """Have what a request encloses taken back, or doubted, if the request has failed."""
     assert isinstance(done, RpcFuture)
     if done.cancelled():
         delivery = Delivery.UNKNOWN if done.is_sent else Delivery.NOT_SENT

@@ -98,6 +98,16 @@ class Request:
             function=function, flags=flags, depth=depth, meta=bytes(meta),
         )  # fmt: skip
 
+    def replace(self, old: bytes, new: bytes) -> None:
+        """Put one piece of content in the place of another, of the same length and unique."""
+        self.body = self.body.replace(old, new)
+        # what was pickled may be out of band, as bytes; arrays hold none of it
+        self.buffers = [
+            memoryview(given.replace(old, new)) if type(given) is bytes and old in given else buffer
+            for buffer in self.buffers
+            for given in (memoryview(buffer).obj,)
+        ]
+
     def count_attempt(self, attempt: int) -> None:
         """Say in the header map how many sends before the next one may have reached the callee."""
         headers = HeaderMap.decode(memoryview(self.meta)) if self.meta else HeaderMap()

@@ -17,9 +17,12 @@ and never for another reason.
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar, cast
 
 from asyncrpc.agent.pending import RpcFuture
+from asyncrpc.agent.references import look_back
 from asyncrpc.agent.request import Request
 from asyncrpc.errors import (
     Delivery,
@@ -53,6 +56,7 @@ class RetriedFuture(RpcFuture[T]):
         attempts: sends so far, over all runs.
         doubts: sends of the present run that may have reached the callee.
         has_run: whether a run before the present one came to its end.
+        kept: what holds the references in its arguments for further runs.
         failure: what the last attempt failed with.
         next: timer of the next attempt, ``None`` unless one is due.
         limit: timer of the present attempt's end, ``None`` for none.
@@ -64,6 +68,7 @@ class RetriedFuture(RpcFuture[T]):
         "failure",
         "has_run",
         "is_resting",
+        "kept",
         "limit",
         "message",
         "next",
@@ -78,6 +83,7 @@ class RetriedFuture(RpcFuture[T]):
     doubts: int
     has_run: bool
     is_resting: bool
+    kept: Sequence[Any]
     failure: BaseException | None
     next: Timer | None
     limit: Timer | None
@@ -88,6 +94,7 @@ class RetriedFuture(RpcFuture[T]):
         self.attempts = 1
         self.doubts = 0
         self.has_run = self.is_resting = False
+        self.kept = ()
 
     @property
     def may_have_run(self) -> bool:  # type: ignore[override]  # constant for other calls
@@ -160,6 +167,27 @@ class Retrier:
         future.policy = policy
         self._limit_attempt(future)
 
+    def entrust(self, future: RetriedFuture[Any], enclosed: Sequence[Any]) -> None:
+        """See to the references in a call with a policy: each run, and each worker, needs its own.
+
+        Args:
+            future: the call.
+            enclosed: what its request encloses.
+        """
+        future.kept = self._agent.references.keep(enclosed)
+        future.add_done_callback(self._look_back)
+
+    def _look_back(self, done: asyncio.Future[Any]) -> None:
+        """Hold the references no longer, and see to those of the last run."""
+        assert isinstance(done, RetriedFuture)
+        references, peer = self._agent.references, cast("Peer", done.owner)
+        if done.has_run and (done.cancelled() or done._exception is not None):
+            references.doubt(done.message.enclosed, peer)  # the error may tell of runs before it
+        else:
+            look_back(references, done.message.enclosed, peer, done)
+        references.let_go(done.kept)
+        done.kept = ()
+
     def stop(self) -> None:
         """End the back-off of all calls made outside of served ones, and retry no more of them.
 
@@ -189,9 +217,9 @@ class Retrier:
             return None
         self.stop_timers(future)
         final = self._verdict(future, error)
+        if final is None and not _is_ours(error):
+            final = self._begin_new_run(future, error)
         if final is None:
-            if not _is_ours(error):
-                self._begin_new_run(future)
             self._rest(future)
             self._wait(future, error)
         elif not _is_ours(error) or error.delivery is Delivery.EXECUTED:
@@ -234,9 +262,6 @@ class Retrier:
             or (self._is_stopped and _is_own(future))
         ):
             return _with_history(future, error)
-        if not _is_ours(error) and future.message.enclosed:
-            error.add_note("it was not run again: references in its arguments were for one run")
-            return error
         if future.attempts > policy.max_retries:
             exhausted = RetriesExhaustedError(
                 "The RPC has not succeeded after the specified number of max retries "
@@ -271,14 +296,28 @@ class Retrier:
         future.next = self._clock.call_at(when, self._try_again, future)
         self._due[future] = None
 
-    def _begin_new_run(self, future: RetriedFuture[Any]) -> None:
-        """Give a call whose function came to its end another id, so that it runs once more."""
+    def _begin_new_run(
+        self, future: RetriedFuture[Any], error: BaseException
+    ) -> BaseException | None:
+        """Give a call whose function came to its end another id, so that it runs once more.
+
+        Returns:
+            The error if it cannot: what a reference among its arguments refers to is gone.
+        """
+        if future.kept:
+            peer: Any = future.owner
+            try:
+                self._agent.references.enclose_again(future.message, future.kept, peer)
+            except RpcError as problem:
+                error.add_note(f"it was not run again: {problem}")
+                return error
         self._acknowledge(future)
         future.has_run = True
         future.doubts = 0
         future.call_id = future.message.call_id = self._agent.tally.other_id()
         if future.message.meta:
             future.message.count_attempt(0)
+        return None
 
     def _try_again(self, future: RetriedFuture[Any]) -> None:
         future.next = None
@@ -295,7 +334,11 @@ class Retrier:
     def _submit(self, future: RetriedFuture[Any], peer: Peer) -> None:
         if not peer.is_present:
             try:  # nothing can have reached it: its successor will do
-                future.owner = peer = self._agent.members.route(peer.info.name)
+                successor = self._agent.members.route(peer.info.name)
+                if future.kept:
+                    self._agent.references.take_back(future.message.enclosed, peer)
+                    self._agent.references.enclose_again(future.message, future.kept, successor)
+                future.owner = peer = successor
             except RpcError as error:
                 del self._agent.pending[future.call_id]
                 future.fail(error)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from asyncrpc.agent.peers import Peer, PeerState
 from asyncrpc.discovery import Record
 from asyncrpc.errors import Delivery, RpcError, StoreError
-from asyncrpc.identity import MAX_WORKER_ID, WorkerInfo
+from asyncrpc.identity import MAX_WORKER_ID, WorkerInfo, new_incarnation
 from asyncrpc.wire import CALLS
 
 if TYPE_CHECKING:
@@ -44,8 +44,9 @@ class Seeker:
         self._task: asyncio.Task[None] | None = None
         self._found: Peer | None = None
         self.to = to
-        self.peer = Peer(agent, Record(info, b"", (), b""))
-        """Stands for the destination: calls wait in it."""
+        self.peer = Peer(agent, Record(info, new_incarnation(), (), b""))
+        """Stands for the destination: calls wait in it. The incarnation is made up, so that
+        references can be counted for it; once found it has that of the worker."""
         self.peer.dialer = self
 
     def start(self) -> None:
@@ -82,10 +83,14 @@ class Seeker:
 
     def _fail(self, error: RpcError) -> None:
         self.peer.fail_waiting(error)
+        self._agent.references.unfound(self.peer)
 
     def found(self, peer: Peer) -> None:
         """Give what waits, now and later, to the worker that was found, in its order."""
-        self._found = peer
+        if self._found is None:
+            self._found = peer
+            self._agent.references.found(self.peer, peer)
+            self.peer.record, self.peer.info = peer.record, peer.info
         for request, future in self.peer.take_waiting():
             if future is None:
                 peer.is_fenced = False

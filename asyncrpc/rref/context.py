@@ -16,8 +16,9 @@ from functools import partial
 from threading import get_ident
 from types import FrameType
 from typing import Any, TypeVar
+from weakref import WeakSet
 
-from asyncrpc.agent import Agent, Deadlines, Peer, Waiting, run_there
+from asyncrpc.agent import Agent, Deadlines, Peer, Request, Waiting, run_there
 from asyncrpc.errors import Delivery, EncodingError, RpcTimeoutError
 from asyncrpc.wire import Hook, MessageType
 
@@ -67,6 +68,8 @@ class RRefContext:
         self._is_used = False
         self._unsure: dict[Peer, dict[int, Sequence[Fork]]] = {}
         self._endings: dict[GlobalId, _Ending] = {}
+        self.sought: dict[Worker, WeakSet[RRef]] = {}
+        """RRefs to values on workers that are being looked up, by the ids of their stand-ins."""
         self._is_over: Callable[[], bool] = lambda: False
         self._over: asyncio.Future[None] | None = None
         self._actions: dict[type, Callable[[Any], None]] = {
@@ -218,7 +221,16 @@ class RRefContext:
     def make(self, handle: Fork) -> RRef:
         """Return an RRef object for a handle that counts it."""
         self._is_used = True
-        return RRef._make(self, handle)
+        rref = RRef._make(self, handle)
+        if self.sought and handle.owner in self.sought:
+            self.sought[handle.owner].add(rref)
+        return rref
+
+    def begin(self, peer: Peer) -> Fork:
+        """Return the first handle of a value that ``peer`` is to be asked for."""
+        if self.agent.members.sought and self.agent.members.is_sought(peer):
+            self.sought.setdefault(peer.record.incarnation, WeakSet())
+        return self.machine.create(peer.record.incarnation)
 
     def create(
         self,
@@ -296,11 +308,13 @@ class RRefContext:
             raise EncodingError(NO_PICKLE)
         if rref._context is not self:
             raise EncodingError(f"{rref!r} belongs to another agent of this process")
-        if not to.record.incarnation:  # it is being looked up: nobody to count the reference for
-            raise self.agent.members.unknown_error(
-                to.info.name, ", which is not known here yet, so that no reference can go there"
-            )
         fork = self.machine.fork(rref._usable()._fork, to.record.incarnation)
+        if self.sought and fork.owner in self.sought:
+            self.machine.roll_back((fork,), to.record.incarnation)
+            raise self.agent.members.unknown_error(
+                rref.owner_name(),
+                " yet, so that no reference to a value there can go elsewhere: await it first",
+            )
         return pack_fork(fork), fork
 
     def _decode(self, data: object) -> RRef:
@@ -320,6 +334,45 @@ class RRefContext:
     def doubt(self, enclosed: Sequence[Fork], peer: Peer) -> None:
         """See `References.doubt`."""
         self.machine.doubt(enclosed, peer.record.incarnation)
+        self.perform()
+
+    def keep(self, enclosed: Sequence[Fork]) -> Sequence[GlobalId]:
+        """See `References.keep`."""
+        return [self.machine.share(fork) for fork in enclosed]
+
+    def let_go(self, kept: Sequence[GlobalId]) -> None:
+        """See `References.let_go`."""
+        self.machine.release(kept)
+        self.perform()
+
+    def enclose_again(self, request: Request, kept: Sequence[GlobalId], peer: Peer) -> None:
+        """See `References.enclose_again`."""
+        for fork in kept:
+            self.machine.check(fork)  # before any is made
+        forks = [self.machine.fork(fork, peer.record.incarnation) for fork in kept]
+        for old, new in zip(request.enclosed, forks, strict=True):
+            request.replace(pack_fork(old), pack_fork(new))
+        request.enclosed = forks
+
+    def found(self, stand_in: Peer, peer: Peer) -> None:
+        """See `References.found`."""
+        old, new = stand_in.record.incarnation, peer.record.incarnation
+        self.machine.found(old, new)
+        for rref in self.sought.pop(old, ()):
+            rref._owner = new
+        for ending in self._endings.values():
+            if ending.owner == old:
+                ending.owner = new
+        unsure = self._unsure.pop(stand_in, None)
+        if unsure is not None:
+            self._unsure.setdefault(peer, {}).update(unsure)
+
+    def unfound(self, stand_in: Peer) -> None:
+        """See `References.unfound`."""
+        for enclosed in self._unsure.pop(stand_in, {}).values():
+            self.take_back(enclosed, stand_in)
+        self.sought.pop(stand_in.record.incarnation, None)
+        self.machine.unfound(stand_in.record.incarnation)
         self.perform()
 
     def notified(self, call_id: int, enclosed: Sequence[Fork], peer: Peer) -> None:

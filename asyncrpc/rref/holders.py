@@ -56,6 +56,14 @@ class Holders:
             del self._forks[holder]
         return rref
 
+    def rename(self, old: Worker, new: Worker) -> None:
+        """Have a holder known by another id."""
+        forks = self._forks.pop(old, {})
+        for fork in forks:
+            self._holders[fork] = new
+        if forks:
+            self._forks.setdefault(new, {}).update(forks)
+
     def of(self, fork: GlobalId) -> Worker | None:
         """Return who holds a fork, ``None`` if it is not known."""
         return self._holders.get(fork)

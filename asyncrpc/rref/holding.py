@@ -106,9 +106,7 @@ class Holder:
         of: RRef | None,
         site: FrameType,
     ) -> Fork:
-        if not peer.record.incarnation:  # it is being looked up: nobody to own the value
-            raise self._agent.members.unknown_error(peer.info.name, ", which is not known here yet")
-        handle = self._machine.create(peer.record.incarnation)
+        handle = self._context.begin(peer)
         try:
             self.send_creation(handle, peer, function, encoded, seconds, of, site)
         except RpcError:

@@ -95,7 +95,7 @@ class InterceptedHolder(Holder):
         site: FrameType,
     ) -> Fork:
         """Return the handle of a value that interceptors let be asked for."""
-        handle = self._machine.create(peer.record.incarnation)
+        handle = self._context.begin(peer)
         made: list[RpcFuture[Any]] = []
 
         def start(changed: OutgoingCall, limit: float) -> RpcFuture[Any]:

@@ -181,6 +181,17 @@ class Lifecycle:
         self.check(parent)
         return (self._users if parent in self._users else self._owners).fork(parent, to)
 
+    def share(self, fork: Fork) -> GlobalId:
+        """Count one more RRef object of what a fork that is on its way was made from.
+
+        Returns:
+            What `fork` takes to make another one, and `release` to count it out.
+        """
+        if fork.owner == self.me:
+            self._owners.retain(fork.rref)
+            return fork.rref
+        return self._users.share(fork.fork)
+
     def roll_back(self, forks: Iterable[Fork], to: Worker) -> None:
         """Take back forks of a message to ``to`` that certainly does not come there."""
         for fork in forks:
@@ -306,6 +317,15 @@ class Lifecycle:
             return
         self._notices.reconnected(worker)
         self._reconciler.reconnected(worker, self._users.snapshot(worker))
+
+    def found(self, stand_in: Worker, worker: Worker) -> None:
+        """Learn who a worker is that was known by the id of a stand-in, to which nothing went."""
+        self._users.rename(stand_in, worker)
+        self._owners.holders.rename(stand_in, worker)
+
+    def unfound(self, stand_in: Worker) -> None:
+        """Learn that there is no such worker; what was made for it has failed already."""
+        self._notices.worker_gone(stand_in)
 
     def _let_go(self, fork: Fork, holder: Worker) -> None:
         if fork.owner == self.me:

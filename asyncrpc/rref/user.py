@@ -175,6 +175,12 @@ class Users:
         else:
             self._finish(parent)
 
+    def share(self, child: GlobalId) -> GlobalId:
+        """Count one more RRef object of what a child was made from; return that fork."""
+        parent, _ = self._children[child]
+        self._handles[parent] = self._handles.get(parent, 0) + 1
+        return parent
+
     # -- giving up
 
     def release(self, fork: GlobalId) -> bool:
@@ -193,6 +199,15 @@ class Users:
             self._finish(fork)
 
     # -- other workers
+
+    def rename(self, old: Worker, new: Worker) -> None:
+        """Have a worker known by another id; nobody else was told of the old one."""
+        for fork in self.snapshot(old):
+            made = unpack_fork(self._held[fork])
+            self._held[fork] = pack_fork(made._replace(owner=new, parent=new))
+        for child, (parent, to) in self._children.items():
+            if to == old:
+                self._children[child] = (parent, new)
 
     def owner_lost(self, owner: Worker) -> None:
         """Fail every reference to a value of a worker that is gone."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 import time
 from collections.abc import AsyncIterator
@@ -167,10 +168,25 @@ async def note_and_fail(times: int) -> int:
     return len(log)
 
 
-async def read_and_fail(rref: Any) -> None:
-    """Read what a reference refers to, then fail."""
-    log.append("read")
-    raise ValueError(f"read {await rref}")
+async def read(rref: Any) -> Any:
+    """Read what a reference refers to."""
+    return await rref
+
+
+async def read_twice(given: Any) -> Any:
+    """Read what references refer to; fail at first."""
+    values = [await rref for rref in getattr(given, "content", given)[:2]]
+    log.append(f"{'read' if log else 'failed'} {values}")
+    if len(log) < 2:
+        raise ValueError("not yet")
+    return values
+
+
+async def end_the_owner(rref: Any) -> None:
+    """End the worker that keeps a value, then fail."""
+    with contextlib.suppress(rpc.RpcError):
+        await rpc.rpc_async(rref.owner(), rpc.shutdown, args=(False,))
+    raise ValueError("ended")
 
 
 async def retry_nested(to: str, value: object) -> object:

@@ -421,27 +421,6 @@ async def test_store_of_its_own(tmp_path: Path) -> None:
     assert 11 == result
 
 
-async def test_references_and_unknown_workers() -> None:
-    """References cannot go to a worker that is only being looked up; to a known one they can."""
-    async with group() as join:
-        a = await join()
-        be_deaf(a)
-        await join()
-        value = a.rref([1])
-        with pytest.raises(rpc.UnknownWorkerError, match="destination worker1, which is not known"):
-            a.rpc_async("worker1", targets.echo, args=(value,))
-        with pytest.raises(rpc.UnknownWorkerError, match="destination worker1, which is not known"):
-            a.remote("worker1", targets.echo, args=(1,))
-        with pytest.raises(rpc.UnknownWorkerError, match="destination id:7, which is not"):
-            a.remote(7, targets.echo, args=(1,))
-        await a.rpc_async("worker1", targets.who)
-        made = a.remote("worker1", targets.echo, args=(2,))
-
-        assert 2 == await made.to_here()
-        await value.release()
-        await made.release()
-
-
 async def test_leaver_releases_its_references() -> None:
     """Who leaves lets go of what it holds; what it owns is lost to the others."""
     async with group() as join:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
+import gc
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,8 @@ from asyncrpc.testing import VirtualClock, cluster
 from asyncrpc.transport import MemoryNetwork
 from tests.agent import targets
 from tests.agent.groups import ProxiedNetwork, any_network, at_rest, link, until
+from tests.agent.test_dynamic import OPTIONS, group
+from tests.rref import workers
 
 pytestmark = pytest.mark.asyncio
 
@@ -328,20 +332,67 @@ async def test_listed_exceptions_are_new_runs() -> None:
     assert (3, ({}, 0)) == (value, left)
 
 
-async def test_references_are_for_one_run() -> None:
-    """A call whose arguments hold references is sent again, but not run again."""
+@pytest.mark.parametrize("place", ["plain", "pickled"])
+async def test_each_run_gets_references_of_its_own(place: str) -> None:
+    """A new run reads what the first one did, though that has released its references."""
     clock = VirtualClock()
-    faults = plans(rpc.Fault("drop", "PYTHON_RET", times=1), worker=1)
-    async with cluster(2, faults=faults, clock=clock, options=PATIENT) as (a, b):
-        policy = rpc.RetryPolicy(retry_on=ValueError, per_attempt_timeout=1)
-        call = a.rpc_async("worker1", targets.read_and_fail, args=(a.rref(7),), retry=policy)
-        await clock.advance(5)
-        error = await failure_of(call)
-        left = await at_rest((a, b))
+    async with cluster(3, clock=clock, options=PATIENT) as agents:
+        a = agents[0]
+        policy = rpc.RetryPolicy(retry_on=ValueError)
+        mine, other = a.rref(7), a.remote("worker2", targets.add, args=(1, 2))
+        given: Any = [mine, other] if place == "plain" else workers.Box([mine, other, bytes(5000)])
+        call = a.rpc_async("worker1", targets.read_twice, args=(given,), retry=policy)
+        await clock.advance(0.5)
+        assert ["failed [7, 3]"] == targets.log
+        del mine, other, given  # the call holds them
+        gc.collect()
+        await clock.advance(10)
+        assert [7, 3] == await call
+        assert ["failed [7, 3]", "read [7, 3]"] == targets.log
+        del call
+        await clock.advance(1)
+        assert {} == await workers.empty(agents)
 
-    assert (ValueError, "read 7", ["read"]) == (type(error), str(error), targets.log)
-    assert "not run again" in error.__notes__[0]
-    assert {} == left
+
+async def test_a_run_without_its_references_is_not_begun() -> None:
+    """When the owner is lost between two runs the call fails with the run's error, and says so."""
+    clock = VirtualClock()
+    async with cluster(3, clock=clock, options=PATIENT) as agents:
+        a = agents[0]
+        other = a.remote("worker2", targets.add, args=(1, 2))
+        await other
+        policy = rpc.RetryPolicy(retry_on=ValueError)
+        call = a.rpc_async("worker1", targets.end_the_owner, args=(other,), retry=policy)
+        await clock.advance(20)
+        error = await failure_of(call)
+        assert (ValueError, "ended") == (type(error), str(error))
+        assert "it was not run again: the owner was lost" in error.__notes__[0]
+        del call, other, error
+        gc.collect()
+        assert {} == await workers.empty(agents[:2])
+
+
+async def test_references_go_to_a_successor() -> None:
+    """A call that never came to a worker is made to the next one of its name, references too."""
+    clock = VirtualClock()
+    faults = rpc.FaultPlan([rpc.Fault("fail", "PYTHON_CALL", peer="b", times=1)])
+    async with group(clock=clock) as join:
+        a = await join("a", options=dataclasses.replace(OPTIONS, faults=faults))
+        old = await join("b")
+        await clock.advance(1)
+        mine = a.rref(7)
+        call = a.rpc_async("b", targets.read, args=(mine,), retry=rpc.RetryPolicy())
+        await clock.advance(0.1)
+        await old.shutdown(graceful=False)
+        new = await join("b")
+        await clock.advance(0.1)
+        del mine
+        gc.collect()
+        await clock.advance(5)
+        assert 7 == await call
+        del call
+        await clock.advance(1)
+        assert {} == await workers.empty([a, new])
 
 
 async def test_lost_replies_of_several_runs() -> None:
