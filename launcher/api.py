@@ -382,19 +382,23 @@ def _common_secret(config: LaunchConfig) -> bytes:
 
 
 def _handler(config: LaunchConfig, secret: bytes) -> RendezvousHandler:
+    alike = {
+        "max_restarts": str(config.max_restarts),
+        "torch_store": str(int(config.torch_store)),
+    }
     try:
-        return get_rendezvous_handler(
-            RendezvousParameters(
-                config.rdzv_backend,
-                config.rdzv_endpoint,
-                config.run_id,
-                config.min_nodes,
-                config.max_nodes,
-                config.local_addr,
-                secret=secret,
-                **config.rdzv_configs,
-            )
+        parameters = RendezvousParameters(
+            config.rdzv_backend,
+            config.rdzv_endpoint,
+            config.run_id,
+            config.min_nodes,
+            config.max_nodes,
+            config.local_addr,
+            alike=alike,
+            secret=secret,
         )
+        parameters.config.update(config.rdzv_configs)  # whatever their names are
+        return get_rendezvous_handler(parameters)
     except ValueError as error:
         raise UsageError(str(error)) from error
 

@@ -10,7 +10,7 @@ import asyncio
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:  # the name only: a backend that has a store has imported it
@@ -106,6 +106,8 @@ class RendezvousParameters:
         max_nodes: agents at most, not below `min_nodes`.
         local_addr: where other nodes reach this one; ``None``: what the run's store is reached
             from.
+        alike: settings of the launch that all nodes need to have the same, by name, besides
+            `min_nodes` and `max_nodes`.
         secret: the run's secret, at least 16 bytes: who does not know it cannot join; ``None``:
             made of this user's secret and the run id. Not shown by repr.
         config: the backend's own settings, by name.
@@ -123,6 +125,7 @@ class RendezvousParameters:
         max_nodes: int,
         local_addr: str | None = None,
         *,
+        alike: Mapping[str, str] | None = None,
         secret: bytes | None = None,
         **config: object,
     ) -> None:
@@ -138,6 +141,7 @@ class RendezvousParameters:
         self.min_nodes = min_nodes
         self.max_nodes = max_nodes
         self.local_addr = local_addr
+        self.alike: Mapping[str, str] = alike or {}
         self.secret = secret
         self.config = config
 

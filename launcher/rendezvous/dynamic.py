@@ -21,6 +21,7 @@ from launcher.errors import (
     RendezvousGracefulExitError,
     RendezvousTimeoutError,
 )
+from launcher.rendezvous.agreement import agree
 from launcher.rendezvous.base import (
     Change,
     Ending,
@@ -124,8 +125,8 @@ class DynamicRendezvous(RendezvousHandler):
         deadline = self._clock.time() + self._settings.join_timeout
         while True:
             await self._open(deadline - self._clock.time())
-            if self._master is not None and self._place.is_host and self._round == NO_RANK:
-                check_port(*self._master)
+            if self._round == NO_RANK:
+                await self._check_terms()
             try:
                 await self._announce_ready(self._round + 1)
                 return await self._enter(deadline)
@@ -298,6 +299,17 @@ class DynamicRendezvous(RendezvousHandler):
         if is_back and self._members.record.rank_of(self._node.id) == NO_RANK:
             self._round = min(self._round, self._members.record.round - 1)
         self._node = self._node._replace(address=self._place.address)
+
+    async def _check_terms(self) -> None:
+        """Refuse to join where this node would not fit in."""
+        if self._master is not None and self._place.is_host:
+            check_port(*self._master)
+        nodes = f"{self._parameters.min_nodes}:{self._parameters.max_nodes}"
+        settings = {"nnodes": nodes, **self._parameters.alike}
+        try:
+            await agree(self._members.store, self._node.label, settings)
+        except StoreError as error:
+            raise self._place.lost(error, "") from error
 
     def _has_seat(self) -> bool:
         record = self._members.record

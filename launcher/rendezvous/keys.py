@@ -5,7 +5,7 @@ Constants, for `membership` and `handover`. Keys without our prefix are the work
 
 from __future__ import annotations
 
-__all__ = ("HEIR", "HOST", "LEADER", "NODES", "OFFERS", "PREFIX", "RECORD", "SHARED")
+__all__ = ("HEIR", "HOST", "LEADER", "NODES", "OFFERS", "PREFIX", "RECORD", "SHARED", "TERMS")
 
 PREFIX = "launcher"
 """Of all keys here; the prefix of a `PrefixStore`."""
@@ -18,6 +18,8 @@ HOST = "shared/host"
 """Label of the node that the store goes with."""
 HEIR = "shared/heir"
 """Id of the node that is asked to take over the store."""
+TERMS = "terms"
+"""Settings that all nodes need to have alike."""
 NODES = "nodes/"
 """Before the id of a node: what it announces; hangs on its lease."""
 OFFERS = "offers/"

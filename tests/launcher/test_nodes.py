@@ -68,7 +68,9 @@ def agent(script: Callable[[str], str], start: Start) -> Agent:
 def facts_of(agent: subprocess.Popen[str], workers: int = 1) -> list[dict[str, str]]:
     """Wait for the workers of an agent's next round; return what they were told, by local rank."""
     assert agent.stdout is not None
-    facts = [json.loads(agent.stdout.readline()) for _ in range(workers)]
+    lines = [agent.stdout.readline() for _ in range(workers)]
+    assert all(lines), agent.communicate()
+    facts = [json.loads(line) for line in lines]
     return sorted(facts, key=lambda fact: int(fact["LOCAL_RANK"]))
 
 
@@ -195,6 +197,31 @@ def test_a_node_of_another_run_is_told_so(agent: Agent, tmp_path: Path) -> None:
     assert status == 1
     assert "another run" in stderr
     assert "rdzv_id is 'b'" in stderr
+
+
+@pytest.mark.parametrize(
+    ("one", "two", "text"),
+    [
+        ("--nnodes=1:3", "--nnodes=2:3", "--nnodes=2:3: expected 1:3"),
+        ("--max-restarts=3", "--max-restarts=4", "--max-restarts=4: expected 3"),
+    ],
+)
+def test_a_node_with_other_settings_is_refused(
+    agent: Agent, tmp_path: Path, one: str, two: str, text: str
+) -> None:
+    """Both values are shown, and who has the other one; the run goes on."""
+    first = agent(1, "--nnodes=1:3", "--expect-nodes=1", one)
+    facts_of(first)
+    status, stderr = finish(agent(2, "--nnodes=1:3", two))
+    (tmp_path / "go").touch()
+
+    assert finish(first) == (0, "")
+    assert status == 1
+    assert re.fullmatch(
+        rf"launcher: {text}, which 127\.0\.0\.1 \(agent \d+\) was launched with: all nodes of a "
+        r"run need the same\n",
+        stderr,
+    )
 
 
 def test_a_node_that_is_told_to_stop_leaves_at_once(agent: Agent, tmp_path: Path) -> None:
@@ -373,6 +400,10 @@ def test_a_master_port_in_use_is_named(
         (
             ["--rdzv-conf=join_timout=1"],
             "--rdzv-conf join_timout: there is no such setting, did you mean join_timeout?",
+        ),
+        (
+            ["--rdzv-conf=secret=x"],
+            "--rdzv-conf secret: there is no such setting, expected one of",
         ),
         (
             ["--rdzv-conf=join_timeout=0"],

@@ -11,7 +11,12 @@ from typing import Any
 
 from asyncrpc.store import MemoryStore, Store
 from launcher.errors import RendezvousConnectionError
-from launcher.rendezvous import RendezvousHandler, RendezvousParameters, get_rendezvous_handler
+from launcher.rendezvous import (
+    RendezvousHandler,
+    RendezvousParameters,
+    endpoint,
+    get_rendezvous_handler,
+)
 from launcher.rendezvous.dynamic import DynamicRendezvous
 from launcher.rendezvous.settings import read_settings
 from launcher.testing import EtcdCluster
@@ -60,10 +65,13 @@ def free_endpoint() -> str:
 
 
 def free_port() -> int:
-    """Return a port of loopback that is free, as is the next one."""
+    """Return a port of loopback that is free, as is the next one, and stays so.
+
+    Not one that the kernel may give to any connection that is made meanwhile.
+    """
     while True:
-        with socket.create_server(("127.0.0.1", 0)) as server, socket.socket() as other:
-            port: int = server.getsockname()[1]
+        port = endpoint.free_port("127.0.0.1")
+        with socket.socket() as other:
             if port < 65535 and other.connect_ex(("127.0.0.1", port + 1)):
                 return port
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 
@@ -23,7 +24,7 @@ SECRET = b"s" * 32
 
 
 @asynccontextmanager
-async def rendezvous(endpoint: str = "", **config: str) -> AsyncIterator[TcpRendezvous]:
+async def rendezvous(endpoint: str = "", **config: Any) -> AsyncIterator[TcpRendezvous]:
     """Give a handler that is shut down at the end."""
     handler = TcpRendezvous(
         RendezvousParameters("tcp", endpoint, "run", 1, 1, secret=SECRET, **config)
