@@ -16,7 +16,7 @@ help:
 	@echo 'make jax       install JAX too, likewise'
 	@echo 'make lint      ruff, formatting, mypy'
 	@echo 'make coverage  run all tests and show what they miss'
-	@echo 'make soak      run many more random schedules of calls, retries and rendezvous'
+	@echo 'make soak      run many more random schedules of calls, retries and rendezvous, and restarts'
 	@echo 'make bench     measure against the limits of the machine and installed peers'
 	@echo 'make bench-growth  show how time and memory grow, to bench-growth.png'
 	@echo 'make clean     remove what the targets above leave behind'
@@ -56,6 +56,7 @@ soak: $(VENV)/.installed-test
 	STORE_RACES=1000 $(BIN)/python -m pytest tests/store/test_torch_clients.py $(PYTEST_ARGS)
 	RENDEZVOUS_SEEDS=10000 $(BIN)/python -m pytest tests/launcher/rendezvous/test_simulation.py $(PYTEST_ARGS)
 	PARTITION_SECONDS=60 $(BIN)/python -m pytest tests/launcher/test_partitions.py $(PYTEST_ARGS)
+	LAUNCHER_RESTARTS=1000 $(BIN)/python -m pytest tests/launcher/test_restarts.py $(PYTEST_ARGS)
 
 bench: $(VENV)/.installed-bench
 	$(BIN)/python benchmarks/bench_rpc.py $(BENCH_ARGS)

@@ -1,0 +1,87 @@
+"""What workers write comes out whole, and what happens to it is no concern of theirs.
+
+Real launchers with real consoles: pipes, read to the end, not at all, or no longer.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.launcher.conftest import Start, finish
+
+pytestmark = pytest.mark.slow
+
+LINES = 100_000
+
+FLOOD = f"""
+    for line in range({LINES}):
+        print("line", line)
+    sys.stdout.flush()
+    open("done" + os.environ["RANK"], "w").close()
+"""
+
+
+def kept(logs: Path) -> list[list[str]]:
+    """Return the lines of the workers' stdout, by rank."""
+    return [path.read_text().splitlines() for path in sorted(logs.rglob("stdout.log"))]
+
+
+def test_two_workers_at_full_speed(
+    start: Start, script: Callable[[str], str], tmp_path: Path
+) -> None:
+    """Every line is on the console and in its worker's file: once, whole and in order."""
+    logs = tmp_path / "logs"
+    process = start("--nproc-per-node=2", "-t1", "--log-dir", str(logs), script(FLOOD))
+    status, stdout, _ = finish(process)
+
+    whole = [f"line {line}" for line in range(LINES)]
+    shown = stdout.splitlines()
+    assert status == 0
+    assert len(shown) == 2 * LINES
+    for rank in (0, 1):
+        prefix = f"[default{rank}]:"
+        assert [x.removeprefix(prefix) for x in shown if x.startswith(prefix)] == whole
+    assert kept(logs) == [whole, whole]
+
+
+def test_a_console_that_is_closed(
+    start: Start, script: Callable[[str], str], tmp_path: Path
+) -> None:
+    """As by `| head -1`: the workers go on to their end, and their files are complete."""
+    logs = tmp_path / "logs"
+    reading, writing = os.pipe()
+    process = start(
+        "--nproc-per-node=2", "-t1", "--log-dir", str(logs), script(FLOOD), stdout=writing
+    )
+    os.close(writing)
+    assert os.read(reading, 1) == b"["
+    os.close(reading)
+    status, _, stderr = finish(process)
+
+    assert status == 0
+    assert "Traceback" not in stderr
+    assert [len(lines) for lines in kept(logs)] == [LINES, LINES]
+    assert (tmp_path / "done0").exists()
+    assert (tmp_path / "done1").exists()
+
+
+def test_a_console_that_takes_nothing(
+    start: Start, script: Callable[[str], str], tmp_path: Path
+) -> None:
+    """Workers wait for it a while, then go on to their end; it is told what was lost."""
+    process = start("--nproc-per-node=2", script(FLOOD))
+    try:
+        status = process.wait(18)  # reads nothing
+    except subprocess.TimeoutExpired:
+        status = None
+    _, stderr = process.communicate()
+
+    assert status == 0
+    assert (tmp_path / "done0").exists()
+    assert (tmp_path / "done1").exists()
+    assert "launcher: output of workers lost: nobody takes it\n" in stderr
