@@ -215,7 +215,11 @@ class ProcessContext(ABC):
                 self._on_exit(process.exited)
         self._supervisor = asyncio.create_task(self._supervise(), name=f"workers of {self.name}")
         handling = ExitStack()
-        handling.enter_context(handle_signals(self._signals_to_handle, self._on_signal))
+        can_handle = handling.enter_context(
+            handle_signals(self._signals_to_handle, self._on_signal)
+        )
+        if self._signals_to_handle and not can_handle:
+            _log.warning("signals cannot be handled: this is not the main thread")
         self._supervisor.add_done_callback(lambda _: handling.close())
 
     async def wait(self, timeout: float = -1, period: float = 1) -> RunProcsResult | None:  # noqa: ARG002 -- the contract's: exits are reported, so nothing is polled

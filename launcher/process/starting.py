@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 from collections.abc import Callable, Mapping, Sequence
@@ -14,6 +15,8 @@ from launcher.process.command import CommandContext
 from launcher.process.guardian import Guardian
 
 __all__ = ("start_processes",)
+
+_log = logging.getLogger("launcher.process")
 
 
 async def start_processes(
@@ -57,6 +60,7 @@ async def start_processes(
         stdin: local rank of the worker that gets our standard input; ``None`` for none.
         signals_to_handle: signals that make ``wait`` raise `SignalException`; ``None`` for those
             of ``$TORCHELASTIC_SIGNALS_TO_HANDLE``, else SIGTERM, SIGINT, SIGHUP and SIGQUIT.
+            Outside of the main thread none can be handled, which is logged.
 
     Returns:
         The running context; use ``async with`` on it, or call `ProcessContext.close`.
@@ -67,14 +71,13 @@ async def start_processes(
         PermissionError: it may not be executed.
         NotADirectoryError: a file is where a log folder has to be.
         OSError: it cannot be started for another reason.
-        ValueError: an argument or variable has a NUL byte, the variable names no signals, there is
-            no such start method, or the workers cannot be bound to processors like that.
+        ValueError: an argument or variable has a NUL byte, there is no such start method, or the
+            workers cannot be bound to processors like that.
         pickle.PicklingError: the function or an argument cannot be sent to another process.
         GuardianError: the guardian could not be started, or has died.
     """
     if signals_to_handle is None:
-        names = os.environ.get(SIGNALS_TO_HANDLE_VARIABLE, DEFAULT_SIGNALS)
-        signals_to_handle = to_signals(names)
+        signals_to_handle = _inherited_signals(os.environ)
     context = _kind(entrypoint)(
         name,
         entrypoint,
@@ -93,6 +96,17 @@ async def start_processes(
     )
     await context.start()
     return context
+
+
+def _inherited_signals(environ: Mapping[str, str]) -> Sequence[signal.Signals]:
+    """Return the signals that the variable names; it comes from afar, so that errors only warn."""
+    signals: list[signal.Signals] = []
+    for name in environ.get(SIGNALS_TO_HANDLE_VARIABLE, DEFAULT_SIGNALS).split(","):
+        try:
+            signals += to_signals(name)
+        except ValueError as error:
+            _log.warning("%s=%s: %s; passed over", SIGNALS_TO_HANDLE_VARIABLE, name, error)
+    return list(dict.fromkeys(signals))
 
 
 def _kind(entrypoint: Callable[..., object] | str) -> type[ProcessContext]:

@@ -21,6 +21,7 @@ from launcher.errors import (
     UsageError,
     one_line,
 )
+from launcher.process import record
 
 NOW = 1_700_000_000
 
@@ -108,6 +109,28 @@ def test_signal_name(code: int, name: str) -> None:
 def test_signal_is_explained() -> None:
     """The message of a worker that died of a signal names signal and process."""
     assert ProcessFailure(0, 123, -1, "").message == "Signal 1 (SIGHUP) received by PID 123"
+
+
+def test_failures_are_dated_in_the_order_they_came(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two that workers recorded, one after the other, and one that left no file."""
+    failures = []
+    for name in ("first", "second"):
+        monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / name))
+        with pytest.raises(RuntimeError):
+            record(_fail)()
+        failures.append(ProcessFailure(0, 1, 1, str(tmp_path / name)))
+    failures.append(ProcessFailure(0, 1, 1, str(tmp_path / "none")))
+
+    first, second, third = (failure.timestamp for failure in failures)
+    assert first <= second <= third
+    moments = [failure.moment for failure in failures]
+    assert moments == sorted(moments)
+
+
+def _fail() -> None:
+    raise RuntimeError("why")
 
 
 def test_first_failure_is_told_apart_within_a_second() -> None:

@@ -80,6 +80,20 @@ async def test_a_python_script(script: str, touched: Path) -> None:
     assert ranks(touched) == {0, 1, 2, 3}
 
 
+async def test_a_python_script_told_its_local_rank(tmp_path: Path, touched: Path) -> None:
+    """As older scripts are, by an argument; each worker has its own."""
+    path = tmp_path / "older.py"
+    path.write_text(
+        "import os, sys\n"
+        "assert sys.argv[2] == '--local-rank=' + os.environ['LOCAL_RANK']\n"
+        "open(os.path.join(sys.argv[1], os.environ['RANK']), 'w').close()\n"
+    )
+    command = f"exec {sys.executable} -u {path} {touched} --local-rank=$LOCAL_RANK"
+    await elastic_launch(LaunchConfig(1, 1, 4, max_restarts=0), "sh").launch("-c", command)
+
+    assert ranks(touched) == {0, 1, 2, 3}
+
+
 async def test_a_shell_script(tmp_path: Path, touched: Path) -> None:
     """Any executable file is an entrypoint."""
     path = tmp_path / "script.sh"

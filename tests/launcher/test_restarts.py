@@ -66,7 +66,7 @@ def test_many_restarts_leave_nothing(
     start: Start, script: Callable[[str], str], tmp_path: Path, kind: str
 ) -> None:
     """After many rounds a launcher holds what it held after a few, and in the end nothing."""
-    what = ("--no-python", "sh", "-c", WORKER)
+    what: tuple[str, ...] = ("--no-python", "sh", "-c", WORKER)
     if kind != "command":
         what = (f"--start-method={kind}", "--run-path", script(FUNCTION))
     gates = [tmp_path / f"go{restarts}" for restarts in (EARLY, RESTARTS)]

@@ -128,3 +128,16 @@ def hog() -> None:
 
     resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))
     bytearray(1 << 32)
+
+
+def tensor(size: int) -> Any:
+    """Return a square of numbers of torch."""
+    import torch
+
+    return torch.arange(size * size, dtype=torch.float32).reshape(size, size)
+
+
+def blob(size: int) -> bytes:
+    """Say so on both streams, and return that many bytes."""
+    echo("made")
+    return bytes(size)
