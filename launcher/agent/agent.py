@@ -348,10 +348,10 @@ class LocalElasticAgent:
                     raise  # this node came too late
                 self._ending = Ending(False, error.reason or str(error), error.exitcode)
                 return Over(is_success=False)
+            if self._spec.torch_store:  # before others start workers, who wait for our role first
+                await self._torch_store.begin(info)
             node = NodeRole(role=self._spec.role, local_world_size=self._spec.local_world_size)
             nodes = await exchange_roles(handler, info, node, os.environ)
-        if self._spec.torch_store:
-            await self._torch_store.begin(info)
         # A plain handler counts restarts, but does not tell of them with the round.
         info = info._replace(restarts=max(info.restarts, handler.restarts))
         self._info = info

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ("RoundStore",)
 
 _BACKLOG = 1024  # workers that may connect at one time
+_MAX_CONNECTIONS = 1 << 20  # several of each worker of the run: the system's own limits count first
 
 
 class RoundStore:
@@ -52,7 +53,9 @@ class RoundStore:
                 f"torch_store: cannot listen at {host}:{port}: {why}"
             ) from error
         network = SocketNetwork(listening=listening)
-        self._server = TorchStoreServer(host, port, network=network)
+        self._server = TorchStoreServer(
+            host, port, network=network, max_connections=_MAX_CONNECTIONS
+        )
         await self._server.start()
 
     async def end(self) -> None:

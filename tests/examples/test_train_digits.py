@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from tests.examples.launched import numbers_of, run_example
@@ -12,8 +14,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 
 
 def test_two_workers_learn() -> None:
-    """Each sees half of the images, and the network knows them all."""
-    run = run_example("train_digits.py", workers=2, timeout=100)
+    """Each sees half of the images, and the network knows them all; the launcher has the store."""
+    environment = {**os.environ, "PET_TORCH_STORE": "1"}
+    run = run_example("train_digits.py", workers=2, timeout=100, environment=environment)
     epochs = [numbers_of(line) for line in run.stdout.splitlines()]
 
     assert [0, 1, 2, 3, 4, 5] == [line["epoch"] for line in epochs]

@@ -47,6 +47,37 @@ def test_rank_0_is_reached_where_it_reached_the_store_from(hosts: Hosts) -> None
     assert [finish(one), finish(two)] == [(0, ""), (0, "")]
 
 
+def test_torchs_store_is_reached_from_the_other_host(hosts: Hosts) -> None:
+    """The agent of rank 0 serves it before workers start, where others reach its host only."""
+    options = ("--nnodes=2", "--torch-store", "--node-rank")
+    two = hosts.agent("right", *options, "0", script=COUNT)
+    one = hosts.agent("left", *options, "1", script=COUNT)
+    facts = facts_of(two), facts_of(one)
+    hosts.go()
+
+    assert {fact["MASTER_ADDR"] for fact in facts} == {"10.70.0.2"}
+    assert sorted(fact["count"] for fact in facts) == [1, 2]
+    assert [fact["loopback"] for fact in facts] == [False, False]
+    assert [finish(two), finish(one)] == [(0, ""), (0, "")]
+
+
+COUNT = """
+import socket, struct
+where = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+with socket.create_connection(where) as client:
+    key = b"/n"
+    client.sendall(struct.pack("<BI", 0, 0x3C85F7CE))
+    client.sendall(struct.pack("<BQ", 4, len(key)) + key + struct.pack("<q", 1))
+    count, = struct.unpack("<q", client.recv(8, socket.MSG_WAITALL))
+with socket.socket() as probe:
+    loopback = probe.connect_ex(("127.0.0.1", where[1])) == 0
+facts = {"MASTER_ADDR": where[0], "count": count, "loopback": loopback}
+print(json.dumps(facts), flush=True)
+while not os.path.exists("go"):
+    time.sleep(0.02)
+"""
+"""Counts itself in torch's store, in torch's dialect, and looks whether it is on loopback too."""
+
 LISTEN = """
 import socket
 print(json.dumps({name: os.environ[name] for name in ("MASTER_ADDR", "RANK")}), flush=True)

@@ -37,6 +37,15 @@ asyncio.run(main())
 """
 """A server in a process of its own: torch's clients hold the interpreter while they connect."""
 
+SUM = """
+import torch, torch.distributed as dist
+dist.init_process_group("gloo")
+total = torch.tensor([dist.get_rank()])
+dist.all_reduce(total)
+print(total.item())
+dist.destroy_process_group()
+"""
+
 PREFIX = itertools.count()
 RACES = int(os.environ.get("STORE_RACES", "20"))
 
@@ -214,6 +223,46 @@ def test_several_clients_in_one_process(port: int) -> None:
 
     assert b"1" == second.get("shared")
     assert (first.host, first.port) == ("127.0.0.1", port)
+
+
+def test_torchs_helpers_of_agents(port: int) -> None:
+    """What torch's elastic launcher does with a store: all tell something, and learn the rest."""
+    from torch.distributed.elastic.utils import store as helpers
+
+    name = f"agents{next(PREFIX)}"
+    found: dict[int, list[bytes]] = {}
+
+    def meet(rank: int) -> None:
+        store = distributed.PrefixStore(name, connect(port))
+        found[rank] = helpers.synchronize(store, b"%d" % rank, rank, 3, "data", timeout=20)
+        helpers.barrier(store, 3, "end", barrier_timeout=20, rank=rank)
+
+    threads = [threading.Thread(target=meet, args=(rank,)) for rank in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert list(found.values()) == [[b"0", b"1", b"2"]] * 3
+
+
+@pytest.mark.skipif("TORCH_SOAK" not in os.environ, reason="long: make soak")
+def test_agents_of_torchrun_meet_in_it(port: int, tmp_path: Path) -> None:
+    """Its rendezvous of two nodes, with this store for the one that they would share."""
+    script = tmp_path / "sum.py"
+    script.write_text(SUM)
+    command = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--rdzv-backend=c10d"]
+    command += [f"--rdzv-endpoint=127.0.0.1:{port}", "--rdzv-conf=is_host=0", str(script)]
+    agents = [
+        subprocess.Popen(
+            [*command[:-1], "--local-addr=127.0.0.1", command[-1]],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(2)
+    ]
+
+    assert [agent.communicate(timeout=50)[0] for agent in agents] == ["1\n"] * 2
 
 
 @pytest.fixture(scope="module")
