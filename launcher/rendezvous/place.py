@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import os
+import logging
 import socket
 from typing import Protocol, runtime_checkable
 
@@ -25,9 +25,8 @@ _BACKLOG = 1024
 _GRACE = 0.75  # seconds that a node whose connection broke has to come back; see `Leader`
 _RECONNECT = 1.0  # seconds to reach a store whose connection broke; its host may be dying
 _FAREWELL = 1.0  # seconds for the others to hear that the store goes
+_LOOK_AGAIN = 0.5  # seconds between two looks for a name
 _IS_ELSEWHERE = (errno.EADDRINUSE, errno.EADDRNOTAVAIL)  # another one's, or another host's
-
-
 _IS_SILENCE = (
     errno.ETIMEDOUT,
     errno.EHOSTUNREACH,
@@ -35,6 +34,8 @@ _IS_SILENCE = (
     errno.ENETDOWN,
     errno.EHOSTDOWN,
 )
+
+_logger = logging.getLogger("launcher.rendezvous")
 
 
 class SilentStoreError(RendezvousConnectionError):
@@ -184,10 +185,11 @@ class TcpPlace:
 
         Who has lost it must not begin another one for the same run, and only connects.
         """
+        deadline = asyncio.get_running_loop().time() + timeout
         if self._wants_host is not False and not self._was_open:
-            await self._try_to_host()
+            await self._try_to_host(deadline)
         try:
-            self._client = await self._connect(timeout)
+            self._client = await self._connect(deadline)
         except AuthenticationError as error:
             raise RendezvousConnectionError(
                 f"rdzv_endpoint={self.endpoint}: the store there is not this run's: {error}; "
@@ -268,10 +270,9 @@ class TcpPlace:
         """Return what the store has; see `HostedPlace.contents`."""
         return self._servers[-1].contents()
 
-    async def _connect(self, timeout: float) -> TCPStore:
+    async def _connect(self, deadline: float) -> TCPStore:
         """Connect; an attempt lasts as long as the store may take to answer later."""
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + timeout
         while True:
             remaining = deadline - loop.time()
             try:
@@ -287,9 +288,11 @@ class TcpPlace:
                 if remaining <= self._read_timeout:
                     raise
 
-    async def _try_to_host(self) -> None:
+    async def _try_to_host(self, deadline: float) -> None:
         try:
-            listening = await asyncio.to_thread(self._listen)  # which may ask for a name
+            listening = await self._listen_when_known(deadline)
+        except RendezvousConnectionError:
+            raise
         except OSError as error:
             if self._wants_host is None and error.errno in (*_IS_ELSEWHERE, None):
                 return
@@ -298,8 +301,32 @@ class TcpPlace:
                 f"{(error.strerror or str(error)).partition(' (while')[0]}"
             ) from error
         host, _ = await self._serve(listening)
-        self._own_host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
+        self._own_host = _own_host(listening, host)
         self.is_host = True
+
+    async def _listen_when_known(self, deadline: float) -> socket.socket:
+        """Listen at the endpoint; its name may come to be known later, as those of pods do.
+
+        Raises:
+            RendezvousConnectionError: the name is not known by the deadline.
+            OSError: this host does not have the address, or something listens there already.
+        """
+        loop = asyncio.get_running_loop()
+        is_told = False
+        while True:
+            try:
+                return await asyncio.to_thread(self._listen)  # which may ask for a name
+            except socket.gaierror as error:
+                left = deadline - loop.time()
+                if left <= _LOOK_AGAIN:
+                    raise RendezvousConnectionError(
+                        f"rdzv_endpoint={self.given}: {self._host} is not known: {error.strerror}"
+                    ) from error
+                if not is_told:
+                    told = "rdzv_endpoint=%s: %s is not known yet; trying for %.0f s"
+                    _logger.warning(told, self.given, self._host, left)
+                is_told = True
+                await asyncio.sleep(_LOOK_AGAIN)
 
     async def _serve(self, listening: socket.socket) -> tuple[str, int]:
         """Serve an empty store on a socket; return where it listens."""
@@ -321,16 +348,23 @@ class TcpPlace:
         """Listen at the endpoint.
 
         Raises:
+            gaierror: its name is not known.
             OSError: this host does not have the address, or something listens there already.
         """
         try:
             found = socket.getaddrinfo(
                 self._host, self._port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
             )
-        except socket.gaierror as error:
-            if self._wants_host:
-                raise OSError(None, f"{self._host} is not known: {error.strerror}") from error
-            raise OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL)) from error
+        except socket.gaierror:
+            if self._wants_host and socket.has_dualstack_ipv6():
+                # The name is for the others, and may need this host to be up to be known.
+                return socket.create_server(
+                    ("", self._port),
+                    family=socket.AF_INET6,
+                    backlog=_BACKLOG,
+                    dualstack_ipv6=True,
+                )
+            raise
         family, _, _, _, address = found[0]
         if not self._wants_host:
             _check_local(family, address[0])
@@ -350,6 +384,14 @@ def _is_silence(error: BaseException | None) -> bool:
 
 def _endpoint(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _own_host(listening: socket.socket, host: str) -> str:
+    """Return where this host reaches a socket of its own."""
+    is_ipv6 = listening.family == socket.AF_INET6
+    if is_ipv6 and not listening.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY):
+        return "127.0.0.1"  # which is there also where IPv6 has no addresses
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
 
 
 def _check_local(family: int, address: str | int) -> None:

@@ -89,6 +89,62 @@ async def test_a_name_that_stands_for_this_host_is_listened_at_everywhere() -> N
         assert host.address == socket.gethostname()
 
 
+@pytest.fixture
+def names(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """Return a table of names to fill, of which a name of .test that is missing is not known."""
+    table: dict[str, str] = {}
+    real = socket.getaddrinfo
+
+    def look_up(host: Any, *args: Any, **options: Any) -> Any:
+        if str(host).endswith(".test") and host not in table:
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return real(table.get(host, host), *args, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    monkeypatch.setattr("launcher.rendezvous.place._LOOK_AGAIN", 0.02)
+    return table
+
+
+async def test_who_shall_host_needs_no_name(names: dict[str, str]) -> None:
+    """It is for the others, and may not be known before this host is up."""
+    port = free_port()
+    async with place(port, "first.test", is_host=True) as host:
+        await host.open(5.0)
+        with socket.create_connection(("127.0.0.1", port), timeout=5.0):
+            pass
+
+        assert (host.is_host, host.address) == (True, "first.test")
+
+
+async def test_a_name_may_come_to_be_known_later(
+    names: dict[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Who hosts the store is found out then, and the user learns what keeps the launch waiting."""
+    port = free_port()
+    async with place(port, "late.test") as host:
+        opening = asyncio.create_task(host.open(10.0))
+        while not caplog.records:
+            await asyncio.sleep(0.01)
+        names["late.test"] = "127.0.0.1"
+        await opening
+
+        assert host.is_host
+    assert [record.getMessage() for record in caplog.records] == [
+        f"rdzv_endpoint=late.test:{port}: late.test is not known yet; trying for 10 s"
+    ]
+
+
+async def test_a_name_that_never_is_known_is_told(names: dict[str, str]) -> None:
+    """When the time to join is up."""
+    port = free_port()
+    async with place(port, "never.test") as lost:
+        with pytest.raises(RendezvousConnectionError) as caught:
+            await lost.open(0.1)
+
+    told = f"rdzv_endpoint=never.test:{port}: never.test is not known: Name or service not known"
+    assert str(caught.value) == told
+
+
 async def test_what_nobody_hosts_cannot_be_reached() -> None:
     """The endpoint and the reason are named."""
     port = free_port()
