@@ -7,6 +7,10 @@ import sys
 
 def main() -> int:
     """Run the command line of this process and return the exit status."""
+    if os.getpid() == 1:
+        from launcher.init import become_second  # noqa: PLC0415 -- only in containers
+
+        become_second()
     handled = _end_on_signals()
     from launcher.cli import main as run  # noqa: PLC0415 -- a signal may come meanwhile
 

@@ -37,6 +37,7 @@ commands, instead of a script (one of such a name is given as ./status):
   python -m launcher status [RUN] [--json]                  show the launches on this machine
   python -m launcher logs [RUN] [--rank RANK] [--follow]    show the log files of one
   python -m launcher stop [RUN]                             end one, as SIGTERM does
+  python -m launcher k8s render --help                      make a manifest for Kubernetes
 
 examples:
   python -m launcher --nproc-per-node 4 train.py --epochs 3

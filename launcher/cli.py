@@ -33,6 +33,7 @@ __all__ = ("main",)
 _FAILURE_STATUS = 1
 _USAGE_STATUS = 2
 _REQUEUE_STATUS = 85  # EX_TEMPFAIL is taken; what batch systems and trainers have agreed on
+_KUBERNETES = "k8s"
 _COMMANDS = ("status", "logs", "stop")  # a script of such a name is given as ./status
 
 
@@ -52,6 +53,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             from launcher.commands import run_command  # noqa: PLC0415 -- not for a launch
 
             return run_command(argv[0], argv[1:])
+        if argv and argv[0] == _KUBERNETES:
+            from launcher.kubernetes import run_k8s  # noqa: PLC0415 -- not for a launch
+
+            return run_k8s(argv[1:])
         launch = parse(argv, os.environ)
         names = launch.names
         for note in launch.notes:

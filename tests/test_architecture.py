@@ -37,7 +37,7 @@ ROWS: dict[str, Sequence[str]] = {
     ),
     "launcher": (
         "errors",
-        "signals target limits affinity logs",
+        "signals target limits affinity logs init",
         "config",
         "events metrics options",
         "environment rendezvous",
@@ -45,6 +45,7 @@ ROWS: dict[str, Sequence[str]] = {
         "agent report control settings arguments",
         "api commands detection",
         "commandline",
+        "kubernetes",
         "testing cli",
         "__init__ __main__",
     ),
@@ -69,6 +70,8 @@ PURE = (
     "launcher.agent.state",
     "launcher.environment",
     "launcher.detection",
+    "launcher.kubernetes.manifest",
+    "launcher.kubernetes.yaml",
     "launcher.rendezvous.state",
 )
 """Modules and folders that take values and `now` and return values."""

@@ -26,15 +26,13 @@ Results = dict[str, list[dict[str, float]]]
 
 
 def run(
-    options: argparse.Namespace,
-    specs: Sequence[Mapping[str, object]],
-    table: Callable[[Results], str],
+    options: argparse.Namespace, spec: Mapping[str, object], table: Callable[[Results], str]
 ) -> int:
     """Measure, print, write; return 0 if there are figures for both variants.
 
     Args:
         options: what `parse` gave.
-        specs: for `harness.role`, but for the variant; a round has the figures of all of them.
+        spec: for `harness.role`, but for the variant.
         table: makes the text of the results.
     """
     rounds: Results = {variant: [] for variant in _VARIANTS}
@@ -42,8 +40,7 @@ def run(
     for _ in range(options.rounds):
         for variant, results in rounds.items():
             try:
-                pairs = [run_pair({**spec, "variant": variant}, limit=_LIMIT) for spec in specs]
-                results.append({name: value for pair in pairs for name, value in pair.items()})
+                results.append(run_pair({**spec, "variant": variant}, limit=_LIMIT))
             except PairError as error:
                 problems[variant] = f"failed ({error})"
             print(f"{variant}: done", file=sys.stderr, flush=True)

@@ -39,8 +39,16 @@ def test_a_pod_knows_its_own_address_if_it_is_told() -> None:
 
 
 def test_the_service_may_have_another_name() -> None:
-    """Those who write their Job by hand say it."""
+    """Those who write their Job by hand say it; so does the Job, where hosts are not called so."""
     assert found({**POD, "LAUNCHER_SERVICE": "peers"}).host == "train-0.peers"
+    assert found({**POD, "HOSTNAME": "box", "LAUNCHER_JOB": "job"}).host == "job-0.job"
+
+
+def test_a_pod_that_knows_no_name_says_only_its_index() -> None:
+    """Where to meet has to be given then."""
+    environment = found({"JOB_COMPLETION_INDEX": "3"})
+
+    assert (environment.node_rank, environment.host, environment.run_id) == (3, "", "")
 
 
 def test_a_pod_of_a_jobset_is_a_node_of_its_job() -> None:
