@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from asyncrpc.agent.dialing import ALIVE, PROBE
 from asyncrpc.errors import RpcError
 from asyncrpc.observe import LoopWatch, time_limit
-from asyncrpc.store import Lease, LeaseKeeper, Store, keeper_of
+from asyncrpc.store import Keeper, Lease, LeaseKeeper, Store, keeper_of
 from asyncrpc.transport import Address, Greeter
 from asyncrpc.wire import Handshake, HandshakeRefused, Purpose
 
@@ -68,8 +68,8 @@ class LivenessThread:
         self._selector.register(self._listener, selectors.EVENT_READ)
         self._selector.register(self._wake_in, selectors.EVENT_READ)
         self._guests: dict[socket.socket, _Guest] = {}
-        self._keeper: LeaseKeeper | None = None  # set by the loop's thread, used in this one
-        self._kept: LeaseKeeper | None = None  # the one of the last turn
+        self._keeper: Keeper | None = None  # set by the loop's thread, used in this one
+        self._kept: Keeper | None = None  # the one of the last turn
         self._pause = 0.0  # seconds until the next turn at the latest
         self._is_closing = False
         self._thread = threading.Thread(target=self._run, name="asyncrpc-liveness", daemon=True)
@@ -78,7 +78,7 @@ class LivenessThread:
     def keep(self, store: Store, lease: Lease) -> None:
         """Renew a lease from here on whenever the loop does not, in place of an earlier one.
 
-        Does nothing for a store that is not reached by TCP.
+        Does nothing for a store in this process.
         """
         self._keeper = keeper_of(store, lease)
         self._wake()

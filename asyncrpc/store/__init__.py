@@ -16,7 +16,7 @@ from asyncrpc.errors import (
 from asyncrpc.store.base import Store, StoreWatch
 from asyncrpc.store.client import TCPStore
 from asyncrpc.store.commands import StoreEvent
-from asyncrpc.store.keeping import LeaseKeeper, keeper_of
+from asyncrpc.store.keeping import Keeper, LeaseKeeper, keeper_of
 from asyncrpc.store.lease import Lease
 from asyncrpc.store.memory import MemoryStore
 from asyncrpc.store.prefix import PrefixStore
@@ -35,6 +35,7 @@ __all__ = (
     "EtcdAddress",
     "EtcdCredentials",
     "EtcdStore",
+    "Keeper",
     "Lease",
     "LeaseKeeper",
     "MemoryStore",

@@ -11,6 +11,7 @@ import contextlib
 import selectors
 import socket
 from collections.abc import Callable
+from typing import Protocol, runtime_checkable
 
 from asyncrpc.errors import RpcError
 from asyncrpc.observe import LoopClock
@@ -23,20 +24,43 @@ from asyncrpc.store.prefix import PrefixStore
 from asyncrpc.transport import Address
 from asyncrpc.wire import Handshake
 
-__all__ = ("LeaseKeeper", "keeper_of")
+__all__ = ("Keeper", "LeaseKeeper", "keeper_of")
 
 _OVERDUE = 0.5  # of the lease's span without renewal; the loop renews after a third of it
 _RENEWALS = 6  # in one span, once it is overdue
 _ROOM = 4096
 
 
-def keeper_of(store: Store, lease: Lease) -> LeaseKeeper | None:
-    """Return a keeper for a lease of ``store``, ``None`` unless that is reached by TCP."""
+class Keeper(Protocol):
+    """What renews one lease when its own loop does not; see `LeaseKeeper`."""
+
+    def turn(self, selector: selectors.BaseSelector, now: float) -> float:
+        """Do what is due, and say in how many seconds there may be more."""
+        ...
+
+    def ready(self, selector: selectors.BaseSelector) -> None:
+        """Go on with a socket that is ready."""
+        ...
+
+    def close(self, selector: selectors.BaseSelector) -> None:
+        """Let go of everything."""
+        ...
+
+
+@runtime_checkable
+class _HasKeepers(Protocol):
+    """A store that has keepers of its own."""
+
+    def make_keeper(self, lease: Lease) -> Keeper: ...
+
+
+def keeper_of(store: Store, lease: Lease) -> Keeper | None:
+    """Return a keeper for a lease of ``store``, ``None`` unless that lies in another process."""
     while isinstance(store, PrefixStore):
         store = store.underlying_store
     if isinstance(store, TCPStore) and isinstance(store.clock, LoopClock):
         return LeaseKeeper(store.address, store.make_handshake, lease)
-    return None
+    return store.make_keeper(lease) if isinstance(store, _HasKeepers) else None
 
 
 class LeaseKeeper:

@@ -12,6 +12,7 @@ import pytest
 
 from asyncrpc.observe import LoopClock
 from asyncrpc.store import (
+    Keeper,
     LeaseKeeper,
     MemoryStore,
     PrefixStore,
@@ -38,7 +39,7 @@ class Lease:
 
 
 async def drive(
-    keeper: LeaseKeeper, selector: selectors.BaseSelector, until: Callable[[], object], now: float
+    keeper: Keeper, selector: selectors.BaseSelector, until: Callable[[], object], now: float
 ) -> None:
     """Turn the keeper as its thread would, and let the loop's server answer."""
     deadline = time.monotonic() + 5

@@ -120,9 +120,11 @@ class Gateway:
         self._patience = patience
         self._members = [f"{credentials.scheme}://{part}" for part in address.authority.split(",")]
         self._current = 0  # index of the member that is asked
-        self._ssl: ssl.SSLContext | bool = True
+        self.ssl_context: ssl.SSLContext | None = None
+        """What TLS connections are made with; ``None`` without TLS, and before `open`."""
         self._session: aiohttp.ClientSession | None = None  # None before `open`
-        self._token = ""
+        self.token = ""
+        """What stands for user and password, for a while; empty without them."""
         self._streams: dict[aiohttp.ClientResponse, str] = {}  # and the members they come from
         self._is_closed = False
 
@@ -148,9 +150,9 @@ class Gateway:
             raise StoreError(
                 "a store on etcd needs aiohttp: pip install 'asyncrpc[etcd]'"
             ) from error
-        self._ssl = self._credentials.make_context() or True
+        self.ssl_context = self._credentials.make_context()
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, ssl=self._ssl),
+            connector=aiohttp.TCPConnector(limit=0, ssl=self.ssl_context or True),
             auto_decompress=False,
             read_bufsize=1 << 18,
         )
@@ -277,7 +279,7 @@ class Gateway:
             raise StoreConnectionError(
                 f"the client of the store at {self} was closed", delivery=Delivery.NOT_SENT
             )
-        headers = {"Authorization": self._token} if self._token else {}
+        headers = {"Authorization": self.token} if self.token else {}
         if limit is None:  # a member without a leader would go on in silence
             headers["Grpc-Metadata-hasleader"] = "true"
         timeout = aiohttp.ClientTimeout(total=limit, sock_connect=_CONNECT)
@@ -370,7 +372,7 @@ class Gateway:
 
     async def _log_in(self, timeout: float) -> None:
         """Get a token; they are short-lived."""
-        self._token = ""
+        self.token = ""
         body = {"name": self._credentials.user, "password": self._credentials.password}
         try:
             reply = await self._ask("/v3/auth/authenticate", body, timeout)
@@ -381,7 +383,7 @@ class Gateway:
                 f"etcd at {self} does not accept user {self._credentials.user!r}: {error}",
                 code=StatusCode.UNAUTHENTICATED,
             ) from None
-        self._token = str(reply.fields.get("token", ""))
+        self.token = str(reply.fields.get("token", ""))
 
     def _unreachable(
         self, last: _MemberError, attempts: int, span: float, may_have_run: bool

@@ -39,6 +39,7 @@ from asyncrpc.store.etcd.address import EtcdAddress, EtcdCredentials
 from asyncrpc.store.etcd.barriers import Barriers
 from asyncrpc.store.etcd.core import Core
 from asyncrpc.store.etcd.gateway import Gateway, RefusedError
+from asyncrpc.store.etcd.keeper import EtcdLeaseKeeper
 from asyncrpc.store.etcd.keys import Layout, version_at
 from asyncrpc.store.etcd.lane import Turn
 from asyncrpc.store.etcd.messages import prefix_end, read_prefix
@@ -46,6 +47,7 @@ from asyncrpc.store.etcd.queues import Queues
 from asyncrpc.store.etcd.stream import Happened, WatchStream
 from asyncrpc.store.etcd.values import Values
 from asyncrpc.store.etcd.waits import Waits
+from asyncrpc.store.keeping import Keeper
 from asyncrpc.store.lease import Lease
 from asyncrpc.store.operations import Operations
 from asyncrpc.store.watch import Feed, Watch
@@ -332,6 +334,10 @@ class EtcdStore(Operations):
     async def revoke_lease(self, lease: Lease) -> None:
         """End a lease."""
         await self._gateway.call("/v3/lease/revoke", {"ID": str(lease.id)}, lease.ttl)
+
+    def make_keeper(self, lease: Lease) -> Keeper:
+        """Return what renews a lease from a thread while the loop is blocked."""
+        return EtcdLeaseKeeper(self._gateway, lease)
 
     def _arrival_token(self) -> bytes:
         return secrets.token_bytes(8)
