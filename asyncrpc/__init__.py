@@ -32,9 +32,11 @@ if TYPE_CHECKING:
     from asyncrpc.api import get_rpc_timeout as get_rpc_timeout
     from asyncrpc.api import get_worker_info as get_worker_info
     from asyncrpc.api import get_worker_infos as get_worker_infos
+    from asyncrpc.api import heal as heal
     from asyncrpc.api import init_rpc as init_rpc
     from asyncrpc.api import metrics as metrics
     from asyncrpc.api import monitor as monitor
+    from asyncrpc.api import partition as partition
     from asyncrpc.api import remote as remote
     from asyncrpc.api import rpc_any as rpc_any
     from asyncrpc.api import rpc_async as rpc_async
@@ -102,9 +104,9 @@ _HOMES = {
     "agent": "CallContext MemberEvent RpcFuture RpcStream current_traceparent traceparent",
     "api": (
         "BlockingAgent all_gather barrier blocking_portal context current_agent current_context "
-        "debug_info enable_profiling get_rpc_timeout get_worker_info get_worker_infos init_rpc "
-        "metrics monitor remote rpc_any rpc_async rpc_hedged rpc_notify rpc_stream rpc_sync "
-        "rref_debug run set_rpc_timeout shutdown wait_all"
+        "debug_info enable_profiling get_rpc_timeout get_worker_info get_worker_infos heal "
+        "init_rpc metrics monitor partition remote rpc_any rpc_async rpc_hedged rpc_notify "
+        "rpc_stream rpc_sync rref_debug run set_rpc_timeout shutdown wait_all"
     ),
     "backend_registry": "BackendType",
     "errors": (

@@ -19,7 +19,7 @@ from asyncrpc.errors import (
     RpcTimeoutError,
 )
 
-__all__ = ("RetryPolicy", "TokenBucket", "check_policy", "full_jitter")
+__all__ = ("RetryPolicy", "TokenBucket", "check_again", "check_policy", "full_jitter")
 
 _TRANSIENT = (
     InjectedFaultError,
@@ -131,6 +131,21 @@ class RetryPolicy:
         if any(issubclass(cls, RpcError) and cls is not RemoteError for cls in listed):
             return False
         return isinstance(error, _TRANSIENT) and error.delivery is not Delivery.EXECUTED
+
+
+def check_again(retry: object, idempotent: object) -> bool | RetryPolicy:
+    """Return when a call may be sent again, by what was given for it.
+
+    Args:
+        retry: a policy, or ``None``.
+        idempotent: whether the function may run twice; a policy is more.
+
+    Raises:
+        ValueError: ``retry`` is no policy, or ``idempotent`` no bool.
+    """
+    if not isinstance(idempotent, bool):
+        raise ValueError(f"idempotent must be a bool, got {idempotent!r}")
+    return idempotent if retry is None else check_policy("retry", retry)
 
 
 def check_policy(field: str, value: object) -> RetryPolicy:

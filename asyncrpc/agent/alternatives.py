@@ -26,6 +26,7 @@ from asyncrpc.errors import (
     UnknownWorkerError,
 )
 from asyncrpc.identity import WorkerInfo
+from asyncrpc.retry import check_again
 
 if TYPE_CHECKING:
     from asyncrpc.agent.agent import Agent
@@ -78,6 +79,7 @@ def call_any(
     site: FrameType,
 ) -> RpcFuture[Any]:
     """Call the worker with the least to do; see `asyncrpc.rpc_any`."""
+    check_again(None, idempotent)
     left = list(dict.fromkeys(_checked_workers(agent, workers)))
     pick = Random() if random is None else random  # noqa: S311 -- spreads load, hides nothing
 

@@ -12,7 +12,7 @@ from asyncrpc.errors import NotInitializedError
 from asyncrpc.execution import current_call
 from asyncrpc.identity import WorkerInfo
 from asyncrpc.options import UNSET, Unset, check_timeout
-from asyncrpc.retry import RetryPolicy, check_policy
+from asyncrpc.retry import RetryPolicy, check_again
 from asyncrpc.rref import RRef
 
 __all__ = (
@@ -61,8 +61,8 @@ def rpc_async(
 
     Raises:
         NotInitializedError: no agent runs.
-        ValueError: ``to`` is no destination, ``timeout`` is negative, nan or no number, or
-            ``retry`` is no policy.
+        ValueError: ``to`` is no destination, ``timeout`` is negative, nan or no number, ``retry``
+            is no policy, or ``idempotent`` no bool.
         UnknownWorkerError: the group has no such worker, or it left.
         PeerLostError: the worker was lost.
         EncodingError: the function or an argument cannot travel; names the argument.
@@ -78,7 +78,8 @@ def rpc_async(
     if agent is None:
         raise NotInitializedError(NOT_INITIALIZED)
     site = sys._getframe(1)
-    again = idempotent if retry is None else check_policy("retry", retry)
+    is_plain = retry is None and idempotent is False
+    again = False if is_plain else check_again(retry, idempotent)
     return agent.call(to, func, args, kwargs, timeout, again, site)  # type: ignore[no-any-return]  # an RpcAgent
 
 

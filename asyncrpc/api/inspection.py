@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from asyncrpc.agent import Monitor
 from asyncrpc.api.process import current_agent
 from asyncrpc.identity import WorkerInfo
@@ -14,8 +16,10 @@ __all__ = (
     "get_rpc_timeout",
     "get_worker_info",
     "get_worker_infos",
+    "heal",
     "metrics",
     "monitor",
+    "partition",
     "rref_debug",
     "set_rpc_timeout",
 )
@@ -107,3 +111,23 @@ def debug_info() -> dict[str, str]:
 def rref_debug() -> list[RRefRow]:
     """Return a row for each value that this worker keeps for others, or makes right now."""
     return current_agent().rref_debug()
+
+
+def partition(peers: Iterable[str | int | WorkerInfo]) -> None:
+    """Lose all that goes to and comes from these workers until `heal`, as a network would.
+
+    Nobody is told: calls run out of time, and heartbeats find the workers lost.
+
+    Args:
+        peers: other workers of the group.
+
+    Raises:
+        ValueError: one of them is this worker itself, or no destination.
+        UnknownWorkerError: the group has no such worker.
+    """
+    current_agent().partition(peers)
+
+
+def heal() -> None:
+    """End all partitions of this worker; what was lost stays lost."""
+    current_agent().heal()

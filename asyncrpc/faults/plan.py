@@ -151,6 +151,8 @@ class FaultPlan:
     """
 
     def __init__(self, rules: Iterable[Fault], seed: int = 0) -> None:
+        if not isinstance(rules, Iterable | Fault):
+            raise ValueError(f"rules must be Fault objects, got {rules!r}")
         self.rules = (rules,) if isinstance(rules, Fault) else tuple(rules)
         for rule in self.rules:
             if not isinstance(rule, Fault):

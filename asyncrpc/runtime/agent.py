@@ -35,7 +35,7 @@ from asyncrpc.execution import caller, detached, remaining
 from asyncrpc.identity import WorkerInfo
 from asyncrpc.observe import Clock, LoopClock
 from asyncrpc.options import UNSET, RpcOptions, Unset, check_timeout
-from asyncrpc.retry import RetryPolicy, check_policy
+from asyncrpc.retry import RetryPolicy, check_again
 from asyncrpc.rref import RRef, RRefContext, RRefRow
 from asyncrpc.runtime.debug import counters
 from asyncrpc.runtime.ending import Ending, warn_if_forgotten
@@ -181,7 +181,8 @@ class RpcAgent:
         idempotent: bool = False,
     ) -> RpcFuture[Any]:
         """Call a function on another worker; see `asyncrpc.rpc_async`."""
-        again = idempotent if retry is None else check_policy("retry", retry)
+        is_plain = retry is None and idempotent is False
+        again = False if is_plain else check_again(retry, idempotent)
         return self.call(to, func, args, kwargs, timeout, again, sys._getframe(1))
 
     def _call_with_default(

@@ -154,6 +154,16 @@ async def test_bad_timeout(timeout: Any) -> None:
             a.rpc_async("worker0", targets.who, timeout=timeout)
 
 
+@pytest.mark.parametrize("idempotent", ["yes", 1, None])
+async def test_idempotent_is_a_bool(idempotent: Any) -> None:
+    """A policy, or a timeout, that slipped into its place is not taken for true."""
+    async with cluster(2) as (a, _):
+        with pytest.raises(ValueError, match="idempotent must be a bool"):
+            a.rpc_async("worker1", targets.who, idempotent=idempotent)
+        with pytest.raises(ValueError, match="idempotent must be a bool"):
+            a.rpc_any(["worker1"], targets.who, idempotent=idempotent)
+
+
 async def test_timeout_on_virtual_clock() -> None:
     """A call fails exactly when its time is over, and its function is cancelled."""
     clock = VirtualClock()

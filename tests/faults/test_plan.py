@@ -66,7 +66,7 @@ def test_bad_fault(field: str, value: Any, text: str) -> None:
         Fault(**{"kind": "drop", field: value})
 
 
-@pytest.mark.parametrize("rules", [[1], ["fail"], [None]])
+@pytest.mark.parametrize("rules", [[1], ["fail"], [None], 3])
 def test_bad_rules(rules: Any) -> None:
     """Only Faults are rules."""
     with pytest.raises(ValueError, match=r"^rules must be Fault objects"):

@@ -125,6 +125,8 @@ def around_a_call(agent: rpc.RpcAgent) -> None:
     assert_type(rpc.get_worker_infos(), list[rpc.WorkerInfo])
     assert_type(rpc.debug_info(), dict[str, str])
     rpc.enable_profiling(False)
+    assert_type(rpc.partition(["worker1", 2]), None)
+    assert_type(rpc.heal(), None)
     assert_type(rpc.metrics(), rpc.Metrics)
     assert_type(rpc.metrics().peers, tuple[rpc.PeerMetrics, ...])
     assert_type(rpc.metrics().calls_failed, Mapping[rpc.StatusCode, int])
