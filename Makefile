@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
 
-.PHONY: help demo test torch jax lint format coverage soak bench bench-growth clean
+.PHONY: help demo test torch jax lint format coverage soak bench bench-quick bench-growth bench-peers clean
 
 help:
 	@echo 'make demo      run the example job on four workers'
@@ -17,7 +17,9 @@ help:
 	@echo 'make lint      ruff, formatting, mypy'
 	@echo 'make coverage  run all tests and show what they miss'
 	@echo 'make soak      run many more random schedules of calls, retries and rendezvous, and restarts'
-	@echo 'make bench     measure against the limits of the machine and installed peers'
+	@echo 'make bench     measure against the limits of the machine and installed peers (10 minutes)'
+	@echo 'make bench-quick   the same without peers, in 90 s'
+	@echo 'make bench-peers   install the peers that the benchmarks compare with (2 GB)'
 	@echo 'make bench-growth  show how time and memory grow, to bench-growth.png'
 	@echo 'make clean     remove what the targets above leave behind'
 
@@ -59,7 +61,13 @@ soak: $(VENV)/.installed-test
 	LAUNCHER_RESTARTS=1000 $(BIN)/python -m pytest tests/launcher/test_restarts.py $(PYTEST_ARGS)
 
 bench: $(VENV)/.installed-bench
-	$(BIN)/python benchmarks/bench_rpc.py $(BENCH_ARGS)
+	$(BIN)/python benchmarks/bench_all.py $(BENCH_ARGS)
+
+bench-quick: $(VENV)/.installed-bench
+	$(BIN)/python benchmarks/bench_all.py --quick $(BENCH_ARGS)
+
+bench-peers: $(VENV)/.installed-bench
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r benchmarks/requirements-peers.txt
 
 bench-growth: $(VENV)/.installed-bench
 	$(BIN)/python benchmarks/bench_growth.py --plot bench-growth.png $(BENCH_ARGS)

@@ -24,6 +24,12 @@ __all__ = ("main",)
 _STORES = {
     "asyncrpc": ("peers.asyncrpc_store", "asyncrpc", "pip install -e ."),
     "torch": ("peers.torch_store", "torch", "pip install torch numpy"),
+    "redis": ("peers.redis_store", "redis", "pip install redis; apt-get install redis-server"),
+    "etcd": (
+        "peers.etcd_store",
+        "aiohttp",
+        "pip install -e '.[etcd]'; apt-get install etcd-server",
+    ),
     "min": ("limits.min_store", "uvloop", "pip install uvloop msgpack"),
 }
 """Name to module, import that must be there, what to type when it is not."""

@@ -106,6 +106,15 @@ ROWS: dict[str, Row] = {
             "pip install pyzmq msgpack uvloop",
             "zmq",
         ),
+        _row("ray", "peers.ray_actor", "tcp", "Ray actor, awaited", "pip install ray", "ray"),
+        _row(
+            "dask",
+            "peers.dask_rpc",
+            "tcp",
+            "dask.distributed rpc",
+            "pip install distributed numpy",
+            "distributed",
+        ),
     )
 }
 """Every row that can be asked for."""
