@@ -10,7 +10,7 @@ from time import perf_counter
 from typing import Any
 
 from harness.budget import IN_FLIGHT, SIZES, Budget, small_value
-from harness.cpu import cpu_seconds, pinned_to_one_core
+from harness.cpu import cpu_seconds, pinned_to_one_core, pinned_to_own_cores
 from harness.samples import latency, rate, size_figures
 
 __all__ = ("AsyncClient", "run_load")
@@ -66,11 +66,14 @@ async def _sequential(
 ) -> dict[str, float]:
     await _repeat(client.call, value, 500, 0.2)  # warm up
     seconds = await _repeat(client.call, value, budget.sequential_calls, budget.sequential_seconds)
-    with pinned_to_one_core((os.getpid(), server_pid)):
-        pinned = await _repeat(
-            client.call, value, budget.sequential_calls // 2, budget.sequential_seconds / 2
-        )
-    return latency(seconds, "sequential") | latency(pinned, "pinned")
+    figures = latency(seconds, "sequential")
+    for prefix, pin in (("pinned", pinned_to_one_core), ("apart", pinned_to_own_cores)):
+        with pin((os.getpid(), server_pid)):
+            seconds = await _repeat(
+                client.call, value, budget.sequential_calls // 2, budget.sequential_seconds / 2
+            )
+        figures |= latency(seconds, prefix)
+    return figures
 
 
 async def _in_flight(

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ("cpu_seconds", "pinned_to_one_core")
+__all__ = ("cpu_seconds", "pinned_to_one_core", "pinned_to_own_cores")
 
 
 def cpu_seconds(pid: int) -> float:
@@ -23,18 +23,33 @@ def cpu_seconds(pid: int) -> float:
 @contextmanager
 def pinned_to_one_core(pids: tuple[int, ...]) -> Iterator[None]:
     """Keep every thread of these processes on one core during the body."""
+    with _pinned({pid: max(os.sched_getaffinity(0)) for pid in pids}):
+        yield
+
+
+@contextmanager
+def pinned_to_own_cores(pids: tuple[int, ...]) -> Iterator[None]:
+    """Keep every thread of each process on a core of its own, as far as there are so many."""
+    cores = sorted(os.sched_getaffinity(0))
+    with _pinned({pid: cores[index % len(cores)] for index, pid in enumerate(pids)}):
+        yield
+
+
+@contextmanager
+def _pinned(places: dict[int, int]) -> Iterator[None]:
     allowed = os.sched_getaffinity(0)
-    _pin(pids, {max(allowed)})
     try:
+        for pid, core in places.items():
+            _pin(pid, {core})
         yield
     finally:
-        _pin(pids, allowed)
+        for pid in places:
+            _pin(pid, allowed)
 
 
-def _pin(pids: tuple[int, ...], cores: set[int]) -> None:
-    for pid in pids:
-        for task in Path(f"/proc/{pid}/task").iterdir():
-            try:
-                os.sched_setaffinity(int(task.name), cores)
-            except ProcessLookupError:
-                continue  # a thread that ended meanwhile
+def _pin(pid: int, cores: set[int]) -> None:
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        try:
+            os.sched_setaffinity(int(task.name), cores)
+        except ProcessLookupError:
+            continue  # a thread that ended meanwhile

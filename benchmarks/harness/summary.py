@@ -22,6 +22,7 @@ class Ratio:
     rows: tuple[str, ...]  # the other rows: the best of them counts
     more_is_better: bool
     target: float  # the goal of the project; shown, not enforced
+    subject: str = ""  # the row of ours that it is about, empty for all
 
 
 def _more(title: str, figure: str, rows: tuple[str, ...], target: float) -> Ratio:
@@ -30,9 +31,30 @@ def _more(title: str, figure: str, rows: tuple[str, ...], target: float) -> Rati
     )
 
 
-def _less(title: str, figure: str, rows: tuple[str, ...], target: float) -> Ratio:
+def _less(
+    title: str, figure: str, rows: tuple[str, ...], target: float, subject: str = ""
+) -> Ratio:
     return Ratio(
-        title=title, ours=figure, theirs=figure, rows=rows, more_is_better=False, target=target
+        title=title,
+        ours=figure,
+        theirs=figure,
+        rows=rows,
+        more_is_better=False,
+        target=target,
+        subject=subject,
+    )
+
+
+def _copies(title: str, figure: str) -> Ratio:
+    """Return a ratio of what goes through shared memory to a plain copy of it."""
+    return Ratio(
+        title=title,
+        ours=figure,
+        theirs="memcpy_gb_s",
+        rows=("raw",),
+        more_is_better=True,
+        target=0.6,
+        subject="asyncrpc-shm",
     )
 
 
@@ -50,6 +72,7 @@ RATIOS = (
     _more("128 in flight / Ray", _FLIGHT, ("ray",), 70.0),
     _less("sequential p50 / MIN", "sequential_p50_us", ("min",), 1.25),
     _less("sequential p50 / MIN, on one core", "pinned_p50_us", ("min",), 1.25),
+    _less("sequential p50 / MIN, on two cores", "apart_p50_us", ("min",), 0.4, "asyncrpc-spin"),
     _less("sequential p50 / torch.rpc (best)", "sequential_p50_us", _TORCH, 0.35),
     _less("CPU per call / MIN", "client_cpu_s_100k+server_cpu_s_100k", ("min",), 1.6),
     _more("64 MiB one way / raw, warm memory", "array_send_gb_s", ("raw",), 0.9),
@@ -62,6 +85,8 @@ RATIOS = (
         target=0.9,
     ),
     _more("64 MiB echo / raw, warm memory", "array_echo_gb_s", ("raw",), 0.9),
+    _copies("64 MiB one way / memcpy", "array_send_gb_s"),
+    _copies("64 MiB echo / memcpy", "array_echo_gb_s"),
     _more("64 MiB one way / torch.rpc (best)", "array_send_gb_s", _TORCH, 1.0),
     _more("64 MiB one way / dask", "array_send_gb_s", ("dask",), 1.0),
     _less("1 KiB echo / pyzmq", "echo 1 KiB_us", ("pyzmq",), 1.0),
@@ -83,6 +108,8 @@ def ratios_of(subject: str, rounds: Rounds) -> dict[str, dict[str, float]]:
     """
     result = {}
     for ratio in RATIOS:
+        if ratio.subject not in ("", subject):
+            continue
         rows = tuple(_same_transport(subject, row, rounds) for row in ratio.rows)
         values = _per_round(ratio, rounds[subject], [rounds[row] for row in rows if row in rounds])
         if values:

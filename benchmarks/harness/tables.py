@@ -25,6 +25,7 @@ _COLUMNS: tuple[tuple[str, str, Callable[[float], str], bool], ...] = (
     ("seq p50 us", "sequential_p50_us", _micros, True),
     ("p99", "sequential_p99_us", _micros, False),
     ("p50 1 core", "pinned_p50_us", _micros, False),
+    ("p50 2 cores", "apart_p50_us", _micros, False),
     ("128 in flight calls/s", "in_flight_calls_s", _count, True),
     ("1 KiB us", "echo 1 KiB_us", _micros, False),
     ("64 KiB us", "echo 64 KiB_us", _micros, False),

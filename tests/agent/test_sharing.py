@@ -382,3 +382,25 @@ async def test_killed_worker(tmp_path: Path) -> None:
 def maps() -> str:
     """Return this process's mappings of memory."""
     return Path("/proc/self/maps").read_text()
+
+
+@pytest.mark.parametrize(
+    "kind", ["drop", "fail", "duplicate", "delay", "reorder", "corrupt", "disconnect"]
+)
+async def test_faults(kind: str) -> None:
+    """What goes wrong with a message goes wrong whichever way its buffers take, and no worse."""
+    plan = rpc.FaultPlan(
+        [
+            rpc.Fault(kind, message, probability=0.2, delay=0.02)  # type: ignore[arg-type]
+            # a reply that fails says that the call ran: that is no reason to try again
+            for message in ("PYTHON_CALL", "PYTHON_RET")[: 1 if kind == "fail" else 2]
+        ],
+        seed=5,
+    )
+    policy = rpc.RetryPolicy(max_retries=20, per_attempt_timeout=0.25, initial=0.001)
+    async with pair(faults=plan) as (a, _):
+        for number in range(8):
+            array = np.full(2 * MIB, number, np.uint8)
+            answer = await a.rpc_async("worker1", targets.echo, args=(array,), retry=policy)
+            assert np.array_equal(array, answer)
+            del answer
