@@ -163,6 +163,8 @@ class LaunchConfig:
             raise ValueError(
                 f"max_nodes={self.max_nodes}: expected at least min_nodes, {self.min_nodes}"
             )
+        if not self.monitor_interval > 0:
+            raise ValueError(f"monitor_interval={self.monitor_interval}: expected seconds above 0")
         if not self.restart_window > 0:
             raise ValueError(f"restart_window={self.restart_window}: expected seconds above 0")
         if not 0 <= self.restart_backoff < math.inf:

@@ -53,7 +53,7 @@ def detect_settings(settings: Mapping[str, Setting], environ: Mapping[str, str])
     try:
         found = detect(environ, name.text)
     except ValueError as error:
-        text = str(error).replace("environment=", f"{name.name}=", 1) if name.text else str(error)
+        text = str(error).replace("environment=", f"{name.name}=", 1)
         raise UsageError(text, "--no-detect asks no scheduler") from None
     if found is None:
         return unchanged

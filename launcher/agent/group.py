@@ -43,6 +43,7 @@ class WorkerSpec:
         numa_options: which processors each of them may use; ``None``: all.
         duplicate_stdout_filters: texts; lines of stdout with any of them are copied to one file.
         duplicate_stderr_filters: the same for stderr.
+        monitor_interval: accepted for torch's callers: what happens is heard of, not polled for.
         event_log_handler: where events of the group go, see `launcher.events.record`.
         virtual_local_rank: whether each is told that it is the only one on the node.
         torch_store: whether torch's clients among them find a store of the agent's, see
@@ -62,6 +63,7 @@ class WorkerSpec:
     duplicate_stderr_filters: Sequence[str] | None = None
     virtual_local_rank: bool = False
     torch_store: bool = False
+    monitor_interval: float = 0.1
     event_log_handler: str = "null"
     max_restarts: int = 3
     restart_window: float = math.inf
@@ -76,6 +78,8 @@ class WorkerSpec:
             raise ValueError(f"entrypoint={self.entrypoint!r}: expected a program or a function")
         if self.max_restarts < 0:
             raise ValueError(f"max_restarts={self.max_restarts}: expected at least 0")
+        if not self.monitor_interval > 0:
+            raise ValueError(f"monitor_interval={self.monitor_interval}: expected seconds above 0")
         if not self.restart_window > 0:
             raise ValueError(f"restart_window={self.restart_window}: expected seconds above 0")
         if not 0 <= self.restart_backoff < math.inf:

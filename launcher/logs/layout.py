@@ -187,6 +187,7 @@ class DefaultLogsSpecs(LogsSpecs):
 
     Raises:
         NotADirectoryError: ``log_dir`` is a file.
+        ValueError: ``redirects`` or ``tee`` is no choice of streams.
     """
 
     def __init__(
@@ -197,8 +198,8 @@ class DefaultLogsSpecs(LogsSpecs):
         local_ranks_filter: Iterable[int] | None = None,
     ) -> None:
         self._log_dir = os.fspath(log_dir) if log_dir else None
-        self._redirects = redirects
-        self._tee = tee
+        self._redirects = _checked("redirects", redirects)
+        self._tee = _checked("tee", tee)
         self._shown = frozenset(local_ranks_filter or ())
         self._run_dir: str | None = None
         self._rounds = 0
@@ -313,3 +314,16 @@ def _make_unique(parent: str, name: str, mode: int) -> str:
     path = os.path.join(parent, f"{name}_{os.urandom(6).hex()}")
     os.mkdir(path, mode)
     return path
+
+
+def _checked(name: str, value: Std | Mapping[int, Std]) -> Std | Mapping[int, Std]:
+    """Return a choice of streams; refuse what would fail, or be without effect, much later."""
+    ranks: Iterable[object] = value if isinstance(value, Mapping) else ()
+    choices: Iterable[object] = value.values() if isinstance(value, Mapping) else (value,)
+    is_rank = all(isinstance(rank, int) and rank >= 0 for rank in ranks)
+    is_choice = all(isinstance(choice, int) and 0 <= choice <= Std.ALL for choice in choices)
+    if not (is_rank and is_choice):
+        raise ValueError(
+            f"{name}={value!r}: expected Std, or Std by local rank; Std.from_str reads texts"
+        )
+    return value if isinstance(value, Mapping) else Std(value)

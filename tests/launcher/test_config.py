@@ -29,6 +29,7 @@ def test_a_config_needs_only_nodes_and_workers() -> None:
         ({"min_nodes": 0}, "min_nodes=0: expected an integer, at least 1"),
         ({"min_nodes": 2, "max_nodes": 1}, "max_nodes=1: expected at least min_nodes, 2"),
         ({"restart_window": 0.0}, "restart_window=0.0: expected seconds above 0"),
+        ({"monitor_interval": 0.0}, "monitor_interval=0.0: expected seconds above 0"),
         ({"restart_backoff": -1.0}, "restart_backoff=-1.0: expected seconds from 0"),
         ({"nproc_per_node": 0}, "nproc_per_node=0: expected an integer, at least 1"),
         ({"nproc_per_node": True}, "nproc_per_node=True: expected an integer"),

@@ -99,6 +99,17 @@ def test_log_dir_below_a_file(tmp_path: Path) -> None:
         DefaultLogsSpecs(tmp_path / "file" / "logs").reify(ENVS)
 
 
+@pytest.mark.parametrize("name", ["redirects", "tee"])
+@pytest.mark.parametrize("value", ["3", 4, -1, None, {0: "1"}, {"0": Std.OUT}, {-1: Std.OUT}])
+def test_what_is_no_choice_of_streams_is_refused(name: str, value: object) -> None:
+    """When it is given, not when the first worker starts; numbers are as good as their names."""
+    with pytest.raises(ValueError, match=rf"^{name}=.*: expected Std, or Std by local rank"):
+        DefaultLogsSpecs(os.devnull, **{name: value})  # type: ignore[arg-type]  # that is the point
+
+    DefaultLogsSpecs(os.devnull, **{name: 3})  # type: ignore[arg-type]
+    DefaultLogsSpecs(os.devnull, **{name: {0: 1}})  # type: ignore[arg-type]
+
+
 def test_dev_null_keeps_no_file() -> None:
     """Redirected output is thrown away, teed output only shown, errors are not recorded."""
     specs = DefaultLogsSpecs(os.devnull, redirects={0: Std.OUT}, tee={1: Std.OUT})
