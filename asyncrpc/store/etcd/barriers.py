@@ -15,7 +15,6 @@ from typing import NamedTuple
 from asyncrpc.errors import StoreTimeoutError
 from asyncrpc.store.commands import Barrier
 from asyncrpc.store.etcd.core import Core
-from asyncrpc.store.etcd.gateway import RefusedError
 from asyncrpc.store.etcd.hub import Inbox
 from asyncrpc.store.etcd.lane import Turn
 from asyncrpc.store.etcd.messages import (
@@ -31,6 +30,7 @@ from asyncrpc.store.etcd.messages import (
     txn,
     value_is,
 )
+from asyncrpc.store.etcd.refusals import RefusedError
 from asyncrpc.store.failures import barrier_error, mismatch_error
 
 __all__ = ("Barriers",)

@@ -15,7 +15,6 @@ import contextlib
 import itertools
 import json
 import logging
-import os
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from io import BytesIO
@@ -24,20 +23,28 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from asyncrpc.errors import (
     AuthenticationError,
     Delivery,
-    RpcError,
     StatusCode,
     StoreConnectionError,
     StoreError,
 )
 from asyncrpc.store.etcd.address import EtcdAddress, EtcdCredentials
 from asyncrpc.store.etcd.messages import read_reply
+from asyncrpc.store.etcd.refusals import (
+    MemberError,
+    RefusedError,
+    StaleTokenError,
+    check_version,
+    refusal,
+    refusal_of,
+    translated,
+)
 
 if TYPE_CHECKING:
     import ssl
 
     import aiohttp
 
-__all__ = ("Gateway", "RefusedError", "Reply")
+__all__ = ("Gateway", "Reply")
 
 _ATTEMPT = 1.5  # seconds for one member at first: a request is lost with the leader it went to
 _MAX_ATTEMPT = 10.0  # seconds for one that has become slow
@@ -46,18 +53,9 @@ _LEAST_ATTEMPT = 0.3
 _FIRST_PAUSE = 0.02  # seconds before all members are asked again
 _MAX_PAUSE = 0.5
 _MAX_REPLY = 1 << 30  # bytes
-_OLDEST = (3, 4)  # first version whose gateway has the paths used here
 
-_INVALID = 3
-_PERMISSION_DENIED = 7
-_FAILED_PRECONDITION = 9
-_UNAUTHENTICATED = 16
-# gRPC codes of a member that cannot answer now: cancelled, deadline exceeded, unavailable
-_PASSING = (1, 4, 14)
-_TOO_MANY = "too many requests"
-_TOO_LARGE = ("request is too large", "larger than max")
+_LOGIN = "/v3/auth/authenticate"
 _AUTH_OFF = "authentication is not enabled"
-_STALE_TOKENS = ("invalid auth token", "user name is empty", "revision of auth store is old")
 _HINTS = {
     "http": "; if it speaks TLS, say so: protocol=https, or its cacert",
     "https": "; if it does not speak TLS, leave cacert and protocol out",
@@ -70,31 +68,6 @@ _KEEPALIVE = (  # a member whose machine is gone is noticed after some 15 second
 )
 
 _log = logging.getLogger("asyncrpc.store")
-
-
-class RefusedError(StoreError):
-    """Etcd has understood a request, and did not carry it out."""
-
-    delivery = Delivery.EXECUTED
-
-
-class _MemberError(Exception):
-    """One member cannot answer; another one may.
-
-    Args:
-        text: why.
-        may_have_run: whether the request may have been carried out.
-        is_hopeless: whether it will never answer, unless somebody changes something.
-    """
-
-    def __init__(self, text: str, may_have_run: bool, is_hopeless: bool = False) -> None:
-        super().__init__(text)
-        self.may_have_run = may_have_run
-        self.is_hopeless = is_hopeless
-
-
-class _StaleTokenError(Exception):
-    """The token is no longer, or not yet, good."""
 
 
 class Reply(NamedTuple):
@@ -125,6 +98,7 @@ class Gateway:
         self._session: aiohttp.ClientSession | None = None  # None before `open`
         self.token = ""
         """What stands for user and password, for a while; empty without them."""
+        self._logging_in = asyncio.Lock()
         self._streams: dict[aiohttp.ClientResponse, str] = {}  # and the members they come from
         self._is_closed = False
 
@@ -158,7 +132,7 @@ class Gateway:
         )
         try:
             reply = await self._ask("/version", None, timeout)
-            self._check_version(str(reply.fields.get("etcdserver", "")))
+            check_version(str(reply.fields.get("etcdserver", "")), self.address)
             if self._credentials.user:
                 await self._log_in(timeout)
             await self.call("/v3/kv/range", probe["request_range"], timeout)
@@ -191,12 +165,13 @@ class Gateway:
             StoreConnectionError: no member answered in time.
         """
         for is_fresh in (False, True):
+            token = self.token
             try:
                 return await self._ask(path, body, self._patience if timeout is None else timeout)
-            except _StaleTokenError as error:
+            except StaleTokenError as error:
                 if is_fresh:
                     raise self._unauthenticated(error) from None
-                await self._renew_token(error)
+                await self._renew_token(token, error)
         raise AssertionError("unreachable")
 
     async def stream(
@@ -212,12 +187,12 @@ class Gateway:
         Raises:
             RefusedError: etcd did not carry it out; says why.
         """
-        member = self._members[self._current]
+        member, token = self._members[self._current], self.token
         try:
-            with self._turning_away(member), _translated():
+            with self._turning_away(member), translated():
                 async with self._post(member, path, body, None) as response:
                     if response.status != 200:
-                        self._refuse(response.status, await response.read())
+                        raise self._refusal_of(response.status, await response.read())
                     _keep_alive(response)
                     self._streams[response] = member
                     try:
@@ -225,10 +200,10 @@ class Gateway:
                             take(self._result(line))
                     finally:
                         del self._streams[response]
-        except _MemberError as error:
+        except MemberError as error:
             _log.debug("stream of etcd member %s broke: %s", member, error)
-        except _StaleTokenError as error:
-            await self._renew_token(error)
+        except StaleTokenError as error:
+            await self._renew_token(token, error)
 
     # Asking members
 
@@ -244,9 +219,9 @@ class Gateway:
             try:
                 patience = min(_ATTEMPT * 2 ** min(attempt - 1, 8), _MAX_ATTEMPT)
                 limit = max(min(patience, remaining), _LEAST_ATTEMPT)
-                with self._turning_away(member), _translated():
+                with self._turning_away(member), translated():
                     fields = await self._attempt(member, path, body, limit)
-            except _MemberError as error:
+            except MemberError as error:
                 last = error
             else:
                 return Reply(fields, may_have_run)
@@ -266,7 +241,7 @@ class Gateway:
         async with self._post(member, path, body, limit) as response:
             data = await response.read()
             if response.status != 200:
-                self._refuse(response.status, data)
+                raise self._refusal_of(response.status, data)
             fields = read_reply(data)
             return cast("dict[str, Any]", fields.get("result", fields))
 
@@ -279,7 +254,7 @@ class Gateway:
             raise StoreConnectionError(
                 f"the client of the store at {self} was closed", delivery=Delivery.NOT_SENT
             )
-        headers = {"Authorization": self.token} if self.token else {}
+        headers = {"Authorization": self.token} if self.token and path != _LOGIN else {}
         if limit is None:  # a member without a leader would go on in silence
             headers["Grpc-Metadata-hasleader"] = "true"
         timeout = aiohttp.ClientTimeout(total=limit, sock_connect=_CONNECT)
@@ -291,80 +266,35 @@ class Gateway:
 
     def _result(self, line: bytes) -> dict[str, Any]:
         fields = read_reply(line)
-        if "result" in fields:
-            result: dict[str, Any] = fields["result"]
-            return result
-        error = fields.get("error")
-        if not isinstance(error, dict):
-            raise _MemberError(f"sent {line[:80]!r}", may_have_run=False)
-        self._refuse_with(int(error.get("grpc_code", 2)), str(error.get("message", "")))
-        raise AssertionError("unreachable")
+        if "result" not in fields:
+            raise refusal(fields, self.address, self._credentials.user)
+        result: dict[str, Any] = fields["result"]
+        return result
+
+    def _refusal_of(self, status: int, data: bytes) -> Exception:
+        return refusal_of(status, data, self.address, self._credentials.user)
 
     @contextlib.contextmanager
     def _turning_away(self, member: str) -> Iterator[None]:
         """Leave a member that fails, and what streams from it."""
         try:
             yield
-        except _MemberError:
+        except MemberError:
             if self._members[self._current] == member:
                 self._current = (self._current + 1) % len(self._members)
             for response in [r for r, source in self._streams.items() if source == member]:
                 response.close()
             raise
 
-    # What members say
+    # Tokens
 
-    def _refuse(self, status: int, data: bytes) -> None:
-        """Raise what an error reply means."""
-        try:
-            fields = read_reply(data)
-        except ValueError:
-            if status == 404:
-                raise StoreError(
-                    f"etcd at {self} has no v3 gateway at /v3: version 3.4 or later is needed"
-                ) from None
-            text = f"HTTP {status}: {data[:80].decode('utf-8', 'replace').strip()}"
-            raise _MemberError(text, may_have_run=True, is_hopeless=status == 400) from None
-        error = fields.get("error")
-        inner = error if isinstance(error, dict) else fields
-        text = str(inner.get("message") or error or data[:200])
-        self._refuse_with(int(inner.get("code") or inner.get("grpc_code") or 2), text)
-
-    def _refuse_with(self, code: int, text: str) -> None:
-        if any(stale in text for stale in _STALE_TOKENS) or code == _UNAUTHENTICATED:
-            raise _StaleTokenError(text)
-        if code in _PASSING or _TOO_MANY in text:
-            raise _MemberError(text, may_have_run=_TOO_MANY not in text)
-        if code == _PERMISSION_DENIED:
-            user = self._credentials.user
-            raise RefusedError(
-                f"etcd at {self}: {text}: user {user!r} needs read and write access to all keys "
-                f"that begin with /{self.address.prefix}/",
-                code=StatusCode.PERMISSION_DENIED,
-            )
-        if any(limit in text for limit in _TOO_LARGE):
-            raise RefusedError(
-                f"etcd at {self} takes less at once than this operation carries (1.5 MiB, unless "
-                f"its --max-request-bytes says otherwise): {text}",
-                code=StatusCode.RESOURCE_EXHAUSTED,
-            )
-        raise RefusedError(f"etcd at {self}: {text.removeprefix('etcdserver: ')}")
-
-    def _check_version(self, version: str) -> None:
-        parts = version.split(".")
-        found = tuple(int(part) for part in parts[:2] if part.isdigit())
-        if len(found) < 2:
-            raise StoreError(f"what listens at {self} is no etcd: it says version {version!r}")
-        if found < _OLDEST:
-            api = "speaks only the v2 API" if found[0] < 3 else "has no gateway at /v3"
-            raise StoreError(
-                f"etcd at {self} is version {version}, which {api}: version 3.4 or later is needed"
-            )
-
-    async def _renew_token(self, error: _StaleTokenError) -> None:
+    async def _renew_token(self, stale: str, error: StaleTokenError) -> None:
+        """Log in anew, unless somebody else has done so meanwhile."""
         if not self._credentials.user:
             raise self._unauthenticated(error) from None
-        await self._log_in(self._patience)
+        async with self._logging_in:
+            if self.token == stale:
+                await self._log_in(self._patience)
 
     def _unauthenticated(self, error: Exception) -> RefusedError:
         code = StatusCode.UNAUTHENTICATED
@@ -372,11 +302,10 @@ class Gateway:
 
     async def _log_in(self, timeout: float) -> None:
         """Get a token; they are short-lived."""
-        self.token = ""
         body = {"name": self._credentials.user, "password": self._credentials.password}
         try:
-            reply = await self._ask("/v3/auth/authenticate", body, timeout)
-        except (RefusedError, _StaleTokenError) as error:
+            reply = await self._ask(_LOGIN, body, timeout)
+        except (RefusedError, StaleTokenError) as error:
             if _AUTH_OFF in str(error):
                 return  # then everybody may do everything
             raise RefusedError(
@@ -386,7 +315,7 @@ class Gateway:
         self.token = str(reply.fields.get("token", ""))
 
     def _unreachable(
-        self, last: _MemberError, attempts: int, span: float, may_have_run: bool
+        self, last: MemberError, attempts: int, span: float, may_have_run: bool
     ) -> StoreConnectionError:
         if self._is_closed:
             text = f"the client of the store at {self} was closed"
@@ -401,34 +330,6 @@ class Gateway:
         return StoreConnectionError(text, delivery=delivery)
 
 
-@contextlib.contextmanager
-def _translated() -> Iterator[None]:
-    """Say whether a request may have been carried out when a connection fails."""
-    import aiohttp  # noqa: PLC0415 -- it has been imported before
-
-    try:
-        yield
-    except RpcError:  # our own, some of which are OSErrors too
-        raise
-    except aiohttp.ConnectionTimeoutError as error:
-        raise _MemberError("no connection in time", may_have_run=False) from error
-    except aiohttp.ClientConnectorCertificateError as error:
-        text = f"{error.host}:{error.port}: {error.certificate_error}"
-        raise _MemberError(text, may_have_run=False, is_hopeless=True) from error
-    except aiohttp.ClientConnectorDNSError as error:
-        raise _MemberError(f"{error.host} is not known", may_have_run=False) from error
-    except aiohttp.ClientConnectorError as error:
-        why = os.strerror(error.errno) if error.errno else str(error)
-        raise _MemberError(f"{error.host}:{error.port}: {why}", may_have_run=False) from error
-    except TimeoutError as error:
-        raise _MemberError("no answer in time", may_have_run=True) from error
-    except (aiohttp.ClientError, OSError) as error:
-        text = str(error) or type(error).__name__
-        raise _MemberError(text, may_have_run=True, is_hopeless="[SSL" in text) from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise _MemberError(f"no etcd answers like that: {error!r}", may_have_run=True) from error
-
-
 async def _lines(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
     """Yield the lines of a stream, of any length."""
     parts: list[bytes] = []
@@ -438,7 +339,7 @@ async def _lines(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
         parts.append(head)
         size += len(chunk)
         if size > _MAX_REPLY:
-            raise _MemberError(f"a reply has more than {_MAX_REPLY} bytes", may_have_run=True)
+            raise MemberError(f"a reply has more than {_MAX_REPLY} bytes", may_have_run=True)
         for tail in tails:
             line = b"".join(parts)
             parts, size = [tail], len(tail)

@@ -38,12 +38,13 @@ from asyncrpc.store.commands import (
 from asyncrpc.store.etcd.address import EtcdAddress, EtcdCredentials
 from asyncrpc.store.etcd.barriers import Barriers
 from asyncrpc.store.etcd.core import Core
-from asyncrpc.store.etcd.gateway import Gateway, RefusedError
+from asyncrpc.store.etcd.gateway import Gateway
 from asyncrpc.store.etcd.keeper import EtcdLeaseKeeper
 from asyncrpc.store.etcd.keys import Layout, version_at
 from asyncrpc.store.etcd.lane import Turn
 from asyncrpc.store.etcd.messages import prefix_end, read_prefix
 from asyncrpc.store.etcd.queues import Queues
+from asyncrpc.store.etcd.refusals import RefusedError
 from asyncrpc.store.etcd.stream import Happened, WatchStream
 from asyncrpc.store.etcd.values import Values
 from asyncrpc.store.etcd.waits import Waits

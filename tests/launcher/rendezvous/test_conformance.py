@@ -68,6 +68,12 @@ async def waiting(handler: RendezvousHandler) -> asyncio.Task[RendezvousInfo]:
     return task
 
 
+def hurry(handler: RendezvousHandler, seconds: float) -> None:
+    """Let a handler that has reached its store wait for the next round no longer than that."""
+    assert isinstance(handler, DynamicRendezvous)
+    handler._settings = handler._settings._replace(join_timeout=seconds)
+
+
 async def test_nodes_agree_on_a_round(meet: Meet) -> None:
     """Ranks are dense and unique, and all know of one place and one store."""
     async with meet(3, 3) as make:
@@ -226,12 +232,14 @@ async def test_late_nodes_hear_how_the_run_ended(meet: Meet) -> None:
 async def test_a_spare_takes_over(meet: Meet) -> None:
     """It waits for as long as it takes, and gets the rank that has become free."""
     async with meet(2, 2) as make:
-        one, two, spare = make(), make(), make(join_timeout=0.2)
+        one, two, spare = make(), make(), make()
         await one.is_closed()  # it is the host, if there is one
         infos = await enter([one, two])
         standing_by = await waiting(spare)
-        await asyncio.sleep(0.4)
+        hurry(spare, 0.1)
+        await asyncio.sleep(0.3)
         assert not standing_by.done()
+        hurry(spare, 600)
         await two.leave()
         await one.round_over()
         again, taken = await asyncio.gather(one.next_rendezvous(), standing_by)
@@ -303,7 +311,9 @@ async def test_who_has_a_seat_ends_the_run_by_shutting_down(meet: Meet) -> None:
 async def test_who_waits_in_vain_hears_who_came(meet: Meet) -> None:
     """And which ranks did not, if ranks were given."""
     async with meet(3, 3) as make:
-        one, two = make(rank=0), make(rank=2, join_timeout=0.3)
+        one, two = make(rank=0), make(rank=2)
+        await two.is_closed()
+        hurry(two, 0.3)
         other = await waiting(one)
         with pytest.raises(RendezvousTimeoutError) as caught:
             await two.next_rendezvous()
@@ -320,9 +330,10 @@ async def test_who_waits_in_vain_hears_who_came(meet: Meet) -> None:
 async def test_who_waits_for_a_replacement_in_vain_hears_who_was_lost(meet: Meet) -> None:
     """The node that is missed is named."""
     async with meet(2, 2) as make:
-        one, two = make(join_timeout=0.3), make()
+        one, two = make(), make()
         await one.is_closed()  # it is the host, if there is one
         await enter([one, two])
+        hurry(one, 0.3)
         await two.close()
         await one.round_over()
 
@@ -333,9 +344,11 @@ async def test_who_waits_for_a_replacement_in_vain_hears_who_was_lost(meet: Meet
 async def test_each_who_waits_in_vain_hears_it(meet: Meet) -> None:
     """The first to give up does not end the run for the others, who miss the same node."""
     async with meet(3, 3) as make:
-        one, two, three = make(), make(join_timeout=0.3), make(join_timeout=0.6)
+        one, two, three = make(), make(), make()
         await two.is_closed()  # it is the host, if there is one
         await enter([one, two, three])
+        hurry(two, 0.3)
+        hurry(three, 0.6)
         await one.close()
         await asyncio.gather(two.round_over(), three.round_over())
         waiting_on = asyncio.create_task(three.next_rendezvous())

@@ -200,6 +200,8 @@ async def test_tokens_are_renewed() -> None:
             watch = store.watch("")
             await store.set("a", "1")
             await asyncio.sleep(2.5)
+            probe = {"key": "AA=="}
+            await asyncio.gather(*(store._gateway.call("/v3/kv/range", probe) for _ in range(9)))
             await store.set("a", "2")
             events = [await anext(watch) for _ in range(2)]
             await watch.aclose()
