@@ -158,8 +158,8 @@ class Caller(Settling):
             connection.write(
                 pack_header(len(body), kind, 0, depth, call_id, function, 0, remaining) + body
             )
-        if 0 < deadline < self._deadlines.armed:
-            self._deadlines.arm(deadline)
+        if 0 < deadline < self.deadlines.armed:
+            self.deadlines.arm(deadline)
         if served is not None and served.task is None:
             tie(served, future)
         if around is not None and around.scope is not None:
@@ -265,8 +265,8 @@ class Caller(Settling):
         if isinstance(future, RetriedFuture) and (policy or is_lasting):
             self._agent.retrier.begin(future, request, policy)
         peer.submit(request, future, counts=False)
-        if 0 < deadline < self._deadlines.armed:
-            self._deadlines.arm(deadline)
+        if 0 < deadline < self.deadlines.armed:
+            self.deadlines.arm(deadline)
         return future
 
     def carried(
@@ -320,8 +320,8 @@ class Caller(Settling):
         size, left = len(meta) + len(body), 0.0
         if future.deadline:
             left = max(future.deadline - self._now(), LEAST)
-            if future.deadline < self._deadlines.armed:
-                self._deadlines.arm(future.deadline)
+            if future.deadline < self.deadlines.armed:
+                self.deadlines.arm(future.deadline)
         header = pack_header(size, kind, 0, depth, future.call_id, function, len(meta), left)
         connection.write(header + meta + body)
         return True
@@ -340,8 +340,12 @@ class Caller(Settling):
         kwargs: Mapping[str, object] | None,
     ) -> tuple[Peer, int, bytes, Sequence[Any]]:
         """Return the destination, the function's id, and the encoded arguments with buffers."""
-        peer = self.destination(to)
-        args, kwargs = as_tuple(args), as_dict(kwargs) if kwargs else None
+        peer = self._routes.get(to) if to.__class__ in DESTINATIONS else None
+        if peer is None or get_ident() != self._thread:
+            peer = self.destination(to)
+        if args.__class__ is not tuple:
+            args = as_tuple(args)
+        kwargs = as_dict(kwargs) if kwargs else None
         function = self._plain.get(func) if func.__class__ in PLAIN_TYPES else None
         if function is None:
             function, args, kwargs = self.functions.identify(func, args, kwargs)
@@ -386,8 +390,8 @@ class Caller(Settling):
             return
         self.pending[future.call_id] = future
         peer.submit(request, future, counts=True)
-        if 0 < future.deadline < self._deadlines.armed:
-            self._deadlines.arm(future.deadline)
+        if 0 < future.deadline < self.deadlines.armed:
+            self.deadlines.arm(future.deadline)
 
     def name_of(self, function: int) -> str:
         """Return the name that peers are told for one of this agent's function ids."""

@@ -182,7 +182,7 @@ class Server(Replies):
         if ident in self._recent or ident in self._older or ident in self.calls:
             return None
         self._recent.add(ident)
-        if self._was_cancelled(ident):
+        if self._early and self._was_cancelled(ident):
             return None
         deadline = self._now() + remaining if remaining else 0.0
         call = ServedCall(self, ident, NAMELESS, deadline, depth + 1, REPLIES[kind])

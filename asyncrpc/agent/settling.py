@@ -34,14 +34,15 @@ class Settling:
         """Gives ids of calls, in their order."""
         self.other_id = agent.tally.other_id
         """Gives ids of what is no new call of a user."""
-        self._deadlines = Deadlines(agent.clock, self.pending, self._expire)
+        self.deadlines = Deadlines(agent.clock, self.pending, self._expire)
+        """Times them."""
 
     def put_back(self, future: RpcFuture[Any]) -> None:
         """Have a call pending again that was taken out, or under another id."""
         future.is_timed = False  # it is the newest entry now: see Deadlines
         self.pending[future.call_id] = future
-        if 0 < future.deadline < self._deadlines.armed:
-            self._deadlines.arm(future.deadline)
+        if 0 < future.deadline < self.deadlines.armed:
+            self.deadlines.arm(future.deadline)
 
     def user_calls(self) -> list[RpcFuture[Any]]:
         """Return the calls of users that are out."""
@@ -49,7 +50,7 @@ class Settling:
 
     def close(self, error: RpcError) -> None:
         """Fail every call that is out with a copy of ``error``; time nothing any more."""
-        self._deadlines.close()
+        self.deadlines.close()
         futures = tuple(self.pending.values())
         self.pending.clear()
         for future in futures:

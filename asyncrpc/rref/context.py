@@ -77,7 +77,6 @@ class RRefContext:
             FailParked: lambda i: i.token.fail(i.cause.error()),
             AnswerFetch: lambda i: i.token.run(),
             FailFetch: lambda i: i.token.fail(i.cause.error()),
-            FreeValue: lambda i: self.keeper.free(i.rref),
             WantFlush: self._want_flush,
             Deleted: self._deleted,
         }
@@ -86,11 +85,14 @@ class RRefContext:
         """See `References.attach`."""
         self.agent = agent
         self.thread = get_ident()
+        self.peer = agent.members.of
+        """Gives a worker by its incarnation, present or not; ``None`` if it is not known."""
         self.machine = Lifecycle(agent.incarnation)
         self._deadlines = Deadlines(agent.clock, self._endings, self._expire)
         self._control = ControlMessages(agent, self)
         self._actions[Send] = self._control.send
         self.keeper = Keeper(self)
+        self._actions[FreeValue] = self.keeper.free
         interception = agent.interception
         self.holder = (
             Holder(self) if interception is None else InterceptedHolder(self, interception)
@@ -111,10 +113,6 @@ class RRefContext:
         return handle
 
     # -- workers
-
-    def peer(self, worker: Worker) -> Peer | None:
-        """Return a worker by its incarnation, present or not; ``None`` if it was never heard of."""
-        return self.agent.members.of(worker)
 
     def name(self, worker: Worker) -> str:
         """Return a worker's name for people."""
@@ -162,16 +160,12 @@ class RRefContext:
         """Carry out what the machine says, in its order, also where one thing leads to another."""
         if self._is_performing:
             return
-        todo = self.machine.take()
-        if todo:
+        if self.machine.exchange.instructions:
             self._is_performing = True
             try:
-                while todo:
+                while todo := self.machine.take():
                     for instruction in todo:
-                        action = self._actions.get(type(instruction))
-                        if action is not None:
-                            action(instruction)
-                    todo = self.machine.take()
+                        self._actions[type(instruction)](instruction)
             finally:
                 self._is_performing = False
         if self._over is not None and not self._over.done() and self._is_over():
@@ -221,7 +215,8 @@ class RRefContext:
     def make(self, handle: Fork) -> RRef:
         """Return an RRef object for a handle that counts it."""
         self._is_used = True
-        rref = RRef._make(self, handle)
+        rref = RRef.__new__(RRef)
+        rref._take(self, handle)
         if self.sought and handle.owner in self.sought:
             self.sought[handle.owner].add(rref)
         return rref

@@ -7,6 +7,7 @@ the one engine that sends calls again, without budget and without end.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,9 @@ __all__ = ("ControlMessages",)
 
 _log = logging.getLogger("asyncrpc.rref")
 
+_succeed = asyncio.Future.set_result  # without the detours of super()
 pack_header = HEADER.pack
+_NAMES = {kind: kind.name for kind in MessageType}
 _DELETE = MessageType.RREF_USER_DELETE
 _ANSWER = 10.0  # seconds for an answer: handlers give it at once, so it is lost by then
 _AGAIN = RetryPolicy(
@@ -74,7 +77,7 @@ class ControlMessages:
             return
         future.call_id = ident = caller.other_id()
         future.owner = peer
-        future.function = kind.name
+        future.function = _NAMES[kind]
         future.timeout = _ANSWER
         future.deadline = self._agent.clock.time() + _ANSWER
         future.site = None
@@ -117,7 +120,9 @@ class _ControlFuture(RetriedFuture[Any]):
     sent: Send
 
     def succeed(self, result: Any) -> None:
-        super().succeed(result)
+        _succeed(self, result)
+        if self.retrier is not None:
+            self.retrier.answered(self)
         self.context.answered(self.sent.ticket, result)
 
     def fail(self, exception: Any) -> None:

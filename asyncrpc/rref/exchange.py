@@ -49,7 +49,8 @@ class Exchange:
 
     def new_id(self) -> GlobalId:
         """Return an id that nobody else makes."""
-        return make_id(self.me, self.number())
+        self.count += 1
+        return make_id(self.me, self.count)
 
     def emit(self, instruction: Instruction) -> None:
         """Add an instruction for the shell."""

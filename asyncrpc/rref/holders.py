@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from itertools import chain
 
+from .ids import maker_of, number_of
 from .values import GlobalId, Worker
 
 __all__ = ("Holders",)
@@ -28,13 +29,14 @@ class Holders:
         # lost holder's forks are found.
         self._stamps: dict[GlobalId, int] = {}
         # Fork -> the holder's number from when it learnt of the fork, so a snapshot with a smaller
-        # number says nothing of it; none for a fork that its holder never spoke of.
+        # number says nothing of it. None for a fork that its holder never spoke of, or spoke of
+        # first by creating its value: that one's own number is the stamp.
 
     def __len__(self) -> int:
         return len(self._holders)
 
     def add(self, rref: GlobalId, fork: GlobalId, holder: Worker, stamp: int | None) -> None:
-        """Note that ``holder`` has a fork, of which it learnt at its number ``stamp``."""
+        """Note that ``holder`` has a fork, and when it learnt of it, if it said so."""
         assert fork not in self._holders, "a fork is known once"
         self._holders[fork] = holder
         forks = self._forks.get(holder)
@@ -49,7 +51,8 @@ class Holders:
         holder = self._holders.pop(fork, None)
         if holder is None:
             return None
-        self._stamps.pop(fork, None)
+        if self._stamps:
+            self._stamps.pop(fork, None)
         forks = self._forks[holder]
         rref = forks.pop(fork)
         if not forks:
@@ -75,12 +78,12 @@ class Holders:
     def outdated(self, holder: Worker, as_of: int, live: Iterable[GlobalId]) -> list[GlobalId]:
         """Return the forks of which ``holder`` knew at its number ``as_of`` and that it has not."""
         alive = set(live)
-        stamps = self._stamps
         ended = []
         for fork in self._forks.get(holder, ()):
-            stamp = stamps.get(fork, _UNSTAMPED)
+            made = number_of(fork) if maker_of(fork) == holder else _UNSTAMPED
+            stamp = self._stamps.get(fork, made)
             if fork in alive:
-                stamps[fork] = min(stamp, as_of)
+                self._stamps[fork] = min(stamp, as_of)
             elif stamp <= as_of:
                 ended.append(fork)
         return ended

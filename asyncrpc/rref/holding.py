@@ -51,6 +51,7 @@ class Holder:
         self._context = context
         self._agent = context.agent
         self._machine = context.machine
+        self._me = context.agent.incarnation
         self._caller = caller = context.agent.caller
         self._loop = context.agent.loop
         self._now = context.agent.clock.time
@@ -74,8 +75,8 @@ class Holder:
         Returns:
             The handle, and whether the function is a script function.
         """
-        caller = self._agent.caller
-        seconds = self._seconds(timeout)
+        caller = self._caller
+        seconds = caller.timeout if timeout is UNSET else self._seconds(timeout)
         peer, function, body, buffers = caller.prepare(to, func, args, kwargs)
         is_script = function in caller.functions.scripts
         encoded = (body, buffers)
@@ -144,14 +145,15 @@ class Holder:
 
     def fetch(self, rref: RRef, timeout: object, site: FrameType) -> asyncio.Future[Any]:
         """Get a copy of a value, or here the value itself; see `RRef.to_here`."""
-        seconds = self._seconds(timeout)
-        if rref._owner == self._machine.me:
+        seconds = self._caller.timeout if timeout is UNSET else self._seconds(timeout)
+        if rref._owner == self._me:
             return self._fetch_here(rref, seconds)
         peer = self._use(rref)
         kind = _SCRIPT_FETCH if rref._is_script else _PYTHON_FETCH
         future = ReferenceFuture(loop=self._loop)
         future.rref = rref
-        self._send(future, peer, kind, 0, _NO_ARGUMENTS, seconds, _alone(rref), True, site)
+        alone = rref._alone or _alone(rref)
+        self._send(future, peer, kind, 0, _NO_ARGUMENTS, seconds, alone, True, site)
         return future
 
     def call_method(
@@ -211,12 +213,15 @@ class Holder:
         future.owner = peer
         future.function = self._names[function] or "to_here"
         future.timeout = seconds
-        future.deadline = self._now() + seconds if seconds else 0.0
+        future.deadline = deadline = self._now() + seconds if seconds else 0.0
         future.site = (site.f_code, site.f_lasti)
         future.is_user = future.is_sent = future.counts = True
+        future.is_timed = False
         future.parts = (kind, function, 0, alone, body, buffers)
         peer.inflight += 1
-        caller.put_back(future)
+        caller.pending[call_id] = future
+        if 0 < deadline < caller.deadlines.armed:
+            caller.deadlines.arm(deadline)
         header = pack_header(size, kind, 0, 0, call_id, function, len(alone), seconds)
         connection.write(header + alone + body)
 
@@ -261,7 +266,9 @@ class Holder:
 
     def _use(self, rref: RRef) -> Peer:
         """Return the owner, or raise why the reference cannot be used."""
-        self._machine.use(rref._usable()._fork)
+        if rref._is_released:
+            rref._usable()
+        self._machine.use(rref._fork)
         peer = self._context.peer(rref._owner)
         if peer is None:
             raise UnknownWorkerError(

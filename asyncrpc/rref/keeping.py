@@ -18,7 +18,7 @@ from asyncrpc.execution import ServedCall, Target, TargetKind, decode_failure, e
 from asyncrpc.wire import Frame, MessageType, user_types
 
 from .ids import IDS_SIZE, maker_of, number_of, unpack_pair
-from .values import GlobalId, OwnerState, Row
+from .values import FreeValue, GlobalId, OwnerState, Row
 
 if TYPE_CHECKING:
     from .context import RRefContext
@@ -83,10 +83,10 @@ class Keeper:
         self._values[rref] = value
         self._since[rref] = self._agent.clock.time()
 
-    def free(self, rref: GlobalId) -> None:
+    def free(self, freed: FreeValue) -> None:
         """Drop a value."""
-        self._values.pop(rref, None)
-        self._since.pop(rref, None)
+        self._values.pop(freed.rref, None)
+        self._since.pop(freed.rref, None)
 
     def forget(self, waiting: Hashable) -> None:
         """Forget what waits for a value."""
@@ -168,7 +168,11 @@ class Keeper:
         except ValueError as error:
             call.replier.fail(call, error)
             return
-        self._use_method(call, ids, name, args, kwargs)
+        value = self._values.get(ids[0], NOTHING)
+        if value is not NOTHING:
+            self._start_method(call, name, args, kwargs, value)
+        else:
+            self._use_method(call, ids, name, args, kwargs)
 
     def _use_method(
         self,

@@ -88,32 +88,33 @@ class Lifecycle:
     """
 
     __slots__ = (
-        "_exchange",
         "_is_closed",
         "_notices",
         "_owners",
         "_parking",
         "_reconciler",
         "_users",
+        "exchange",
     )
 
     def __init__(self, me: Worker) -> None:
-        self._exchange = Exchange(me)
-        self._parking = Parking(self._exchange)
-        self._owners = Owners(self._exchange)
-        self._notices = Notices(self._exchange)
-        self._users = Users(self._exchange, self._parking, self._notices)
-        self._reconciler = Reconciler(self._exchange, self._let_go)
+        self.exchange = Exchange(me)
+        """What the tables share; its instructions are those that `take` gives."""
+        self._parking = Parking(self.exchange)
+        self._owners = Owners(self.exchange)
+        self._notices = Notices(self.exchange)
+        self._users = Users(self.exchange, self._parking, self._notices)
+        self._reconciler = Reconciler(self.exchange, self._let_go)
         self._is_closed = False
 
     @property
     def me(self) -> Worker:
         """This worker."""
-        return self._exchange.me
+        return self.exchange.me
 
     def take(self) -> list[Instruction]:
         """Return what is to be done now, in this order, and forget it."""
-        exchange = self._exchange
+        exchange = self.exchange
         if not exchange.instructions:
             return []
         taken, exchange.instructions = exchange.instructions, []
@@ -123,13 +124,15 @@ class Lifecycle:
 
     def own(self) -> Fork:
         """Count an RRef made from a local value, which the shell keeps under ``.rref``."""
-        self._check_open()
+        if self._is_closed:
+            raise _CLOSED.error()
         return self._owners.own()
 
     def create(self, owner: Worker) -> Fork:
         """Count an RRef made by `remote`; its ids go into the request (F1, F2)."""
-        self._check_open()
-        if owner == self.me:
+        if self._is_closed:
+            raise _CLOSED.error()
+        if owner == self.exchange.me:
             return self._owners.create_here()
         return self._users.create(owner)
 
@@ -144,7 +147,7 @@ class Lifecycle:
         """
         if maker_of(rref) != creator:
             raise ValueError("an RRef is created by who made its id")
-        if self._is_closed or creator in self._exchange.lost:
+        if self._is_closed or creator in self.exchange.lost:
             return False
         return self._owners.created(rref, fork, creator)
 
@@ -199,7 +202,7 @@ class Lifecycle:
 
     def doubt(self, forks: Iterable[Fork], to: Worker) -> None:
         """Find out about forks of a message that failed for good, delivered or not."""
-        if to in self._exchange.lost:
+        if to in self.exchange.lost:
             self.roll_back(forks, to)
         elif to == self.me:
             self.roll_back([f for f in forks if not self._users.is_needed(f.fork, to)], to)
@@ -230,7 +233,7 @@ class Lifecycle:
             cause = self.cause(fork)
             # of a value that is kept here the creation may fail, the reference is good
             if cause is not None and self._owners.state(fork) is OwnerState.FREED:
-                self._exchange.emit(FailParked(token, cause))
+                self.exchange.emit(FailParked(token, cause))
                 return
             if self._users.state(fork) is UserState.PENDING:
                 pending.append(fork)
@@ -261,8 +264,8 @@ class Lifecycle:
 
     def fetch(self, rref: GlobalId, fork: GlobalId, source: Worker, token: Token) -> None:
         """Take a decoded request for a value, of a peer or of this worker itself (F9)."""
-        if self._is_closed or source in self._exchange.lost:
-            self._exchange.emit(FailFetch(token, _CLOSED))
+        if self._is_closed or source in self.exchange.lost:
+            self.exchange.emit(FailFetch(token, _CLOSED))
             return
         self._owners.fetch(rref, fork, source, token)
 
@@ -283,28 +286,28 @@ class Lifecycle:
         Raises:
             ValueError: it makes no sense; nothing was changed.
         """
-        if self._is_closed or source in self._exchange.lost:
+        if self._is_closed or source in self.exchange.lost:
             is_request = kind is MessageType.RREF_FORK_REQUEST
             return (_CLOSED.kind.value, _CLOSED.text) if is_request else None
         return take_message(self._owners, self._users, kind, payload, source)
 
     def acked(self, ticket: int, answer: object) -> None:
         """Take the payload of the answer to a `Send`, or raise ValueError if it makes no sense."""
-        self._exchange.acked(ticket, answer)
+        self.exchange.acked(ticket, answer)
 
     def exhausted(self, ticket: int, reason: str) -> None:
         """Learn that a `Send` was given up unanswered."""
-        self._exchange.exhausted(ticket, reason)
+        self.exchange.exhausted(ticket, reason)
 
     # -- other workers
 
     def worker_gone(self, worker: Worker, reason: str) -> None:
         """Learn that a worker was lost, or left: its forks end, its values are lost."""
         assert worker != self.me, "a worker does not hear of its own end"
-        if worker in self._exchange.lost:
+        if worker in self.exchange.lost:
             return
-        self._exchange.lost[worker] = reason
-        self._exchange.forget(worker)
+        self.exchange.lost[worker] = reason
+        self.exchange.forget(worker)
         self._owners.holder_lost(worker, reason)
         self._users.owner_lost(worker)
         self._users.holder_lost(worker)
@@ -313,7 +316,7 @@ class Lifecycle:
 
     def reconnected(self, worker: Worker) -> None:
         """Learn that a broken link to a living worker is open again: say what is held."""
-        if worker in self._exchange.lost or worker == self.me or self._is_closed:
+        if worker in self.exchange.lost or worker == self.me or self._is_closed:
             return
         self._notices.reconnected(worker)
         self._reconciler.reconnected(worker, self._users.snapshot(worker))
@@ -346,7 +349,7 @@ class Lifecycle:
         self._parking.close(_CLOSED)
         self._owners.close(_CLOSED)
         self._users.close()
-        self._exchange.clear()
+        self.exchange.clear()
         self._notices.close()
         self._reconciler.close()
 
@@ -386,7 +389,7 @@ class Lifecycle:
         """Return how much there is, under the names that `debug_info` shows."""
         return {
             "num_owner_rrefs": self._owners.num_owner_rrefs,
-            "num_pending_futures": self._exchange.waiting,
+            "num_pending_futures": self.exchange.waiting,
             "num_pending_users": self._users.num_pending,
             "num_forks": len(self._owners.holders),
         }
@@ -394,7 +397,7 @@ class Lifecycle:
     @property
     def is_quiet(self) -> bool:
         """Whether no control message is out, and none is about to be sent."""
-        return not self._exchange.waiting and self._notices.is_empty
+        return not self.exchange.waiting and self._notices.is_empty
 
     @property
     def holds_nothing(self) -> bool:
@@ -407,12 +410,8 @@ class Lifecycle:
         return (
             self._owners.is_empty
             and self._users.is_empty
-            and not self._exchange.waiting
+            and not self.exchange.waiting
             and not len(self._parking)
             and self._notices.is_empty
             and self._reconciler.is_empty
         )
-
-    def _check_open(self) -> None:
-        if self._is_closed:
-            raise _CLOSED.error()

@@ -19,6 +19,9 @@ BATCH = 2048
 neither loop."""
 
 
+_WANT_FLUSH = WantFlush()
+
+
 class Notices:
     """Ends, failed creations and acceptances that are queued or did not get through.
 
@@ -125,4 +128,4 @@ class Notices:
     def _want_flush(self) -> None:
         if not self._wants_flush:
             self._wants_flush = True
-            self._exchange.emit(WantFlush())
+            self._exchange.emit(_WANT_FLUSH)

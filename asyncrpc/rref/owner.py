@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 from .exchange import Exchange, Tombstones
 from .holders import Holders
-from .ids import maker_of, number_of
+from .ids import maker_of
 from .values import (
     AnswerFetch,
     Cause,
@@ -91,23 +91,24 @@ class Owners:
         rref = self._exchange.new_id()
         self._unmade[rref] = OwnerState.RESERVED
         self._uses[rref] = self._handles[rref] = 1
-        self._add(rref, rref, self._exchange.me, None)
+        self._add(rref, rref, self._exchange.me)
         return self._handle(rref)
 
     def created(self, rref: GlobalId, fork: GlobalId, creator: Worker) -> bool:
         """Take a decoded request that creates a value; return whether to run its function."""
-        if rref in self._freed or maker_of(rref) in self._exchange.lost:
+        if rref in self._freed:
             return False
         if rref not in self._uses:
             self._uses[rref] = 0
         elif self._unmade.get(rref) is not OwnerState.RESERVED:
             return False
-        self._doubted.discard(rref)
+        if self._doubted:
+            self._doubted.discard(rref)
         self._unmade[rref] = OwnerState.RUNNING
         if creator != self._exchange.me:
             self._doubts.pop(rref, None)
             if fork not in self._ended and self.holders.of(fork) is None:
-                self._add(rref, fork, creator, number_of(fork))
+                self._add(rref, fork, creator)
         return True
 
     def settled(self, rref: GlobalId, *, is_error: bool) -> None:
@@ -191,7 +192,7 @@ class Owners:
     def fork(self, rref: GlobalId, holder: Worker) -> Fork:
         """Make a fork for an outgoing message (F3, F4)."""
         fork = self._exchange.new_id()
-        self._add(rref, fork, holder, None)
+        self._add(rref, fork, holder)
         return Fork(rref, fork, self._exchange.me, self._exchange.me)
 
     def take_back(self, fork: GlobalId, holder: Worker) -> None:
@@ -214,10 +215,10 @@ class Owners:
     def delete(self, fork: GlobalId, holder: Worker) -> None:
         """Drop a fork that its holder gave up (F8); leave a tombstone if it is not there yet."""
         known = self.holders.of(fork)
-        if known is None:
-            self._ended.add(fork, _DELETED)
-        elif known == holder:
+        if known == holder:
             self._end(fork)
+        elif known is None:
+            self._ended.add(fork, _DELETED)
 
     def reconcile(self, holder: Worker, as_of: int, live: Iterable[GlobalId]) -> None:
         """Drop what the holder knew of and holds no more; death is final, so age is harmless."""
@@ -327,7 +328,9 @@ class Owners:
             self._unmade[rref] = OwnerState.RESERVED
         return cause
 
-    def _add(self, rref: GlobalId, fork: GlobalId, holder: Worker, stamp: int | None) -> None:
+    def _add(
+        self, rref: GlobalId, fork: GlobalId, holder: Worker, stamp: int | None = None
+    ) -> None:
         assert fork not in self._ended, "an ended fork never comes back"
         self.holders.add(rref, fork, holder, stamp)
         self._uses[rref] += 1

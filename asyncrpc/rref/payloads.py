@@ -60,7 +60,7 @@ def read_deletes(payload: object) -> Deletes:
     """Check an RREF_USER_DELETE."""
     match payload:
         case (forks, doubts):
-            return Deletes(read_ids(forks), read_ids(doubts))
+            return Deletes(read_ids(forks), read_ids(doubts) if doubts != b"" else [])
     raise ValueError(f"a batch of deletes must have two items, got {payload!r:.100}")
 
 

@@ -82,14 +82,8 @@ class RRef:
         context: RRefContext = agent.references
         self._take(context, context.run_on_loop(lambda: context.own(value)))
 
-    @classmethod
-    def _make(cls, context: RRefContext, handle: Fork) -> Self:
-        """Return the object of a handle, which counts it already."""
-        self = cls.__new__(cls)
-        self._take(context, handle)
-        return self
-
     def _take(self, context: RRefContext, handle: Fork) -> None:
+        """Become the object of a handle, which counts it already."""
         self._context = context
         self._rref, self._fork, self._owner, _ = handle
         self._alone = b""  # the header map of a call about it, once there was one
@@ -144,9 +138,10 @@ class RRef:
             RRefDeletedError: this reference was released, or the agent was shut down.
             OwnerLostError: the owner is gone.
         """
-        self._check_thread("await to_here()")
-        site = sys._getframe(1)
-        return self._context.holder.fetch(self, timeout, site)
+        context = self._context
+        if get_ident() != context.thread:
+            self._check_thread("await to_here()")
+        return context.holder.fetch(self, timeout, sys._getframe(1))
 
     def __await__(self) -> Generator[Any, None, Any]:
         return self.to_here().__await__()

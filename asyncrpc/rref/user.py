@@ -87,8 +87,10 @@ class Users:
 
     def creation_confirmed(self, fork: GlobalId) -> None:
         """Learn that the owner has decoded the request to create."""
-        if fork in self._pending:
-            self._confirm(fork)
+        if self._pending.pop(fork, self) is None:
+            self._parking.confirmed(fork)
+            if fork not in self._handles:
+                self._finish(fork)
 
     def creation_failed(self, fork: GlobalId, cause: Cause, *, is_unsent: bool) -> None:
         """Learn that the request to create failed, or timed out even if confirmed before."""

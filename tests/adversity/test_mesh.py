@@ -40,7 +40,7 @@ async def test_mesh(kind: str, seed: int) -> None:
             mesh = Mesh(agents, network, seed)
             await mesh.run()
             left = await at_rest(agents)
-            heaps = [len(agent._agent.caller._deadlines) for agent in agents]
+            heaps = [len(agent._agent.caller.deadlines) for agent in agents]
             servers = [len(agent._agent.servers) for agent in agents]
 
     assert {} == left

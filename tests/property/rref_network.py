@@ -70,7 +70,7 @@ def left_in(machine: Lifecycle) -> dict[str, int]:
     """Return the sizes of all tables of a machine that hold anything, but for tombstones."""
     owners, users = machine._owners, machine._users
     parts = (owners, owners.holders, users, machine._parking, machine._notices,
-             machine._reconciler, machine._exchange)  # fmt: skip
+             machine._reconciler, machine.exchange)  # fmt: skip
     tables = {
         f"{type(part).__name__}.{slot}": getattr(part, slot)
         for part in parts

@@ -713,6 +713,24 @@ def test_a_snapshot_ends_what_its_holder_knew_and_holds_no_more(
     assert b.take() == [FreeValue(dropped.rref)]
 
 
+def test_a_snapshot_says_nothing_of_a_fork_to_oneself_that_came_later(
+    a: Lifecycle, b: Lifecycle
+) -> None:
+    """Its holder made it before the snapshot, but learnt of it only when the message came."""
+    handle = create(a, b)
+    fork = a.fork(handle.fork, A)
+    a.reconnected(B)
+    (sync,) = sends(a.take(), SYNC)
+    child = a.receive(fork)
+    a.release([handle.fork])
+    pass_all(a, b)
+
+    b.handle(SYNC, sync.payload, A)  # late
+
+    assert [row.id for row in a.leaks()] == [child.fork]
+    assert [row.holders for row in b.owner_rows()] == [(A,)]
+
+
 def test_a_fork_seen_in_a_snapshot_is_covered_by_the_next(a: Lifecycle, b: Lifecycle) -> None:
     """The owner's own forks are known to have arrived from then on."""
     local = b.own()
