@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
 
-.PHONY: help demo test torch jax lint format coverage soak bench bench-quick bench-growth bench-peers clean
+.PHONY: help demo test torch jax lint format coverage soak bench bench-quick bench-growth bench-peers guard clean
 
 help:
 	@echo 'make demo      run the example job on four workers'
@@ -21,6 +21,7 @@ help:
 	@echo 'make bench-quick   the same without peers, in 90 s'
 	@echo 'make bench-peers   install the peers that the benchmarks compare with (2 GB)'
 	@echo 'make bench-growth  show how time and memory grow, to bench-growth.png'
+	@echo 'make guard     count the instructions of a small call; a tenth more than before fails (needs valgrind)'
 	@echo 'make clean     remove what the targets above leave behind'
 
 demo: $(VENV)/.installed
@@ -72,6 +73,9 @@ bench-peers: $(VENV)/.installed-bench
 
 bench-growth: $(VENV)/.installed-bench
 	$(BIN)/python benchmarks/bench_growth.py --plot bench-growth.png $(BENCH_ARGS)
+
+guard: $(VENV)/.installed-test
+	$(BIN)/python benchmarks/bench_instructions.py --check benchmarks/history.jsonl
 
 clean:
 	rm -rf $(VENV) .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist
