@@ -11,7 +11,6 @@ import re
 import shlex
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -21,6 +20,7 @@ import pytest
 
 from tests.launcher.conftest import ROOT, Start
 from tests.launcher.failures import CASES
+from tests.launcher.rendezvous.meeting import free_endpoint
 
 pytestmark = pytest.mark.slow
 
@@ -165,10 +165,7 @@ def test_of_the_last_round_the_cause_is_told(start: Start, script: Callable[[str
 def test_a_failure_on_one_node_is_told_on_both(start: Start, script: Callable[[str], str]) -> None:
     """Where it happened in full, elsewhere in a line; both end with its status."""
     path = script("sys.exit(5) if os.environ['RANK'] == '1' else time.sleep(100)")
-    with socket.socket() as holder:
-        holder.bind(("127.0.0.1", 0))
-        port = holder.getsockname()[1]
-    options = ("--nnodes=2", f"--rdzv-endpoint=127.0.0.1:{port}")
+    options = ("--nnodes=2", f"--rdzv-endpoint={free_endpoint()}")
     nodes = [start(*options, path) for _ in range(2)]
     ends = sorted(last_lines(node.communicate(timeout=20)[1]) for node in nodes)
 

@@ -70,13 +70,14 @@ def test_a_console_that_is_closed(
     assert (tmp_path / "done1").exists()
 
 
+@pytest.mark.timeout(60)
 def test_a_console_that_takes_nothing(
     start: Start, script: Callable[[str], str], tmp_path: Path
 ) -> None:
     """Workers wait for it a while, then go on to their end; it is told what was lost."""
     process = start("--nproc-per-node=2", script(FLOOD))
     try:
-        status = process.wait(18)  # reads nothing
+        status = process.wait(50)  # reads nothing
     except subprocess.TimeoutExpired:
         status = None
     _, stderr = process.communicate()

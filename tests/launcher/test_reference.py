@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import socket
 import sys
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import pytest
 
 from launcher import ChildFailedError, LaunchConfig, elastic_launch
 from tests.launcher import functions
+from tests.launcher.rendezvous.meeting import free_port
 
 pytestmark = [pytest.mark.slow, pytest.mark.asyncio]
 
@@ -62,9 +62,7 @@ def touched(tmp_path: Path) -> Path:
 @pytest.fixture
 def port() -> int:
     """Return a free port of loopback."""
-    with socket.socket() as holder:
-        holder.bind(("127.0.0.1", 0))
-        return int(holder.getsockname()[1])
+    return free_port()
 
 
 def ranks(folder: Path) -> set[int]:

@@ -190,7 +190,7 @@ def test_every_signal_ends_every_launch(start: Start, behaviour: str) -> None:
     took = time.monotonic() - began
 
     assert [status for status, _, _ in ends] == [128 + number for number in SIGNALS]
-    assert took < GRACE + 5  # the rule is one second, of a machine that is not busy
+    assert took < GRACE + 10  # the rule is one second, on a machine that is not busy
     assert all(gone(pids, 0) for pids in workers)
     told = r"launcher: killed with SIGKILL 0\.\d s after {}: worker 1 \(pid \d+\)\n"
     for number, (_, _, stderr) in zip(SIGNALS, ends, strict=True):
