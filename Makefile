@@ -1,17 +1,18 @@
 # `make demo` runs the example job, `make test` the whole suite; both need only Python >= 3.11.
-# VENV and PYTHON may be given: make test VENV=/tmp/venv PYTHON=python3.12
+# VENV, PYTHON and JOBS may be given: make test VENV=/tmp/venv PYTHON=python3.12
 
 VENV ?= .venv
 PYTHON ?= $(shell for p in python3.11 python3; do $$p -c '' 2>/dev/null && echo $$p && break; done)
 BIN := $(VENV)/bin
 PYTEST_ARGS ?=
+JOBS ?= 2
 BENCH_ARGS ?=
 
 .PHONY: help demo test torch jax lint format coverage soak bench bench-quick bench-growth bench-peers guard clean
 
 help:
 	@echo 'make demo      run the example job on four workers'
-	@echo 'make test      run all tests (PYTEST_ARGS="-m \"not slow\"" for the quick ones)'
+	@echo 'make test      run all tests, in two processes (JOBS=0: in one; PYTEST_ARGS="-m \"not slow\"": the quick ones)'
 	@echo 'make torch     install torch too, for the tests that need it'
 	@echo 'make jax       install JAX too, likewise'
 	@echo 'make lint      ruff, formatting, mypy'
@@ -28,7 +29,7 @@ demo: $(VENV)/.installed
 	$(BIN)/python -m launcher --standalone --nproc-per-node 4 examples/wordcount.py
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile $(PYTEST_ARGS)
 
 # Tests that need torch are skipped without it. 2.13.0 is the version they are written for.
 torch: $(VENV)/.installed-test
