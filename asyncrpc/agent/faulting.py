@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, cast
 
 from asyncrpc.errors import Delivery, InjectedFaultError, RemoteProtocolError
 from asyncrpc.faults import FaultEvent, FaultPlan
-from asyncrpc.wire import ERROR, HEADER, REFERENCES, Frame, MessageType, Transfer
+from asyncrpc.wire import ERROR, HEADER, REFERENCES, REPLIES, Frame, MessageType, Transfer
 
 if TYPE_CHECKING:
     from asyncrpc.agent.agent import Agent
@@ -221,7 +221,7 @@ class FaultInjector:
     def withdraw(self, connection: Connection, call_id: int) -> bool:
         """Take back a request that waits; true if there was one, so that it never left."""
         for held in self._held.get(connection, ()):
-            if held.is_out and held.call_id == call_id:
+            if held.is_request and held.call_id == call_id:
                 self._forget(held)
                 self._agent.became_idle()
                 return True
@@ -331,6 +331,11 @@ class _Held:
     @property
     def is_out(self) -> bool:
         return self.direction == "out"
+
+    @property
+    def is_request(self) -> bool:
+        """Whether it is a request of this side; other messages may be about the same call."""
+        return self.is_out and _head(cast("Message", self.message))[0] in REPLIES
 
     def outgoing(self, now: float) -> Message:
         """Return the message with the time it waited taken off its deadline."""

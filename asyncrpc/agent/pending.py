@@ -126,6 +126,9 @@ class RpcFuture(asyncio.Future[T], Generic[T]):
     def accepted(self) -> None:
         """Learn that the callee took the request in, and that the outcome follows."""
 
+    def replied(self) -> None:
+        """Learn that the result is here, and given once the references in it are confirmed."""
+
     def send_again(self) -> Request | None:
         """Return what is to be sent at once in place of a request that a broken link may have lost.
 

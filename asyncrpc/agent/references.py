@@ -196,6 +196,7 @@ class HeldReply:
     def hold(self) -> None:
         """Give the result to its call as soon as may be."""
         future = self._future
+        future.replied()
         future.owner = self
         future.counts = False
         future.call_id = self._caller.other_id()  # a copy of the reply must not find it

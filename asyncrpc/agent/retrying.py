@@ -114,6 +114,11 @@ class RetriedFuture(RpcFuture[T]):
         if exception is not None:
             super().fail(exception)
 
+    def replied(self) -> None:
+        """Make no further attempt: see `RpcFuture.replied`."""
+        if self.retrier is not None:
+            self.retrier.replied(self)
+
     def give_up(self, error: BaseException) -> None:
         """Fail with ``error``, whatever could still come."""
         self.owner.withdraw(self)
@@ -204,6 +209,12 @@ class Retrier:
         self.stop_timers(future)
         self._acknowledge(future)
 
+    def replied(self, future: RetriedFuture[Any]) -> None:
+        """Let no attempt follow on one whose reply is here, by whichever way."""
+        self.stop_timers(future)
+        self._unqueue(future)
+        future.is_resting = False
+
     def failed(self, future: RetriedFuture[Any], error: BaseException) -> BaseException | None:
         """Take in a failure of a call that was taken out of the pending ones for it.
 
@@ -281,12 +292,15 @@ class Retrier:
 
     def _rest(self, future: RetriedFuture[Any]) -> None:
         """Keep a call that is neither sent nor queued pending."""
-        peer: Any = future.owner
-        if not (future.is_sent or future.is_resting):
-            peer.unqueue(future)  # its reply came by another way
+        self._unqueue(future)
         future.is_sent = future.counts = False
         future.is_resting = True
         self._agent.caller.put_back(future)
+
+    def _unqueue(self, future: RetriedFuture[Any]) -> None:
+        peer: Any = future.owner
+        if not (future.is_sent or future.is_resting):
+            peer.unqueue(future)  # its reply came by another way
 
     def _wait(self, future: RetriedFuture[Any], error: BaseException) -> None:
         """Wait for the time of the next attempt."""

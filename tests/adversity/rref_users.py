@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import collections
+from collections.abc import AsyncIterator
 from typing import Any
 
 import asyncrpc as rpc
 
 held: collections.defaultdict[str, list[rpc.RRef]] = collections.defaultdict(list)
 """References that each worker holds between calls, by its name."""
+
+
+failed: set[str] = set()
+"""Calls that have had their first run."""
 
 
 class Token:
@@ -41,6 +46,20 @@ async def swap(given: list[rpc.RRef], count: int) -> list[tuple[int, rpc.RRef]]:
     mine = _mine()
     mine += given
     return [(await rref.rpc_async().get(), rref) for rref in mine[:count]]
+
+
+async def hand_out(given: list[rpc.RRef], count: int) -> AsyncIterator[tuple[int, rpc.RRef]]:
+    """Do the same as a stream."""
+    for pair in await swap(given, count):
+        yield pair
+
+
+async def swap_at_last(given: list[rpc.RRef], call: str) -> list[tuple[int, rpc.RRef]]:
+    """Do the same in the second run of a call."""
+    if call not in failed:
+        failed.add(call)
+        raise BlockingIOError("not now")
+    return await swap(given, 1)
 
 
 async def note(given: list[rpc.RRef]) -> None:

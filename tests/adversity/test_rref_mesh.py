@@ -49,6 +49,7 @@ def bad_weather(seed: int) -> rpc.FaultPlan:
 async def test_nothing_early_nothing_left(seed: int, is_cut: bool) -> None:
     """Users see their own values or, where links are cut, the truth; the tables end empty."""
     rref_users.held.clear()
+    rref_users.failed.clear()
     clock = VirtualClock()
     async with cluster(4, clock=clock, faults=bad_weather(seed)) as agents:
         mesh = Mesh(agents, clock, seed, is_cut=is_cut)
@@ -113,7 +114,7 @@ class Mesh:
         """Do one thing."""
         to = f"worker{self.random.randrange(4)}"
         some = self.random.sample(mine, min(len(mine), self.random.randrange(1, 4)))
-        kind = self.random.randrange(9) if mine else self.random.randrange(2)
+        kind = self.random.randrange(11) if mine else self.random.randrange(2)
         if kind == 0:
             mine.append((number, agent.remote(to, Token, args=(number,))))
         elif kind == 1:
@@ -132,6 +133,20 @@ class Mesh:
             names = [f"worker{self.random.randrange(4)}" for _ in range(3)]
             expected, rref = some[0]
             self.check(expected, await agent.rpc_async(to, rref_users.relay, args=(names, rref)))
+        elif kind == 7:
+            given = [rref for _, rref in some]
+            most = self.random.randrange(1, 5)
+            async with agent.rpc_stream(to, rref_users.hand_out, args=(given, 4)) as pairs:
+                async for pair in pairs:
+                    mine.append(pair)
+                    most -= 1
+                    if not most:
+                        break
+        elif kind == 8:
+            given = [rref for _, rref in some]
+            retry = rpc.RetryPolicy(initial=0.2, retry_on=BlockingIOError)
+            args = (given, f"{agent.info.name} {number}")
+            mine += await agent.rpc_async(to, rref_users.swap_at_last, args=args, retry=retry)
         else:
             for expected, rref in some:
                 self.check(expected, (await rref).number)

@@ -372,6 +372,27 @@ async def test_a_run_without_its_references_is_not_begun() -> None:
         assert {} == await workers.empty(agents[:2])
 
 
+async def test_a_reply_that_is_held_ends_the_attempts() -> None:
+    """Its references are confirmed only after the next attempt was due: none is made."""
+    clock = VirtualClock()
+    late = rpc.FaultPlan([rpc.Fault("delay", "RREF_FORK_REQUEST", delay=5)])
+    slow = rpc.FaultPlan([rpc.Fault("delay", "PYTHON_RET", delay=1.5)])
+    async with cluster(3, clock=clock, faults=[late, slow, None], options=PATIENT) as agents:
+        a = agents[0]
+        other = a.remote("worker2", targets.add, args=(1, 2))
+        await other
+        policy = rpc.RetryPolicy(per_attempt_timeout=1)
+        call = a.rpc_async("worker1", workers.echo, args=([other],), retry=policy, timeout=20)
+        await clock.advance(6)
+        assert not call.done()
+        await clock.advance(1)
+        assert [3] == [await rref for rref in await call]
+        assert "0" == a.debug_info()["agent.retries"]
+        del call, other
+        await clock.advance(10)
+        assert {} == await workers.empty(agents)
+
+
 async def test_references_go_to_a_successor() -> None:
     """A call that never came to a worker is made to the next one of its name, references too."""
     clock = VirtualClock()

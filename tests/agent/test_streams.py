@@ -302,6 +302,19 @@ async def test_a_link_that_breaks_ends_it(reset: bool) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("kind", ["delay", "reorder"])
+async def test_closing_while_credit_waits(kind: Any) -> None:
+    """A message about the stream that waits to go out is not its request: the producer hears."""
+    clock = VirtualClock()
+    plan = rpc.FaultPlan([rpc.Fault(kind, message="STREAM_CREDIT", delay=100)])
+    async with cluster(2, clock=clock, faults=plan) as (a, _):
+        stream = a.rpc_stream("worker1", producers.count, args=(1000,), window=2)
+        assert [0, 1] == [await anext(stream), await anext(stream)]
+        await until(lambda: plan.events)
+        await stream.aclose()
+        await until(lambda: "finally" in producers.log)
+
+
 async def test_a_producer_that_is_killed(tmp_path: Path) -> None:
     """Kill -9 of its worker is a PeerLostError, not a silent end."""
     async with mixed_group(tmp_path, 1) as (agent, (worker,)):
