@@ -186,8 +186,10 @@ class TcpPlace:
         Who has lost it must not begin another one for the same run, and only connects.
         """
         deadline = asyncio.get_running_loop().time() + timeout
+        if not self._wants_host:
+            await self._know_name(deadline)
         if self._wants_host is not False and not self._was_open:
-            await self._try_to_host(deadline)
+            await self._try_to_host()
         try:
             self._client = await self._connect(deadline)
         except AuthenticationError as error:
@@ -288,34 +290,17 @@ class TcpPlace:
                 if remaining <= self._read_timeout:
                     raise
 
-    async def _try_to_host(self, deadline: float) -> None:
-        try:
-            listening = await self._listen_when_known(deadline)
-        except RendezvousConnectionError:
-            raise
-        except OSError as error:
-            if self._wants_host is None and error.errno in (*_IS_ELSEWHERE, None):
-                return
-            raise RendezvousConnectionError(
-                f"rdzv_endpoint={self.endpoint}: cannot listen there: "
-                f"{(error.strerror or str(error)).partition(' (while')[0]}"
-            ) from error
-        host, _ = await self._serve(listening)
-        self._own_host = _own_host(listening, host)
-        self.is_host = True
-
-    async def _listen_when_known(self, deadline: float) -> socket.socket:
-        """Listen at the endpoint; its name may come to be known later, as those of pods do.
+    async def _know_name(self, deadline: float) -> None:
+        """Wait until the endpoint's name is known: those of pods come to be, some time later.
 
         Raises:
-            RendezvousConnectionError: the name is not known by the deadline.
-            OSError: this host does not have the address, or something listens there already.
+            RendezvousConnectionError: it is not known by the deadline.
         """
         loop = asyncio.get_running_loop()
         is_told = False
-        while True:
+        while not is_address(self._host):
             try:
-                return await asyncio.to_thread(self._listen)  # which may ask for a name
+                await asyncio.to_thread(socket.getaddrinfo, self._host, self._port)
             except socket.gaierror as error:
                 left = deadline - loop.time()
                 if left <= _LOOK_AGAIN:
@@ -327,6 +312,22 @@ class TcpPlace:
                     _logger.warning(told, self.given, self._host, left)
                 is_told = True
                 await asyncio.sleep(_LOOK_AGAIN)
+            else:
+                return
+
+    async def _try_to_host(self) -> None:
+        try:
+            listening = await asyncio.to_thread(self._listen)  # which may ask for a name
+        except OSError as error:
+            if self._wants_host is None and error.errno in (*_IS_ELSEWHERE, None):
+                return
+            raise RendezvousConnectionError(
+                f"rdzv_endpoint={self.endpoint}: cannot listen there: "
+                f"{(error.strerror or str(error)).partition(' (while')[0]}"
+            ) from error
+        host, _ = await self._serve(listening)
+        self._own_host = _own_host(listening, host)
+        self.is_host = True
 
     async def _serve(self, listening: socket.socket) -> tuple[str, int]:
         """Serve an empty store on a socket; return where it listens."""
@@ -348,14 +349,14 @@ class TcpPlace:
         """Listen at the endpoint.
 
         Raises:
-            gaierror: its name is not known.
-            OSError: this host does not have the address, or something listens there already.
+            OSError: its name is not known, this host does not have the address, or something
+                listens there already.
         """
         try:
             found = socket.getaddrinfo(
                 self._host, self._port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
             )
-        except socket.gaierror:
+        except socket.gaierror as error:
             if self._wants_host and socket.has_dualstack_ipv6():
                 # The name is for the others, and may need this host to be up to be known.
                 return socket.create_server(
@@ -364,7 +365,7 @@ class TcpPlace:
                     backlog=_BACKLOG,
                     dualstack_ipv6=True,
                 )
-            raise
+            raise OSError(None, f"{self._host} is not known: {error.strerror}") from error
         family, _, _, _, address = found[0]
         if not self._wants_host:
             _check_local(family, address[0])

@@ -19,6 +19,9 @@ import pytest
 from tests.launcher.conftest import ROOT
 from tests.launcher.hosts import Network
 
+soak = pytest.mark.skipif(
+    "CLUSTER_SOAK" not in os.environ, reason="run by make soak (CLUSTER_SOAK=1)"
+)
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(90)]
 
 JOB, SERVICE = "train", "train"
@@ -162,9 +165,11 @@ def test_pods_find_each_other_once_the_first_has_a_name(pods: Pods, tmp_path: Pa
 
     assert facts == (["0", "2", where[0], "0", JOB], ["1", "2", where[0], "0", JOB])
     assert [status for status, _, _ in ends] == [0, 0], ends
+    assert f"{ENDPOINT} is not known yet" in ends[1][2]
+    assert f"{ENDPOINT} is not known yet" not in ends[0][2]
 
 
-@pytest.mark.parametrize(("gone", "nodes"), [(0, "1:2"), (1, "2")])
+@pytest.mark.parametrize(("gone", "nodes"), [(0, "1:2"), pytest.param(1, "2", marks=soak)])
 def test_a_pod_is_made_anew_at_another_address(
     pods: Pods, tmp_path: Path, gone: int, nodes: str
 ) -> None:

@@ -299,7 +299,7 @@ def test_hooks_outlive_the_node_that_hosts_the_store(
     host, other = (
         start(SIGNAL, "--nnodes=2", endpoint, f"--node-rank={rank}", *options, path)
         for rank, options in enumerate(
-            (("--rdzv-conf=is_host=1", "--preempt-notice=2"), ("--rdzv-conf=is_host=0",))
+            (("--rdzv-conf=is_host=1", "--preempt-notice=1"), ("--rdzv-conf=is_host=0",))
         )
     )
     for node in (host, other):

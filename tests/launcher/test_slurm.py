@@ -16,6 +16,9 @@ import pytest
 
 from tests.launcher.slurm import SlurmCluster
 
+soak = pytest.mark.skipif(
+    "CLUSTER_SOAK" not in os.environ, reason="run by make soak (CLUSTER_SOAK=1)"
+)
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(60)]
 
 LAUNCHER = (sys.executable, "-m", "launcher")
@@ -89,6 +92,7 @@ def test_a_workers_status_is_the_steps(cluster: SlurmCluster, tmp_path: Path) ->
     assert status == 3, stderr
 
 
+@soak
 def test_several_tasks_on_a_node_are_told(cluster: SlurmCluster, tmp_path: Path) -> None:
     """They run, each as a node, and the user learns what is meant most likely."""
     command = ("srun", "--nodes=2", "--ntasks-per-node=2", "--overcommit", *LAUNCH[3:])
@@ -182,9 +186,7 @@ while facts["WORLD_SIZE"] == "2" and time.monotonic() < deadline:
     assert "Node failure on n2" in stderr
 
 
-@pytest.mark.skipif(
-    "CLUSTER_SOAK" not in os.environ, reason="takes minutes: run by make soak (CLUSTER_SOAK=1)"
-)
+@soak
 @pytest.mark.timeout(300)
 def test_a_time_limit_is_a_notice(cluster: SlurmCluster, tmp_path: Path) -> None:
     """`sbatch --time --signal=USR1@…`: Slurm itself sends it, and the job goes on later."""

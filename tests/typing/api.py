@@ -21,6 +21,7 @@ from asyncrpc.testing import ChaosProxy, VirtualClock, cluster, leak_check, time
 from launcher import events
 from launcher.logs import DefaultLogsSpecs, Std
 from launcher.metrics import ConsoleMetricHandler, configure, prof, put_metric
+from launcher.preemption import on_preempt, preempted
 from launcher.process import ProcessContext, RunProcsResult, record, start_processes
 from launcher.timer import expires
 
@@ -281,9 +282,16 @@ async def processes(specs: DefaultLogsSpecs) -> None:
     assert_type(Std.from_str("0:1"), Std | dict[int, Std])
 
 
+def save(_seconds_left: float) -> str:
+    """Prepare to go."""
+    return "saved"
+
+
 def watching() -> None:
     """What a worker tells its launcher, and what a program tells of itself."""
     assert_type(expires(60, scope="step"), AbstractContextManager[None])
+    assert_type(preempted(), float | None)
+    assert_type(on_preempt(save)(1.0), str)
     assert_type(prof(greet)("you"), str)
     assert_type(prof(group="mine")(greet)("you"), str)
     assert_type(put_metric("loss", 0.5), None)
