@@ -69,6 +69,7 @@ class SlurmCluster:
             "SLURM_CONF": str(self._configuration),
             "PYTHONPATH": str(ROOT),
             "XDG_CONFIG_HOME": str(folder / "config"),
+            "TMPDIR": str(folder),  # for what is left where Slurm kills the guardian, too
         }
 
     def __enter__(self) -> Self:

@@ -65,6 +65,7 @@ class Pods:
             "LAUNCHER_SERVICE": SERVICE,
             "PET_PREEMPT_NOTICE": "20",
             "POD_IP": host.address,
+            "TMPDIR": str(self._folder),
         }
         launcher = (sys.executable, "-m", "launcher", *options, self._path)
         self.running[index] = subprocess.Popen(
