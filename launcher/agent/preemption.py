@@ -9,10 +9,11 @@ import asyncio
 import logging
 import os
 import signal
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 
 from asyncrpc.errors import StoreError
+from launcher.errors import one_line
 from launcher.logs import temporary_folder
 from launcher.preemption import SOCKET_VARIABLE, NoticeServer
 from launcher.process import IGNORED_VARIABLE, Guardian
@@ -45,9 +46,9 @@ class Preemption:
         """Seconds that workers have to stop in once they are ready."""
         self.is_given = False
         """Whether the signal has come."""
-        self.variables: Mapping[str, str] = {}
+        self.variables: dict[str, str] = {}
         """What workers need in their environment, while they are served."""
-        self._server: NoticeServer | None = None  # while they are
+        self._server: NoticeServer | None = None  # while they are, if that can be
         self._is_over = asyncio.Event()
 
     @contextmanager
@@ -59,12 +60,17 @@ class Preemption:
         """
         path = os.path.join(temporary_folder(os.environ), f"launcher_notice_{os.urandom(8).hex()}")
         guardian.remove_at_end(path)
-        self._server = NoticeServer(path, asyncio.get_running_loop())
-        self.variables = {SOCKET_VARIABLE: path, IGNORED_VARIABLE: self._ignored}
+        self.variables = {IGNORED_VARIABLE: self._ignored}
+        try:
+            self._server = NoticeServer(path, asyncio.get_running_loop())
+            self.variables[SOCKET_VARIABLE] = path
+        except OSError as error:  # some file systems know no sockets
+            _logger.warning("workers will not hear when this node has to go: %s", one_line(error))
         try:
             yield
         finally:
-            self._server.close()
+            if self._server is not None:
+                self._server.close()
 
     async def give(self, name: str, info: RendezvousInfo) -> None:
         """Tell the workers, and wait until all that want to know are ready, on other nodes too.
@@ -76,7 +82,8 @@ class Preemption:
             name: of the signal.
             info: of the round.
         """
-        assert self._server is not None
+        if self._server is None:
+            return
         count, seconds = self._server.count, self._notice - self.grace
         _logger.warning(
             "%s: this node has to go; workers prepare: %d, for %g s", name, count, seconds

@@ -40,7 +40,8 @@ def on_preempt(hook: HookT) -> HookT:
     order they were given; one that is given after the notice is called at once. What a hook raises
     is shown on stderr, and the others are called all the same.
 
-    Without a launcher, or under one that was told of no signal that means it, no hook is called.
+    Without a launcher, or under one that was told of no signal that means it, no hook is called;
+    nor in processes that multiprocessing starts for a worker, which may import its main module.
 
     Args:
         hook: called with the seconds that are left, from 0.
@@ -53,7 +54,7 @@ def on_preempt(hook: HookT) -> HookT:
     """
     if not callable(hook):
         raise ValueError(f"hook={hook!r:.100}: expected a function of the seconds that are left")
-    notice = _notice()
+    notice = None if _is_helper() else _notice()
     if notice is not None:
         notice.add(hook, _running_loop())
     return hook
@@ -135,6 +136,12 @@ def _finish(result: Awaitable[object], loop: AbstractEventLoop | None, left: flo
         asyncio.run(wait())
     else:
         asyncio.run_coroutine_threadsafe(wait(), loop).result(left)
+
+
+def _is_helper() -> bool:
+    """Say whether multiprocessing has started this process."""
+    multiprocessing: Any = sys.modules.get("multiprocessing.process")
+    return multiprocessing is not None and multiprocessing.parent_process() is not None
 
 
 def _running_loop() -> AbstractEventLoop | None:

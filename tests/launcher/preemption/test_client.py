@@ -150,6 +150,35 @@ async def test_a_forked_process_hears_of_it_by_itself(server: NoticeServer) -> N
 
 @pytest.mark.slow
 @pytest.mark.asyncio
+async def test_helpers_of_a_worker_have_no_hooks(server: NoticeServer) -> None:
+    """They import its main module, and would save the same a second time."""
+    process = await worker(
+        server,
+        """
+        import multiprocessing
+        def save(left):
+            print(multiprocessing.current_process().name, flush=True)
+            saved.set()
+        def help():
+            on_preempt(save)
+            ready.set()
+            time.sleep(60)
+        context = multiprocessing.get_context("fork")
+        saved, ready = threading.Event(), context.Event()
+        helper = context.Process(target=help, name="helper", daemon=True)
+        helper.start()
+        assert ready.wait(20)
+        on_preempt(save)
+        saved.wait(20)
+        """,
+    )
+
+    assert await server.give(60) == 0
+    assert await output(process) == ["MainProcess"]
+
+
+@pytest.mark.slow
+@pytest.mark.asyncio
 async def test_a_coroutine_is_cancelled_when_the_time_is_up(server: NoticeServer) -> None:
     """It may still put things in order, and the worker says that it is ready."""
     process = await worker(
