@@ -26,6 +26,7 @@ from launcher.target import Target
 
 if TYPE_CHECKING:
     from launcher.agent import RunResult
+    from launcher.hosts import Fleet
     from launcher.process import Guardian
 
 __all__ = ("main",)
@@ -61,6 +62,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         names = launch.names
         for note in launch.notes:
             _print(f"launcher: {note}")
+        if launch.fleet is not None:
+            return _run_on_hosts(launch, launch.fleet)
         launch.target.check(os.environ)
         _prepare_log_dir(launch)
         return _run(launch)
@@ -89,6 +92,17 @@ def _prepare_log_dir(launch: Launch) -> None:
         raise UsageError(f"{name}={path}: expected a folder that can be made: {why}") from None
     if not os.access(path, os.W_OK | os.X_OK):
         raise UsageError(f"{name}={path}: expected a folder that can be written to")
+
+
+def _run_on_hosts(launch: Launch, fleet: Fleet) -> int:
+    import asyncio  # noqa: PLC0415 -- slow: not for --help and mistakes
+
+    from launcher.config import to_signals  # noqa: PLC0415 -- only for several hosts
+    from launcher.ssh import launch_on_hosts  # noqa: PLC0415 -- only for several hosts
+
+    stopping = to_signals(launch.config.signals_to_handle)
+    passed = to_signals(launch.config.forward_signals)
+    return asyncio.run(launch_on_hosts(fleet, os.environ, stopping, passed))
 
 
 def _run(launch: Launch) -> int:

@@ -7,12 +7,13 @@ Nothing slow is imported before it is known that there is something to launch.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from launcher.arguments import HELP_HINT, make_parser, print_and_exit
 from launcher.config import LaunchConfig, has_scheduler, resolve_shutdown_timeout
 from launcher.errors import UsageError
+from launcher.hosts import Fleet, Host
 from launcher.options import OPTIONS, Option
 from launcher.settings import Setting, resolve_settings, show_settings
 from launcher.target import Target
@@ -20,6 +21,7 @@ from launcher.target import Target
 __all__ = ("Launch", "in_users_words", "parse")
 
 _MASTER_PORT = 29500  # torchrun's
+_NEAR = ("hosts", "ssh", "config", "environment", "no-detect")  # options for this host alone
 
 
 class Launch(NamedTuple):
@@ -33,6 +35,8 @@ class Launch(NamedTuple):
     """What the user set each field of the configuration by: an option or a variable."""
     notes: tuple[str, ...] = ()
     """Lines about what a scheduler says, for the user."""
+    fleet: Fleet | None = None
+    """Where to launch instead of here; ``None``: here."""
     requeue: str = ""
     """The command that has the scheduler start the job again; empty: there is none."""
 
@@ -58,10 +62,15 @@ def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Launch:
     settings = resolve_settings({o.field: arguments[o.field] for o in OPTIONS}, environ)
     notes: tuple[str, ...] = ()
     requeue = ""
-    if settings["environment"].text is not None or has_scheduler(environ):
+    is_asked = settings["environment"].text is not None or has_scheduler(environ)
+    if is_asked and not settings["hosts"].text:  # who names hosts needs no scheduler's
         from launcher.detection import detect_settings  # noqa: PLC0415 -- only for clusters
 
-        settings, notes, requeue = detect_settings(settings, environ)
+        try:
+            settings, notes, requeue = detect_settings(settings, environ)
+        except UsageError as error:
+            words = {field: setting.name for field, setting in settings.items()}
+            raise UsageError(in_users_words(str(error), words), error.hint) from None
     if arguments["print_config"]:
         print_and_exit(show_settings(settings))
     names = {field: setting.name for field, setting in settings.items()}
@@ -86,9 +95,49 @@ def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Launch:
         ),
         log_dir=values["log_dir"],
         names={option.field: names[option.field] for option in OPTIONS if option.parse},
+        fleet=_fleet(values, settings, command) if values["hosts"] else None,
         notes=notes,
         requeue=requeue,
     )
+
+
+def _fleet(
+    values: Mapping[str, Any], settings: Mapping[str, Setting], command: Sequence[str]
+) -> Fleet:
+    """Return what is to be launched on other hosts, and with which options there."""
+    hosts: tuple[Host, ...] = values["hosts"]
+    where = f"{settings['hosts'].name}={settings['hosts'].text}"
+    for field in ("standalone", "node_rank", "local_addr"):
+        if values[field] is not None and values[field] is not False:
+            raise UsageError(f"{settings[field].name}: expected without {where}")
+    is_counted = any(host.workers is not None for host in hosts)
+    if is_counted and not settings["nproc_per_node"].is_default:
+        name = settings["nproc_per_node"].name
+        raise UsageError(f"{name}: expected without {where}, which says how many workers")
+    nodes = settings["nnodes"]
+    min_nodes, max_nodes = (len(hosts),) * 2 if nodes.is_default else values["nnodes"]
+    if max_nodes > len(hosts):
+        raise UsageError(f"{nodes.name}={nodes.text}: expected at most {len(hosts)}, as {where}")
+    return Fleet(
+        hosts=hosts,
+        options=tuple(_passed_on(settings)),
+        command=tuple(command),
+        min_nodes=min_nodes,
+        ssh=values["ssh"],
+        has_endpoint=bool(values["rdzv_endpoint"]) or _has_master(values),
+    )
+
+
+def _passed_on(settings: Mapping[str, Setting]) -> Iterator[str]:
+    """Return what the user has set, as options for the launcher on another host."""
+    for option in OPTIONS:
+        setting = settings[option.field]
+        if setting.is_default or setting.text is None or option.name in _NEAR:
+            continue
+        if option.parse is not None:
+            yield f"--{option.name}={setting.text}"
+        elif option.read(setting.text):
+            yield f"--{option.name}"
 
 
 def in_users_words(message: str, names: Mapping[str, str]) -> str:

@@ -17,6 +17,7 @@ from launcher.config import (
     to_seconds,
     to_signals,
 )
+from launcher.hosts import to_hosts
 
 __all__ = ("OPTIONS", "Option", "options_table")
 
@@ -139,6 +140,14 @@ def _span(text: str) -> float:
     if value > 0:
         return value
     raise ValueError("expected seconds, above 0")
+
+
+def _command(text: str) -> tuple[str, ...]:
+    import shlex  # noqa: PLC0415 -- only for several hosts
+
+    if not (words := tuple(shlex.split(text))):
+        raise ValueError("expected a program, such as ssh, or ssh -p 2222")
+    return words
 
 
 def _address(text: str) -> str:
@@ -295,6 +304,20 @@ OPTIONS: tuple[Option, ...] = (
         help="serve torch's store at MASTER_ADDR:MASTER_PORT from this launcher, instead of from "
         "rank 0 of the workers; without authentication, as torch's own",
         parse=None,
+    ),
+    Option(
+        name="hosts",
+        help="start a node on each of these hosts by ssh, with so many workers each; the launcher "
+        "and the script lie at the same paths there",
+        parse=to_hosts,
+        metavar="a:4,b:4",
+    ),
+    Option(
+        name="ssh",
+        help="the program that reaches the hosts of --hosts, with options of its own",
+        parse=_command,
+        default="ssh",
+        metavar="COMMAND",
     ),
     Option(
         name="local-addr",

@@ -37,17 +37,17 @@ ROWS: dict[str, Sequence[str]] = {
     ),
     "launcher": (
         "errors",
-        "signals target limits affinity logs init",
+        "signals target limits affinity logs init hosts",
         "config",
         "events metrics options",
         "environment rendezvous",
         "process timer health preemption",
         "agent report control settings arguments",
-        "api commands detection",
+        "api commands detection ssh",
         "commandline",
         "kubernetes",
         "testing cli",
-        "__init__ __main__",
+        "__init__ __main__ remote",
     ),
 }
 """Package -> rows of parts from the ground up; a part may import those of earlier rows."""

@@ -1,6 +1,7 @@
 """Worker output: where it goes, and how it gets there line by line."""
 
 from launcher.logs.layout import DefaultLogsSpecs, LogsDest, LogsSpecs, Std, line_prefix, to_map
+from launcher.logs.lines import LineAssembler
 from launcher.logs.plugins import get_logs_specs_class
 from launcher.logs.tee import WorkerOutput
 from launcher.logs.temporary import temporary_folder
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
 
 __all__ = (
     "DefaultLogsSpecs",
+    "LineAssembler",
     "LogsDest",
     "LogsSpecs",
     "Std",

@@ -17,6 +17,7 @@ from launcher.rendezvous.base import (
     RendezvousParameters,
     RendezvousStoreInfo,
 )
+from launcher.rendezvous.endpoint import free_port
 from launcher.rendezvous.registry import get_rendezvous_handler, register, unregister
 
 __all__ = (
@@ -33,6 +34,7 @@ __all__ = (
     "RendezvousStateError",
     "RendezvousStoreInfo",
     "RendezvousTimeoutError",
+    "free_port",
     "get_rendezvous_handler",
     "register",
     "unregister",

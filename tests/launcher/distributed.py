@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import Coroutine
 from pathlib import Path
 from types import TracebackType
@@ -75,9 +76,13 @@ class Hosts:
 
     def start(self, host: str, *argv: str, **variables: str) -> subprocess.Popen[str]:
         """Start a Python program on a host."""
+        return self.run(host, sys.executable, *argv, **variables)
+
+    def run(self, host: str, *argv: str, **variables: str) -> subprocess.Popen[str]:
+        """Start a program on a host."""
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("PET_", "ASYNCRPC_"))}
         process = subprocess.Popen(
-            self.lab.command(host, sys.executable, *argv),
+            self.lab.command(host, *argv),
             text=True,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -102,6 +107,15 @@ class Hosts:
         path.write_text("import json, os, signal, sys, time\n" + textwrap.dedent(script))
         where = f"--rdzv-endpoint={self.lab.address(self.lab.hosts[0])}"
         return self.start(host, "-m", "launcher", where, *options, str(path), **variables)
+
+    def wait_for_port(self, host: str, port: int) -> None:
+        """Wait until something on a host listens at a port."""
+        for _ in range(500):
+            command = self.lab.command(host, "ss", "-ltnH", f"sport = :{port}")
+            if subprocess.run(command, check=True, capture_output=True, timeout=10).stdout:
+                return
+            time.sleep(0.02)
+        raise TimeoutError(f"{host}: nothing listens at {port}")
 
     def signal(self, host: str, number: signal.Signals) -> None:
         """Send a signal to everything that runs on a host."""
