@@ -25,9 +25,8 @@ from asyncrpc.execution import ThreadPool
 
 __all__ = ("Poller",)
 
-_YIELD = (
-    8  # turns without traffic between offers of the core, each of which costs as much as a turn
-)
+_PATIENCE = 8  # most turns without traffic between offers of the core; one costs as much as a turn
+_SWITCH = 5e-6  # seconds from which an offer was taken: maybe by who is to answer
 _LOOK = 200e-6  # seconds between looks at what other threads do: two system calls each
 _SHARE = 0.05  # of a processor, used by other threads, above which they are at work
 _REST = 0.01  # seconds until the next look once they are
@@ -51,7 +50,9 @@ class Poller:
         "_is_polling",
         "_is_touched",
         "_look",
+        "_offer",
         "_others",
+        "_patience",
         "_rested",
         "_span",
         "_threads",
@@ -65,6 +66,8 @@ class Poller:
         self._is_polling = False
         self._is_touched = False  # whether there was traffic since the last turn
         self._idle = 0  # turns since then
+        self._patience = _PATIENCE  # turns between offers of the core
+        self._offer = 0  # how many turns without traffic until the next one
         self._until = 0.0
         self._look = 0.0  # when to look at the other threads again
         self._others = 0.0  # processor seconds they had used at the last look
@@ -90,6 +93,7 @@ class Poller:
         if now >= self._rested:
             self._is_polling = True
             self._idle = 0
+            self._offer = self._patience
             self._look = now + _LOOK
             self._others = _used_by_others()
             self._call_soon(self._turn)
@@ -99,6 +103,7 @@ class Poller:
         if self._is_touched:
             self._is_touched = False
             self._idle = 0
+            self._offer = self._patience
         else:
             now = monotonic()
             if not self._idle:
@@ -107,9 +112,16 @@ class Poller:
                 self._is_polling = False
                 return
             self._idle += 1
-            if not self._idle % _YIELD:
-                os.sched_yield()
+            if self._idle >= self._offer:
+                self._yield(now)
         self._call_soon(self._turn)
+
+    def _yield(self, now: float) -> None:
+        """Offer the core; the sooner again if somebody waited for it."""
+        os.sched_yield()
+        is_shared = monotonic() - now >= _SWITCH
+        self._patience = 1 if is_shared else min(2 * self._patience, _PATIENCE)
+        self._offer = self._idle + self._patience
 
     def _is_unwanted(self, now: float) -> bool:
         """Whether other threads are at work; if they are not the agent's, rest for a while."""

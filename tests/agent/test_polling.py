@@ -26,7 +26,8 @@ class FakeLoop:
         self.now = 100.0
         self.own = 0.0
         self.others = 0.0
-        self.yields = 0
+        self.yields: list[float] = []
+        self.taken = 0.0  # seconds that another process takes of each offered core
         self.threads = SimpleNamespace(size=3, idle=3)
         self.ready: list[Callable[[], object]] = []
 
@@ -57,7 +58,8 @@ def loop(monkeypatch: pytest.MonkeyPatch) -> FakeLoop:
     fake = FakeLoop()
 
     def offer() -> None:
-        fake.yields += 1
+        fake.yields.append(fake.now)
+        fake.now += fake.taken
 
     monkeypatch.setattr(polling, "monotonic", lambda: fake.now)
     monkeypatch.setattr(polling, "process_time", lambda: fake.own + fake.others)
@@ -109,13 +111,25 @@ def test_one_callback_at_a_time(loop: FakeLoop) -> None:
     assert 1 == len(loop.ready)
 
 
-def test_it_offers_the_core(loop: FakeLoop) -> None:
-    """Other processes get the core now and then while nothing comes."""
+def test_it_offers_the_core(loop: FakeLoop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other processes get the core now and then while nothing comes, at once if they want it."""
+    monkeypatch.setattr(polling, "_SWITCH", TURN / 2)
     _, traffic = poller(loop)
-    traffic(1)
-    loop.turns()
 
-    assert (SPAN / TURN) // polling._YIELD == loop.yields == 1
+    def offers() -> list[int]:
+        """Return in which turns after traffic the core was offered, by the time they began."""
+        begin = loop.now
+        traffic(1)
+        loop.turns()
+        return [round((when - begin) / TURN) for when in loop.yields if when > begin]
+
+    assert [9] == offers()  # the first turn sees the traffic
+    loop.taken = TURN
+    assert [9] == offers()
+    assert [2, 4, 6, 8] == offers()
+    loop.taken = 0.0
+    assert [2, 4, 8] == offers()
+    assert [9] == offers()
 
 
 def test_it_rests_while_threads_work(loop: FakeLoop, monkeypatch: pytest.MonkeyPatch) -> None:
