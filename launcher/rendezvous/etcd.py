@@ -15,7 +15,7 @@ from typing import Final
 from urllib.parse import quote
 
 from asyncrpc.discovery import route_to
-from asyncrpc.errors import AuthenticationError
+from asyncrpc.errors import AuthenticationError, StatusCode
 from asyncrpc.store import (
     EtcdAddress,
     EtcdCredentials,
@@ -37,6 +37,7 @@ _DEFAULT_PREFIX = "asyncrpc"
 _REMEMBERED = 60.0  # seconds that late nodes of an ended run are told so
 _REMEMBERED_UNNAMED = 5.0  # likewise, of one without a name: the next such run is another one
 _UNNAMED = "none"  # what several nodes call a run that nobody has named
+_FINAL = (StatusCode.PERMISSION_DENIED, StatusCode.UNAUTHENTICATED)  # nothing to wait for
 _CREDENTIALS = ("user", "password", "cacert", "cert", "key", "protocol")
 _ALIASES: Final = {  # torchrun's names
     "etcd_prefix": "prefix",
@@ -116,7 +117,9 @@ class EtcdPlace:
 
     def lost(self, error: Exception, host: str) -> RendezvousConnectionError:  # noqa: ARG002 -- none
         """Say that the store was lost; see `Place.lost`."""
-        return SilentStoreError(f"etcd at {self._endpoint} was lost: {error}")
+        if getattr(error, "code", None) in _FINAL:
+            return RendezvousConnectionError(f"rdzv_endpoint={self._endpoint}: {error}")
+        return SilentStoreError(f"etcd at {self._endpoint} does not answer")
 
 
 def create_handler(parameters: RendezvousParameters) -> RendezvousHandler:

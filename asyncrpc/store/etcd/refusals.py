@@ -33,6 +33,7 @@ _PASSING = (1, 4, 14)
 _UNKNOWN = 2
 _TOO_MANY = "too many requests"  # none of which was carried out
 _TOO_LARGE = ("request is too large", "larger than max")
+_NO_LEASE = "requested lease not found"
 _STALE_TOKENS = ("invalid auth token", "user name is empty", "revision of auth store is old")
 _NOT_FOUND = 404
 _BAD_REQUEST = 400
@@ -115,6 +116,8 @@ def refusal(fields: dict[str, Any], address: EtcdAddress, user: str) -> Exceptio
             f"its --max-request-bytes says otherwise): {text}",
             code=StatusCode.RESOURCE_EXHAUSTED,
         )
+    if _NO_LEASE in text:
+        text = "the lease has lapsed or was left"
     return RefusedError(f"etcd at {address}: {text.removeprefix('etcdserver: ')}")
 
 

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from asyncrpc.store import EtcdAddress, EtcdStore
+from asyncrpc.errors import StatusCode
+from asyncrpc.store import EtcdAddress, EtcdStore, StoreConnectionError, StoreError
 from launcher.errors import RendezvousConnectionError
 from launcher.rendezvous import (
     Ending,
@@ -21,6 +22,7 @@ from launcher.rendezvous import (
 )
 from launcher.rendezvous.dynamic import DynamicRendezvous
 from launcher.rendezvous.etcd import EtcdPlace
+from launcher.rendezvous.place import SilentStoreError
 from tests.etcd import etcd, needs_etcd, new_url
 from tests.launcher.rendezvous.meeting import free_endpoint
 
@@ -103,6 +105,18 @@ def test_credentials_come_from_settings_and_from_a_file(
     found = json.loads(handler_of(password="q").store_credentials())
     assert found == {"user": "u", "password": "q"}
     assert "'q'" not in repr(place_of(handler_of(password="q"))._credentials)
+
+
+def test_an_etcd_that_falls_silent_may_be_back() -> None:
+    """One that shuts this node out is not worth waiting for."""
+    place = place_of(handler_of("a:1,b:2"))
+    silent = [place.lost(error, "") for error in (TimeoutError(), StoreConnectionError("x"))]
+    denied = place.lost(StoreError("no", code=StatusCode.PERMISSION_DENIED), "")
+
+    assert [type(error) for error in silent] == [SilentStoreError] * 2
+    assert {str(error) for error in silent} == {"etcd at a:1,b:2 does not answer"}
+    assert type(denied) is RendezvousConnectionError
+    assert str(denied) == "rdzv_endpoint=a:1,b:2: no"
 
 
 @pytest.mark.asyncio
