@@ -54,18 +54,13 @@ RUN_MARK = "ASYNCRPC_TEST_RUN"
 def pytest_asyncio_loop_factories(
     config: pytest.Config, item: pytest.Item
 ) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
-    """Run every async test on the stock loop and, where it is installed, on uvloop.
-
-    A test that waits for a slow server most of the time may ask for one of them, `one_loop`.
-    """
+    """Run every async test on the stock loop and, where it is installed, on uvloop."""
     factories: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
         "asyncio": asyncio.SelectorEventLoop
     }
     with contextlib.suppress(ImportError):
         import uvloop
 
-        if item.get_closest_marker("one_loop") is not None:
-            factories.clear()
         factories["uvloop"] = uvloop.new_event_loop
     return factories
 

@@ -9,11 +9,14 @@ import pytest
 
 from launcher.testing import EtcdCluster, find_etcd
 
-__all__ = ("etcd", "needs_etcd", "new_url")
+__all__ = ("etcd", "needs_etcd", "new_url", "on_one_loop")
 
 needs_etcd = pytest.mark.skipif(
     not find_etcd(), reason="etcd is not installed: apt-get install etcd-server"
 )
+
+on_one_loop = [pytest.mark.asyncio(loop_factories=["uvloop"]), pytest.mark.slow]
+"""Marks of tests that wait for etcd most of the time: it makes no difference in which loop."""
 
 _numbers = itertools.count()
 

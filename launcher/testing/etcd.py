@@ -214,6 +214,7 @@ class EtcdCluster:
             f"--initial-advertise-peer-urls={peers[member]}",
             "--initial-cluster=" + ",".join(f"m{n}={url}" for n, url in enumerate(peers)),
             "--unsafe-no-fsync",
+            "--bcrypt-cost=4",  # passwords of tests are no secrets
             *self._options,
         ]
         if self._tls:

@@ -17,15 +17,9 @@ import pytest
 from asyncrpc.store import EtcdStore, Store
 from asyncrpc.testing.linearizability import History, Kind, Recorder, find_violation
 from launcher.testing import EtcdCluster
-from tests.etcd import needs_etcd
+from tests.etcd import needs_etcd, on_one_loop
 
-pytestmark = [
-    pytest.mark.asyncio,
-    pytest.mark.slow,
-    pytest.mark.one_loop,
-    pytest.mark.timeout(120),
-    needs_etcd,
-]
+pytestmark = [*on_one_loop, pytest.mark.timeout(120), needs_etcd]
 
 SEEDS = int(os.environ.get("ETCD_SEEDS", "1"))
 MEMBERS = 3

@@ -9,11 +9,11 @@ import pytest
 
 import asyncrpc as rpc
 from asyncrpc.store import EtcdStore
-from tests.etcd import etcd, needs_etcd, new_url
+from tests.etcd import etcd, needs_etcd, new_url, on_one_loop
 
 __all__ = ("etcd", "new_url")
 
-pytestmark = [pytest.mark.asyncio, pytest.mark.slow, pytest.mark.one_loop, needs_etcd]
+pytestmark = [*on_one_loop, needs_etcd]
 
 SECRET = b"0123456789abcdef"
 

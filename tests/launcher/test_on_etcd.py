@@ -216,7 +216,6 @@ def test_workers_meet_in_an_etcd_that_asks_for_a_password(
         agents = [start(*options, path) for _ in range(2)]
         outputs = [agent.communicate(timeout=30) for agent in agents]
         refused = finish(start(*where, "--rdzv-conf=user=root,password=x", path))
-        without = finish(start(*where, path))
 
     assert [agent.returncode for agent in agents] == [0, 0]
     assert [stderr for _, stderr in outputs] == ["", ""]
@@ -225,8 +224,7 @@ def test_workers_meet_in_an_etcd_that_asks_for_a_password(
     assert {fact["store"] for fact in facts} == {f"etcd://{cluster.endpoint}/jobs/a%2Fb"}
     assert {stat.S_IMODE(fact["mode"]) for fact in facts} == {0o600}
     assert not any(os.path.exists(fact["path"]) for fact in facts)
-    assert refused[0] == without[0] == 1
+    assert refused[0] == 1
     assert "does not accept user 'root': " in refused[1]
     assert "hunter2" not in refused[1]
-    assert "wants user and password" in without[1]
-    assert refused[1].count("\n") == without[1].count("\n") == 1
+    assert refused[1].count("\n") == 1

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
 
-from asyncrpc.store import EtcdStore, MemoryStore, PrefixStore, Store, TCPStore, TCPStoreServer
+from asyncrpc.store import MemoryStore, PrefixStore, Store, TCPStore, TCPStoreServer
 from asyncrpc.testing.conformance import SLOW_STORE_CHECKS, STORE_CHECKS, Connect, StoreCheck
-from tests.etcd import etcd, needs_etcd, new_url
-
-__all__ = ("etcd", "new_url")
 
 SECRET = b"0123456789abcdef"
 
@@ -81,39 +78,4 @@ async def test_store_conforms(backend: str, check: StoreCheck) -> None:
 async def test_store_conforms_in_time(backend: str, check: StoreCheck) -> None:
     """Each rule about time holds for each store."""
     async with BACKENDS[backend]() as connect:
-        await check(connect)
-
-
-@asynccontextmanager
-async def on_etcd(url: str) -> AsyncIterator[Connect]:
-    """Any number of clients of one store on etcd."""
-    async with AsyncExitStack() as stack:
-
-        async def connect() -> Store:
-            return await stack.enter_async_context(await EtcdStore.connect(url, 20.0))
-
-        yield connect
-
-
-@needs_etcd
-@pytest.mark.slow
-@pytest.mark.one_loop
-@pytest.mark.asyncio
-@pytest.mark.parametrize("check", STORE_CHECKS, ids=lambda check: check.__name__)
-async def test_store_on_etcd_conforms(new_url: Callable[[], str], check: StoreCheck) -> None:
-    """Each rule of the suite holds for a store on a real etcd."""
-    async with on_etcd(new_url()) as connect:
-        await check(connect)
-
-
-@needs_etcd
-@pytest.mark.slow
-@pytest.mark.one_loop
-@pytest.mark.asyncio
-@pytest.mark.parametrize("check", SLOW_STORE_CHECKS, ids=lambda check: check.__name__)
-async def test_store_on_etcd_conforms_in_time(
-    new_url: Callable[[], str], check: StoreCheck
-) -> None:
-    """Each rule about time holds for a store on a real etcd, whose leases last 2 s at least."""
-    async with on_etcd(new_url()) as connect:
         await check(connect)

@@ -75,7 +75,12 @@ def read_reply(data: bytes) -> Json:
 
 
 def _snake(fields: Json) -> Json:
-    return {_HUMP.sub("_", name).lower() if name != "ID" else name: v for name, v in fields.items()}
+    return {_snake_name(name): value for name, value in fields.items()}
+
+
+def _snake_name(name: str) -> str:
+    parts = _HUMP.split(name)
+    return "_".join(parts).lower() if len(parts) > 1 else name  # ID and TTL stay as they are
 
 
 def revision_of(reply: Json) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 from contextlib import AbstractAsyncContextManager
-from functools import partial
 from typing import Protocol
 
 import pytest
@@ -21,10 +20,7 @@ from launcher.rendezvous import (
     RendezvousTimeoutError,
 )
 from launcher.rendezvous.dynamic import DynamicRendezvous
-from tests.etcd import etcd, needs_etcd
-from tests.launcher.rendezvous.meeting import KINDS, Make, meet_on_etcd
-
-__all__ = ("etcd",)
+from tests.launcher.rendezvous.meeting import KINDS, Make
 
 pytestmark = pytest.mark.asyncio
 
@@ -37,11 +33,9 @@ class Meet(Protocol):
     def __call__(self, min_nodes: int, max_nodes: int) -> AbstractAsyncContextManager[Make]: ...
 
 
-@pytest.fixture(scope="module", params=[*sorted(KINDS), pytest.param("etcd", marks=needs_etcd)])
+@pytest.fixture(params=sorted(KINDS))
 def meet(request: pytest.FixtureRequest) -> Meet:
     """Return what opens a place of each kind."""
-    if request.param == "etcd":
-        return partial(meet_on_etcd, request.getfixturevalue("etcd"))
     found: Meet = KINDS[request.param]
     return found
 

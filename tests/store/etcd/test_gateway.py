@@ -22,12 +22,12 @@ from asyncrpc.store import (
 )
 from asyncrpc.testing import ChaosProxy
 from launcher.testing import EtcdCluster
-from tests.etcd import etcd, needs_etcd, new_url
+from tests.etcd import etcd, needs_etcd, new_url, on_one_loop
 from tests.launcher.rendezvous.meeting import free_endpoint
 
 __all__ = ("etcd", "new_url")
 
-pytestmark = [pytest.mark.asyncio, pytest.mark.slow, pytest.mark.one_loop]
+pytestmark = on_one_loop
 
 
 @asynccontextmanager
@@ -199,7 +199,7 @@ async def test_tokens_are_renewed() -> None:
         async with await EtcdStore.connect(url, 20, good) as store:
             watch = store.watch("")
             await store.set("a", "1")
-            await asyncio.sleep(2.5)
+            await asyncio.sleep(2.1)
             probe = {"key": "AA=="}
             await asyncio.gather(*(store._gateway.call("/v3/kv/range", probe) for _ in range(9)))
             await store.set("a", "2")

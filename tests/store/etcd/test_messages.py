@@ -49,6 +49,13 @@ def test_what_is_left_out_is_zero() -> None:
     assert read_reply(b'{"ID": "7"}') == {"ID": "7"}
 
 
+def test_names_in_capitals_stay() -> None:
+    """However the others are written."""
+    found = read_reply(b'{"header": {"raftTerm": "2"}, "ID": "7", "TTL": "9", "grantedTTL": "9"}')
+
+    assert found == {"header": {"raft_term": "2"}, "ID": "7", "TTL": "9", "granted_ttl": "9"}
+
+
 def test_names_in_values_are_left_alone() -> None:
     """Only fields are renamed."""
     assert read_reply(b'{"message": "modRevision", "modRevision": "1"}') == {

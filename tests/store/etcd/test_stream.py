@@ -9,12 +9,12 @@ import pytest
 
 from asyncrpc.store import EtcdStore, StoreError, StoreEvent, StoreWatch
 from launcher.testing import EtcdCluster
-from tests.etcd import etcd, needs_etcd, new_url
+from tests.etcd import etcd, needs_etcd, new_url, on_one_loop
 from tests.store.etcd.test_gateway import proxied
 
 __all__ = ("etcd", "new_url")
 
-pytestmark = [pytest.mark.asyncio, pytest.mark.slow, pytest.mark.one_loop, needs_etcd]
+pytestmark = [*on_one_loop, needs_etcd]
 
 
 async def take(watch: StoreWatch, count: int) -> list[StoreEvent]:

@@ -10,12 +10,12 @@ import pytest
 
 from asyncrpc.store import EtcdStore
 from asyncrpc.store.etcd.messages import put
-from tests.etcd import etcd, needs_etcd, new_url
+from tests.etcd import etcd, needs_etcd, new_url, on_one_loop
 from tests.store.etcd.test_stream import raw_keys
 
 __all__ = ("etcd", "new_url")
 
-pytestmark = [pytest.mark.asyncio, pytest.mark.slow, pytest.mark.one_loop, needs_etcd]
+pytestmark = [*on_one_loop, needs_etcd]
 
 
 async def lose_session(store: EtcdStore) -> None:
