@@ -1,9 +1,8 @@
 """`LocalElasticAgent`: looks after the workers of this node.
 
 The thin shell around `GroupMachine`: it tells the machine what happened and carries out what the
-machine answers. Joining, starting, watching and stopping are tasks of the agent; a task's result,
-if it has one, is the stimulus it produced. Signals come in by `receive_signal`, which only
-enqueues.
+machine answers. Joining, starting, watching and stopping are `Activities`, whose results are
+stimuli. Signals come in by `receive_signal`, which only enqueues.
 """
 
 from __future__ import annotations
@@ -14,18 +13,19 @@ import math
 import os
 import signal
 import time
-from collections.abc import Collection, Coroutine
+from collections.abc import Collection
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from asyncrpc.secret import load_secret, run_secret
+from launcher.agent.activities import Activities
 from launcher.agent.group import DEFAULT_ROLE, RunResult, WorkerGroup, WorkerSpec
+from launcher.agent.handout import handed_out
 from launcher.agent.processes import Processes
 from launcher.agent.progress import telling_progress
 from launcher.agent.ranks import NodeRanks, NodeRole, assign_ranks
 from launcher.agent.recorder import Recorder
 from launcher.agent.roles import exchange_roles
-from launcher.agent.secretfile import secret_file
 from launcher.agent.state import (
     Event,
     Finish,
@@ -59,10 +59,6 @@ if TYPE_CHECKING:  # the names only: most runs use neither
     from launcher.health import RunStatus
 
 __all__ = ("LocalElasticAgent",)
-
-_CREDENTIALS_VARIABLE = "ASYNCRPC_STORE_CREDENTIALS"  # which asyncrpc's store on etcd reads
-_LONGEST_WAIT = 60.0  # seconds before a restart, however many there were
-_DOUBLINGS = 16  # of the wait; more make no difference
 
 _logger = logging.getLogger("launcher.agent")
 
@@ -127,9 +123,7 @@ class LocalElasticAgent:
         )
         self._recorder = Recorder(self._group)
         self._machine = GroupMachine()
-        # Unbounded, but fed by one task at a time and by people sending signals.
-        self._happened: asyncio.Queue[Stimulus | asyncio.Task[Stimulus | None]] = asyncio.Queue()
-        self._tasks: set[asyncio.Task[Stimulus | None]] = set()
+        self._activities = Activities()
         self._facts: RunFacts | None = None  # set while `run` is under way
         self._watchdog: Watchdog | None = None  # likewise
         self._is_signalled = False  # whether the launcher was told to stop
@@ -163,7 +157,7 @@ class LocalElasticAgent:
         self._is_signalled = True
         if self._preemption is not None:
             self._preemption.end()
-        self._happened.put_nowait(SignalReceived(number))
+        self._activities.tell(SignalReceived(number))
 
     def preempt(self, number: int) -> bool:
         """Take in that this node has to go: its workers prepare for it, then it leaves the run.
@@ -178,7 +172,7 @@ class LocalElasticAgent:
         if preemption is None or preemption.is_given:
             return False
         preemption.is_given = True
-        self._spawn(self._go(preemption, signal.Signals(number).name))
+        self._activities.begin(self._go(preemption, signal.Signals(number).name))
         return True
 
     def forward_signal(self, number: int) -> None:
@@ -206,22 +200,11 @@ class LocalElasticAgent:
         guardian = self._guardian = self._guardian or Guardian.start()
         with ExitStack() as files:
             try:
-                path = files.enter_context(secret_file(secret))
-                guardian.remove_at_end(path)
                 self._watchdog = files.enter_context(Watchdog(guardian))
-                extra = self._credentials(files, guardian)
-                if self._preemption is not None:
-                    files.enter_context(self._preemption.serve(guardian))
-                    extra |= self._preemption.variables
-                self._facts = RunFacts(
-                    run_id=run_id,
-                    role=self._spec.role,
-                    max_restarts=self._spec.max_restarts,
-                    secret_file=path,
-                    signals_to_handle=self._signals_to_handle,
-                    virtual_local_rank=self._spec.virtual_local_rank,
-                    extra=extra,
-                    torch_store=self._spec.torch_store,
+                self._facts = files.enter_context(
+                    handed_out(
+                        self._spec, guardian, secret, self._signals_to_handle, self._preemption
+                    )
                 )
                 finish = await self._drive()
             finally:
@@ -247,15 +230,6 @@ class LocalElasticAgent:
         if self._preemption is not None:
             await self._preemption.over()
 
-    def _credentials(self, files: ExitStack, guardian: Guardian) -> dict[str, str]:
-        """Return variables that say where the workers find what lets them into the store."""
-        credentials = self._spec.rdzv_handler.store_credentials()
-        if not credentials:
-            return {}
-        path = files.enter_context(secret_file(credentials))
-        guardian.remove_at_end(path)
-        return {_CREDENTIALS_VARIABLE: path}
-
     async def _drive(self) -> Finish:
         """Feed the machine until it says that the run is over."""
         stimulus: Stimulus = Event.BEGUN
@@ -270,69 +244,52 @@ class LocalElasticAgent:
 
     async def _next_stimulus(self) -> Stimulus:
         while True:
-            happened = await self._happened.get()
             try:
-                stimulus = happened.result() if isinstance(happened, asyncio.Task) else happened
+                return await self._activities.next_stimulus()
             except RendezvousError as error:
                 if self._machine.phase is not Phase.STOPPING:
                     raise
                 _logger.info("%s", error)  # this node has left the run, and only cleans up
-                continue
-            if stimulus is not None:
-                return stimulus
 
     def _carry_out(self, instruction: Instruction) -> None:
         match instruction:
             case Step.JOIN:
-                self._spawn(self._join())
+                self._activities.begin(self._join())
             case Step.START:
                 self._fence = math.inf
                 self._announce_round()
                 self._reported = None
-                self._spawn(self._start())
-                self._spawn(self._follow())
+                self._activities.begin(self._start())
+                self._activities.begin(self._follow())
             case Step.WATCH:
-                self._spawn(self._watch())
+                self._activities.begin(self._watch())
             case Step.REPORT:
-                self._spawn(self._report())
+                self._activities.begin(self._report())
             case Step.LEAVE:
-                self._spawn(self._leave())
+                self._activities.begin(self._spec.rdzv_handler.leave())
             case Step.KILL:
-                self._spawn(self._processes.stop(signal.SIGKILL))
+                self._activities.begin(self._processes.stop(signal.SIGKILL))
             case Stop(number):
                 within = max(0.0, self._fence - time.monotonic())
-                self._spawn(self._processes.stop(signal.Signals(number), within))
+                self._activities.begin(self._processes.stop(signal.Signals(number), within))
 
     def _announce_round(self) -> None:
         """Say why workers are started again, if they are."""
         info = self._info
         assert info is not None
         if info.restarts > self._restarts:
-            budget = self._budget(info.restarts)
+            budget = self._spec.budget(info.restarts)
             _logger.warning("%s; starting all workers again, %s", self._change, budget)
         elif self._change:
             nodes = f"{info.world_size} node{'s' * (info.world_size > 1)}"
             _logger.warning("starting all workers again, on %s", nodes)
         self._restarts = info.restarts
 
-    def _budget(self, restarts: int) -> str:
-        limit, window = self._spec.max_restarts, self._spec.restart_window
-        if window < math.inf:
-            return f"restart {restarts} (at most {limit} within {window:g} s)"
-        return f"restart {restarts} of {limit} ({limit - restarts} left)"
-
-    def _spawn(self, activity: Coroutine[object, object, Stimulus | None]) -> None:
-        task = asyncio.create_task(activity)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        task.add_done_callback(self._happened.put_nowait)
-
     async def _join(self) -> Stimulus:
         handler = self._spec.rdzv_handler
         if self._reported is not None and self._reported.failure:
             # The others wait for this node: they need not wait as well.
-            doublings = min(self._restarts, _DOUBLINGS)
-            await asyncio.sleep(min(self._spec.restart_backoff * 2**doublings, _LONGEST_WAIT))
+            await asyncio.sleep(self._spec.backoff(self._restarts))
         begun_at = time.monotonic()
         nodes = None
         while nodes is None:
@@ -395,9 +352,6 @@ class LocalElasticAgent:
             missing = await self._spec.rdzv_handler.missing()
             _logger.warning("the workers here are done; waiting for %s", ", ".join(missing))
 
-    async def _leave(self) -> None:
-        await self._spec.rdzv_handler.leave()
-
     async def _start(self) -> Stimulus:
         facts, ranks = self._facts, self._ranks
         watchdog, guardian = self._watchdog, self._guardian
@@ -420,13 +374,7 @@ class LocalElasticAgent:
 
     async def _release(self, guardian: Guardian) -> None:
         """Leave nothing behind: no task, no worker, no guardian."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        while not self._happened.empty():  # what failed after that which ended the run
-            happened = self._happened.get_nowait()
-            if isinstance(happened, asyncio.Task) and not happened.cancelled():
-                happened.exception()
+        await self._activities.end()
         try:
             await self._processes.stop(signal.SIGTERM)
         finally:
@@ -434,19 +382,16 @@ class LocalElasticAgent:
             await guardian.close()
 
     def _result(self, finish: Finish) -> RunResult:
+        is_given = self._preemption is not None and self._preemption.is_given
         return self._processes.complete(
             RunResult(
                 state=finish.state,
                 restarts=self._restarts,
                 signal=finish.number,
-                is_preempted=self._is_preempted(finish),
+                is_preempted=is_given and finish.state is WorkerState.STOPPED,
                 elsewhere=self._elsewhere(finish),
             )
         )
-
-    def _is_preempted(self, finish: Finish) -> bool:
-        is_given = self._preemption is not None and self._preemption.is_given
-        return is_given and finish.state is WorkerState.STOPPED
 
     def _elsewhere(self, finish: Finish) -> Ending | None:
         """Return how the run failed, unless it was by workers of this node."""

@@ -24,6 +24,8 @@ if TYPE_CHECKING:  # the name only: a backend that has a store has imported it
 __all__ = ("DEFAULT_ROLE", "ElasticAgent", "RunResult", "Worker", "WorkerGroup", "WorkerSpec")
 
 DEFAULT_ROLE = "default"
+_LONGEST_BACKOFF = 60.0  # seconds before a restart, however many there were
+_DOUBLINGS = 16  # of the wait; more make no difference
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +92,26 @@ class WorkerSpec:
         if isinstance(self.entrypoint, str):
             return os.path.basename(self.entrypoint)
         return getattr(self.entrypoint, "__qualname__", repr(self.entrypoint))
+
+    def backoff(self, restarts: int) -> float:
+        """Return the seconds to wait before the next restart.
+
+        Args:
+            restarts: because of failures so far.
+        """
+        doublings: int = min(restarts, _DOUBLINGS)
+        return min(self.restart_backoff * 2.0**doublings, _LONGEST_BACKOFF)
+
+    def budget(self, restarts: int) -> str:
+        """Say which restart one is, and how many are left, for people.
+
+        Args:
+            restarts: because of failures, this one included.
+        """
+        limit, window = self.max_restarts, self.restart_window
+        if window < math.inf:
+            return f"restart {restarts} (at most {limit} within {window:g} s)"
+        return f"restart {restarts} of {limit} ({limit - restarts} left)"
 
 
 class Worker:

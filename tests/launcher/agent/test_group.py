@@ -45,6 +45,23 @@ def test_a_spec_is_named_after_what_runs() -> None:
     assert spec(entrypoint=WorkerGroup.assign).get_entrypoint_name() == "WorkerGroup.assign"
 
 
+def test_a_spec_spaces_and_counts_restarts() -> None:
+    """The wait doubles up to a minute; what is left is told, within a window too."""
+    some = spec(restart_backoff=0.5, max_restarts=3)
+
+    assert [some.backoff(restarts) for restarts in (0, 1, 2, 6, 7, 10_000)] == [
+        0.5,
+        1.0,
+        2.0,
+        32.0,
+        60.0,
+        60.0,
+    ]
+    assert spec().backoff(10_000) == 0.0
+    assert some.budget(2) == "restart 2 of 3 (1 left)"
+    assert spec(restart_window=9.5).budget(7) == "restart 7 (at most 3 within 9.5 s)"
+
+
 def test_a_group_has_the_workers_of_its_round() -> None:
     """Ranks begin where the node's do; before the first round there are none."""
     group = WorkerGroup(spec())
