@@ -113,16 +113,8 @@ def save(path: str, network: Any, optimizer: Any, epoch: int) -> None:
     os.replace(f"{path}.new", path)
 
 
-def main() -> None:
+def learn(arguments: argparse.Namespace) -> None:
     """Train, and say after each epoch how far it is."""
-    parser = argparse.ArgumentParser(description="Train a network to read digits.")
-    parser.add_argument("--epochs", type=int, default=6)
-    parser.add_argument("--images", type=int, default=2048)
-    parser.add_argument("--batch", type=int, default=32, help="images per worker and step")
-    parser.add_argument("--checkpoint", default="", help="a file to keep the training in")
-    arguments = parser.parse_args()
-
-    dist.init_process_group("gloo")  # rank and address are in the environment
     rank, world_size = dist.get_rank(), dist.get_world_size()
     restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")  # after failures
     known, unknown = draw(arguments.images, seed=1), draw(1000, seed=2)
@@ -144,7 +136,20 @@ def main() -> None:
                 f"workers: {world_size}, restarts: {restarts}",
                 flush=True,
             )
-    dist.destroy_process_group()
+
+
+def main() -> None:
+    """Learn with the other workers."""
+    parser = argparse.ArgumentParser(description="Train a network to read digits.")
+    parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--images", type=int, default=2048)
+    parser.add_argument("--batch", type=int, default=32, help="images per worker and step")
+    parser.add_argument("--checkpoint", default="", help="a file to keep the training in")
+    arguments = parser.parse_args()
+
+    dist.init_process_group("gloo")  # rank and address are in the environment
+    learn(arguments)
+    dist.destroy_process_group()  # ends its threads, now that no network holds it any more
 
 
 if __name__ == "__main__":
