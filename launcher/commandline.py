@@ -66,11 +66,7 @@ def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Launch:
     if is_asked and not settings["hosts"].text:  # who names hosts needs no scheduler's
         from launcher.detection import detect_settings  # noqa: PLC0415 -- only for clusters
 
-        try:
-            settings, notes, requeue = detect_settings(settings, environ)
-        except UsageError as error:
-            words = {field: setting.name for field, setting in settings.items()}
-            raise UsageError(in_users_words(str(error), words), error.hint) from None
+        settings, notes, requeue = detect_settings(settings, environ)
     if arguments["print_config"]:
         print_and_exit(show_settings(settings))
     names = {field: setting.name for field, setting in settings.items()}

@@ -434,6 +434,38 @@ def test_a_rendezvous_that_cannot_be_starts_nothing(
     assert stderr.count("\n") == 1
 
 
+def test_newcomers_that_come_together_cost_one_round(agent: Agent, tmp_path: Path) -> None:
+    """The round goes on until nobody else has come for a while."""
+    debounce = "--rdzv-conf=join_debounce=2.5"
+    one = agent(1, "--nnodes=1:4", "--expect-nodes=1", debounce)
+    alone = facts_of(one)[0]
+    two, three = (agent(number, "--nnodes=1:4", debounce) for number in (2, 3))
+    together = [facts_of(each)[0] for each in (one, two, three)]
+    (tmp_path / "go").touch()
+
+    assert [finish(each)[0] for each in (one, two, three)] == [0, 0, 0]
+    assert world(alone) == (0, 1, 0, 0)
+    assert sorted(world(fact) for fact in together) == [(rank, 3, 1, 0) for rank in range(3)]
+
+
+def test_a_node_that_comes_after_all_have_gone_hears_that_nobody_is_there(
+    agent: Agent, tmp_path: Path
+) -> None:
+    """What the run has come to went with its store: the node can only wait for its nodes."""
+    (tmp_path / "go").touch()
+    first = agent(1, "--nnodes=1:2", "--expect-nodes=1")
+    assert finish(first)[0] == 0
+    late = agent(2, "--nnodes=1:2", "--rdzv-conf=join_timeout=1,is_host=0")
+    status, stderr = finish(late)
+
+    assert status == 1
+    assert re.search(
+        r"cannot reach the store at .* refused; if its host has left the run, the others have said "
+        r"where they meet now\n",
+        stderr,
+    )
+
+
 def test_a_silent_node_is_lost_and_may_come_back(agent: Agent, tmp_path: Path) -> None:
     """After three signs of life that it missed; awake again, it stops what it ran and joins."""
     alive = "--rdzv-conf=keep_alive_interval=0.4,last_call_timeout=600"

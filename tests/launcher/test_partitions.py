@@ -21,6 +21,8 @@ SECONDS = float(os.environ.get("PARTITION_SECONDS", "3"))
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(90 + 2 * SECONDS), needs_hosts]
 
+in_soak = pytest.mark.skipif(SECONDS < 10, reason="takes long: make soak")
+
 INTERVAL = 0.8
 TTL = 3 * INTERVAL
 NOTICE = 10.0
@@ -132,7 +134,7 @@ def test_a_cut_in_one_direction_is_a_partition(hosts: Hosts, source: str, target
     assert alone["began"] - cut_at < TTL + NOTICE
 
 
-@pytest.mark.parametrize("host", ["left", "right"])
+@pytest.mark.parametrize("host", [pytest.param("left", marks=in_soak), "right"])
 def test_a_node_that_stood_still_is_fenced(hosts: Hosts, host: str) -> None:
     """Its workers belong to a world that is over: they are stopped, and it joins the next one."""
     agents = together(hosts)

@@ -6,15 +6,16 @@ import asyncio
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from functools import wraps
+from typing import ParamSpec
 
 import pytest
-import pytest_asyncio
 
 from launcher.testing import NetLab, missing_for_netlab
 
 pytestmark = [
-    pytest.mark.asyncio,
     pytest.mark.slow,
     pytest.mark.skipif(bool(missing_for_netlab()), reason=missing_for_netlab() or "-"),
 ]
@@ -51,9 +52,22 @@ except OSError as error:
 """
 
 
-@pytest_asyncio.fixture
-async def lab() -> AsyncIterator[NetLab]:
-    """Return hosts a and b, where b answers with what it is sent."""
+P = ParamSpec("P")
+
+
+def once(test: Callable[P, Coroutine[object, object, None]]) -> Callable[P, None]:
+    """Run a test on one loop only: it is the kernel that is tested, and it takes its time."""
+
+    @wraps(test)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        asyncio.run(test(*args, **kwargs))
+
+    return run
+
+
+@asynccontextmanager
+async def answering() -> AsyncIterator[NetLab]:
+    """Give hosts a and b, where b answers with what it is sent."""
     async with NetLab("a", "b") as made:
         server = await start(made, "b", ECHO)
         assert server.stdout is not None
@@ -76,15 +90,18 @@ async def ask(lab: NetLab, address: str = "10.70.0.2", size: int = 10) -> tuple[
     return end, float(seconds)
 
 
-async def test_hosts_reach_each_other_and_nothing_else(lab: NetLab) -> None:
+@once
+async def test_hosts_reach_each_other_and_nothing_else() -> None:
     """By both families of addresses, and only through their own network."""
-    ends = [(await ask(lab, address))[0] for address in ("10.70.0.2", "fd70::2", "192.0.2.1")]
+    async with answering() as lab:
+        ends = [(await ask(lab, address))[0] for address in ("10.70.0.2", "fd70::2", "192.0.2.1")]
 
-    assert ends == ["sum", "sum", "OSError"]
-    assert lab.address("b") == "10.70.0.2"
-    assert lab.address("b", ipv6=True) == "fd70::2"
+        assert ends == ["sum", "sum", "OSError"]
+        assert lab.address("b") == "10.70.0.2"
+        assert lab.address("b", ipv6=True) == "fd70::2"
 
 
+@once
 async def test_there_may_be_more_networks_and_one_family() -> None:
     """Each with a wire and an address of every host."""
     async with NetLab("a", "b", networks=2, ipv4=False) as lab:
@@ -99,60 +116,69 @@ async def test_there_may_be_more_networks_and_one_family() -> None:
     assert ends == ["sum", "sum", "OSError"]
 
 
-async def test_a_cut_is_one_way_and_heals(lab: NetLab) -> None:
+@once
+async def test_a_cut_is_one_way_and_heals() -> None:
     """What b answers does not arrive, whichever way is cut; healed, all is as before."""
-    await lab.cut("b", "a")
-    cut = await ask(lab), await ask(lab, "fd70::2")
-    await lab.heal()
-    healed = await ask(lab)
-    await lab.partition(["a"], ["b"])
-    parted = await ask(lab)
+    async with answering() as lab:
+        await lab.cut("b", "a")
+        cut = await ask(lab), await ask(lab, "fd70::2")
+        await lab.heal()
+        healed = await ask(lab)
+        await lab.partition(["a"], ["b"])
+        parted = await ask(lab)
 
-    assert [end for end, _ in (*cut, healed, parted)] == [
-        "TimeoutError",
-        "TimeoutError",
-        "sum",
-        "TimeoutError",
-    ]
+        assert [end for end, _ in (*cut, healed, parted)] == [
+            "TimeoutError",
+            "TimeoutError",
+            "sum",
+            "TimeoutError",
+        ]
 
 
-async def test_connections_are_reset_and_packets_lost(lab: NetLab) -> None:
+@once
+async def test_connections_are_reset_and_packets_lost() -> None:
     """Those of one port; packets of all."""
-    await lab.reset("a", 7000)
-    assert (await ask(lab))[0] == "ConnectionRefusedError"
-    await lab.heal()
-    await lab.drop("a", 1.0)
-    assert (await ask(lab))[0] == "TimeoutError"
-    await lab.heal()
+    async with answering() as lab:
+        await lab.reset("a", 7000)
+        assert (await ask(lab))[0] == "ConnectionRefusedError"
+        await lab.heal()
+        await lab.drop("a", 1.0)
+        assert (await ask(lab))[0] == "TimeoutError"
+        await lab.heal()
 
-    assert (await ask(lab))[0] == "sum"
+        assert (await ask(lab))[0] == "sum"
 
 
-async def test_connections_are_killed(lab: NetLab) -> None:
+@once
+async def test_connections_are_killed() -> None:
     """The one whose connection it is hears it at once."""
-    process = await start(lab, "a", ASK, "10.70.0.2", "10", "stay")
-    assert process.stdout is not None
-    assert (await process.stdout.readline()).startswith(b"sum ")
-    begun = time.monotonic()
-    await lab.kill_connections("a", "b")
+    async with answering() as lab:
+        process = await start(lab, "a", ASK, "10.70.0.2", "10", "stay")
+        assert process.stdout is not None
+        assert (await process.stdout.readline()).startswith(b"sum ")
+        begun = time.monotonic()
+        await lab.kill_connections("a", "b")
 
-    assert await process.stdout.readline() == b"ConnectionAbortedError 0\n"
-    assert time.monotonic() - begun < 10
-    await process.wait()
+        assert await process.stdout.readline() == b"ConnectionAbortedError 0\n"
+        assert time.monotonic() - begun < 10
+        await process.wait()
 
 
-async def test_a_wire_is_limited(lab: NetLab) -> None:
+@once
+async def test_a_wire_is_limited() -> None:
     """To about the rate, in the direction that was limited."""
-    _, fast = await ask(lab, size=100_000)
-    await lab.limit("a", 200_000)
-    _, slow = await ask(lab, size=100_000)
-    await lab.heal()
-    _, again = await ask(lab, size=100_000)
+    async with answering() as lab:
+        _, fast = await ask(lab, size=100_000)
+        await lab.limit("a", 200_000)
+        _, slow = await ask(lab, size=100_000)
+        await lab.heal()
+        _, again = await ask(lab, size=100_000)
 
-    assert fast < 0.4 < slow
-    assert again < 0.4
+        assert fast < 0.4 < slow
+        assert again < 0.4
 
 
+@once
 async def test_nothing_is_left() -> None:
     """Neither hosts nor processes, also when the body fails."""
     lab = NetLab("a", "b")
@@ -167,12 +193,14 @@ async def test_nothing_is_left() -> None:
 
 
 @pytest.mark.parametrize("hosts", [("a", "a"), ("a b",), ("switch",), ("",)])
+@once
 async def test_names_of_hosts_are_checked(hosts: tuple[str, ...]) -> None:
     """Before anything is made."""
     with pytest.raises(ValueError, match="expected names that differ"):
         NetLab(*hosts)
 
 
+@once
 async def test_what_lacks_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """The program and its package, or the right to do it."""
     monkeypatch.setattr("shutil.which", lambda tool: None if tool == "nft" else tool)
