@@ -60,6 +60,7 @@ soak: $(VENV)/.installed-test
 	CLUSTER_SOAK=1 $(BIN)/python -m pytest tests/launcher/test_slurm.py tests/launcher/test_pods.py $(PYTEST_ARGS)
 	STORE_RACES=1000 TORCH_SOAK=1 $(BIN)/python -m pytest tests/store/test_torch_clients.py \
 		tests/launcher/test_torch.py tests/launcher/test_jax.py $(PYTEST_ARGS)
+	ETCD_ROUNDS=10 $(BIN)/python -m pytest tests/launcher/test_on_etcd.py $(PYTEST_ARGS)
 	RENDEZVOUS_SEEDS=10000 $(BIN)/python -m pytest tests/launcher/rendezvous/test_simulation.py $(PYTEST_ARGS)
 	PARTITION_SECONDS=60 $(BIN)/python -m pytest tests/launcher/test_partitions.py $(PYTEST_ARGS)
 	LAUNCHER_RESTARTS=1000 $(BIN)/python -m pytest tests/launcher/test_restarts.py $(PYTEST_ARGS)

@@ -30,7 +30,10 @@ from tests.launcher.test_nodes import (
 
 __all__ = ("etcd",)
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(90), needs_etcd]
+ROUNDS = int(os.environ.get("ETCD_ROUNDS", "1"))
+"""How often etcd is harmed while one run lasts."""
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(90 + 20 * ROUNDS), needs_etcd]
 
 ALIVE = "keep_alive_interval=1,keep_alive_max_attempt=2"
 """Settings with which a dead node is missed as soon as etcd can tell."""
@@ -171,12 +174,13 @@ def test_a_run_outlives_the_leader_and_a_pause_of_all_of_etcd(
     conf = "keep_alive_interval=5"  # so long as the lease lives, nobody takes its node for lost
     one, two = agent(1, conf=conf), agent(2, conf=conf)
     workers = [psutil.Process(int(facts_of(each)[0]["pid"])) for each in (one, two)]
-    three.kill(three.leader())
-    time.sleep(1.0)
-    three.kill_all()
-    time.sleep(3.0)
-    three.start_all()
-    three.wait_until_ready()
+    for _ in range(ROUNDS):
+        three.kill(three.leader())
+        time.sleep(1.0)
+        three.kill_all()
+        time.sleep(3.0)
+        three.start_all()
+        three.wait_until_ready()
     assert [each.poll() for each in (one, two)] == [None, None]
     assert all(worker.is_running() for worker in workers)
     two.send_signal(signal.SIGTERM)

@@ -16,7 +16,16 @@ from typing import Any, Literal, assert_type
 import asyncrpc as rpc
 import launcher
 from asyncrpc.pytest_plugin import KvStore, RpcCluster
-from asyncrpc.store import MemoryStore, PrefixStore, Store, StoreEvent, TCPStore, TCPStoreServer
+from asyncrpc.store import (
+    EtcdCredentials,
+    EtcdStore,
+    MemoryStore,
+    PrefixStore,
+    Store,
+    StoreEvent,
+    TCPStore,
+    TCPStoreServer,
+)
 from asyncrpc.testing import ChaosProxy, VirtualClock, cluster, leak_check, time_limit
 from launcher import events
 from launcher.logs import DefaultLogsSpecs, Std
@@ -221,6 +230,9 @@ async def stores() -> None:
         assert_type(server.port, int)
         async with await TCPStore.connect(server.host, server.port, timeout=5) as store:
             all_stores: list[Store] = [store, MemoryStore(), PrefixStore("a/", store)]
+    credentials = EtcdCredentials(user="u", password="p", cacert="ca.pem")
+    async with await EtcdStore.connect("etcd://a:1,b:2/p", 5.0, credentials) as lasting:
+        all_stores.append(lasting)
     one = all_stores[0]
     assert_type(await one.get("key", timeout=1), bytes)
     assert_type(await one.add("key", 1), int)
