@@ -100,8 +100,9 @@ def _run_on_hosts(launch: Launch, fleet: Fleet) -> int:
     from launcher.config import to_signals  # noqa: PLC0415 -- only for several hosts
     from launcher.ssh import launch_on_hosts  # noqa: PLC0415 -- only for several hosts
 
-    stopping = to_signals(launch.config.signals_to_handle)
-    passed = to_signals(launch.config.forward_signals)
+    announcing = to_signals(launch.config.preempt_signals)  # which the nodes know what to do about
+    stopping = [n for n in to_signals(launch.config.signals_to_handle) if n not in announcing]
+    passed = (*to_signals(launch.config.forward_signals), *announcing)
     return asyncio.run(launch_on_hosts(fleet, os.environ, stopping, passed))
 
 

@@ -96,7 +96,11 @@ def _split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
 def _deployment(options: dict[str, Any], launch: list[str]) -> Deployment:
     if not launch:
         raise UsageError("k8s render: expected -- and what to launch, such as -- train.py", _HINT)
-    config = parse(launch, {}).config
+    asked = parse(launch, {})
+    if asked.fleet is not None:
+        hosts = ",".join(host.name for host in asked.fleet.hosts)
+        raise UsageError(f"--hosts={hosts}: expected without k8s render, whose pods are the hosts")
+    config = asked.config
     if config.max_nodes > _MOST_NODES:
         raise UsageError(f"--nnodes={config.max_nodes}: expected at most {_MOST_NODES} pods")
     longest = _LONGEST_LABEL - len(f"-node-0-{config.max_nodes - 1}")  # names of hosts, at most

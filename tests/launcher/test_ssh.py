@@ -159,6 +159,19 @@ def test_a_signal_stops_all_hosts(fleet: Fleet) -> None:
     wait_gone(facts)
 
 
+def test_a_notice_reaches_all_hosts(fleet: Fleet) -> None:
+    """It stops nothing here: the nodes go in order, and their status asks to be started again."""
+    prepare = "from launcher.preemption import on_preempt\n"
+    prepare += "on_preempt(lambda left: print('saved', flush=True))\n"
+    launch = fleet.launch("--hosts=a:1,b:1", "--preempt-signals=TERM", script=prepare + WORKER)
+    facts = facts_of(launch, 2)
+    launch.send_signal(signal.SIGTERM)
+    stdout, _ = launch.communicate(timeout=30)
+
+    assert (launch.returncode, stdout.splitlines()) == (85, ["saved", "saved"])
+    wait_gone(facts)
+
+
 def test_nothing_is_left_when_the_launcher_dies(fleet: Fleet) -> None:
     """The far sides notice, whatever killed it."""
     launch = fleet.launch("--hosts=a:1,b:1")

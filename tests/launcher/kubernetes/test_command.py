@@ -56,6 +56,7 @@ def test_options_reach_the_manifest(capsys: pytest.CaptureFixture[str]) -> None:
         (["render", *GIVEN, "--bogus", "--", "a.py"], "k8s render: unrecognized arguments"),
         (["render", *GIVEN, "--", "--nnodes=0", "a.py"], "--nnodes=0: expected N or MIN:MAX"),
         (["render", *GIVEN, "--", "--bogus", "a.py"], "unrecognized arguments: --bogus"),
+        (["render", *GIVEN, "--", "--hosts=a,b", "a.py"], "--hosts=a,b: expected without"),
         (["render", *GIVEN, "--", "--nnodes=2"], "script: expected the path of a script"),
         (["render", *GIVEN, "--", "--nnodes=100001", "a.py"], "--nnodes=100001: expected at most"),
         (["render", "--image=a", "--name=", "--", "a.py"], "--name=: expected lower-case"),
