@@ -24,7 +24,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parse(arguments, "Compare references with calls, side by side.")
     operations = 2_000 if options.quick else 20_000
     spec = {"module": "peers.asyncrpc_references", "operations": operations}
-    return run(options, spec, _table)
+    return run(options, [spec], _table)
 
 
 def _table(rounds: Results) -> str:

@@ -30,7 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Measure, print, write; 0 if there are figures for both variants."""
     options = parse(arguments, "Compare streams with calls, side by side.")
     spec = {"module": "peers.asyncrpc_streams", "items": 20_000 if options.quick else 100_000}
-    return run(options, spec, _table)
+    return run(options, [spec], _table)
 
 
 def _table(rounds: Results) -> str:

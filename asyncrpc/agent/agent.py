@@ -28,7 +28,7 @@ from asyncrpc.agent.polling import Poller
 from asyncrpc.agent.references import HeldMessage, References
 from asyncrpc.agent.retrying import Retrier
 from asyncrpc.agent.serving import Server
-from asyncrpc.agent.sharing import features_of
+from asyncrpc.agent.sharing import POOL, features_of
 from asyncrpc.agent.streaming import Streams
 from asyncrpc.agent.tally import Tally
 from asyncrpc.discovery import Record
@@ -38,7 +38,7 @@ from asyncrpc.faults import FaultPlan
 from asyncrpc.identity import WorkerInfo
 from asyncrpc.observe import Clock
 from asyncrpc.options import RpcOptions
-from asyncrpc.transport import Address, Greeter, Network, Stream, memory_pair
+from asyncrpc.transport import Address, Greeter, Network, Pool, Stream, memory_pair
 from asyncrpc.wire import (
     CONTROL,
     REPLIES,
@@ -144,6 +144,7 @@ class Agent:
         self._run_id = run_id
         self._tasks: set[asyncio.Task[Any]] = set()
         self._acceptor = Acceptor(self)
+        self.pool = Pool(POOL)
         self.profiler: Profiler | None = None
         """Measures the functions that are served, while that is switched on."""
         self.chains: set[asyncio.Task[Any]] = set()

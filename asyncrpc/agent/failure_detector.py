@@ -56,6 +56,8 @@ class FailureDetector:
             connection.peer.cancel_again()
             if connection.hello is None:
                 continue  # the link to oneself
+            if connection.sharing is not None:
+                connection.sharing.rest()
             if connection.is_heard:
                 connection.upkeep.misses = 0
             elif not is_late:

@@ -3,7 +3,8 @@
 Made by a `Connection` whose ends both want it. Each side offers its own memory when it first has a
 large buffer to send, with an ARENA frame; the other answers whether it can see it. Until then, if
 it cannot, and while there is no room, buffers go through the stream. BUFFER_ACK frames tell which
-places nobody sees any more at the receiver's. All these frames are exempt from fault plans.
+places nobody sees any more at the receiver's. All these frames are exempt from fault plans. Memory
+that was not used for a while goes back to the system.
 """
 
 from __future__ import annotations
@@ -20,14 +21,19 @@ if TYPE_CHECKING:
     from asyncrpc.agent.agent import Agent
     from asyncrpc.agent.connection import Connection
 
-__all__ = ("Sharing", "features_of", "share")
+__all__ = ("POOL", "Sharing", "features_of", "share")
 
 _log = logging.getLogger("asyncrpc.connection")
+
+POOL = 1 << 30
+"""Bytes that all memory of one agent's may take; an all-to-all of large arrays would take as many
+times what it moves as there are workers otherwise."""
 
 _ARENA = int(MessageType.ARENA)
 _BUFFER_ACK = int(MessageType.BUFFER_ACK)
 _SHARES = 0x01  # hello feature: this side shares memory with peers on its host
 _SIZE = 1 << 30  # bytes of one direction of a link, of address space until they are used
+_KEEP = 10.0  # seconds that unused memory is kept: to get it is half as fast as to fill it
 _BATCH = 4096  # places in one acknowledgement
 
 
@@ -55,7 +61,16 @@ class Sharing:
         least: bytes from which a buffer is shared.
     """
 
-    __slots__ = ("_agent", "_connection", "_is_offered", "_least", "_offered", "_window")
+    __slots__ = (
+        "_agent",
+        "_connection",
+        "_is_offered",
+        "_least",
+        "_offered",
+        "_used",
+        "_uses",
+        "_window",
+    )
 
     def __init__(self, agent: Agent, connection: Connection, least: int) -> None:
         self._agent = agent
@@ -64,6 +79,8 @@ class Sharing:
         self._is_offered = False
         self._offered: Arena | None = None  # this side's, while the link lives
         self._window: Window | None = None  # on the other side's
+        self._uses = 0  # of the memory, at the last look
+        self._used = 0.0  # when there was a new one
 
     @property
     def handlers(self) -> dict[int, Callable[[Frame], None]]:
@@ -74,10 +91,12 @@ class Sharing:
 
     def consider(self, transfer: Transfer) -> None:
         """Offer memory to the peer when the first message comes that would go through it."""
-        if not self._is_offered and max(s.nbytes for s in transfer.sections) >= self._least:
+        if self._is_offered:
+            return
+        if any(buffer.nbytes >= self._least for buffer in transfer.buffers):
             self._is_offered = True
             try:
-                self._offered = Arena(_SIZE, self._least)
+                self._offered = Arena(_SIZE, self._least, self._agent.pool)
             except OSError as error:
                 _log.debug("no shared memory for %s: %s", self._connection.peer, error)
                 return
@@ -98,6 +117,23 @@ class Sharing:
                 arena.acknowledge(place)
             except KeyError:
                 raise RemoteProtocolError(f"no buffer at {place} to be acknowledged") from None
+
+    def rest(self) -> None:
+        """Look whether memory was not used for a while, and give it back; called now and then."""
+        arena = self._connection.bulk.arena
+        if arena is None:
+            return
+        now = self._agent.clock.time()
+        if arena.taken or arena.uses != self._uses:
+            self._uses, self._used = arena.uses, now
+        elif now - self._used >= _KEEP:
+            self._shrink()
+
+    def _shrink(self) -> None:
+        """Give a block back each turn, until all are or the memory is in use again."""
+        arena = self._connection.bulk.arena
+        if arena is not None and arena.shrink():
+            self._agent.loop.call_soon(self._shrink)
 
     # -- in
 

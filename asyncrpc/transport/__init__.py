@@ -6,7 +6,7 @@ from asyncrpc.transport.address import Address
 from asyncrpc.transport.authenticate import Greeter, authenticate
 from asyncrpc.transport.base import Listener, MakeHandler, Network
 from asyncrpc.transport.memory import MemoryNetwork, memory_pair
-from asyncrpc.transport.shm import IS_POSSIBLE, Arena, Window
+from asyncrpc.transport.shm import IS_POSSIBLE, Arena, Pool, Window
 from asyncrpc.transport.stream import Stream, StreamHandler
 from asyncrpc.transport.tcp import SocketNetwork
 from asyncrpc.transport.tls import TlsOptions
@@ -20,6 +20,7 @@ __all__ = (
     "MakeHandler",
     "MemoryNetwork",
     "Network",
+    "Pool",
     "SocketNetwork",
     "Stream",
     "StreamHandler",

@@ -44,6 +44,10 @@ class Ranges:
                 return start
         return None
 
+    def gaps(self) -> list[tuple[int, int]]:
+        """Return the free ranges: where they begin, and the first byte behind them."""
+        return list(zip(self._starts, self._ends, strict=True))
+
     def free(self, start: int) -> None:
         """Give back a range.
 

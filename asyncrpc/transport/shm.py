@@ -15,6 +15,7 @@ buffers lie in it, never what is parsed.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import mmap
 import os
@@ -28,14 +29,14 @@ from struct import Struct
 
 from asyncrpc.transport.ranges import Ranges
 
-__all__ = ("IS_POSSIBLE", "Arena", "Window")
+__all__ = ("IS_POSSIBLE", "Arena", "Pool", "Window")
 
 IS_POSSIBLE = sys.platform == "linux" and hasattr(os, "memfd_create")
 """Whether this system has what it takes."""
 
 _OFFER = Struct("<QQQ16s")  # process, descriptor there, bytes, token
 _PAGE = mmap.PAGESIZE
-_BLOCK = 1 << 20  # bytes asked of the system at one go: a millisecond or less
+_BLOCK = 1 << 20  # bytes asked of and given back to the system at one go: some 0.5 ms
 _MOST = 1 << 40  # bytes of address space that an offer may ask for
 if IS_POSSIBLE:
     import fcntl
@@ -43,12 +44,27 @@ if IS_POSSIBLE:
     _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
 
+class Pool:
+    """How much memory the arenas of one agent may take from the system together.
+
+    Args:
+        size: bytes.
+    """
+
+    __slots__ = ("left",)
+
+    def __init__(self, size: int) -> None:
+        self.left = size
+
+
 class Arena:
     """The sender's side: takes buffers in as long as there is room.
 
     Args:
-        size: bytes for buffers; pages are taken from the system as they are first used, and stay.
+        size: bytes for buffers; pages are taken from the system as they are first used, and stay
+            until `shrink`.
         least: bytes from which a buffer belongs here.
+        pool: of which the pages are part.
 
     Raises:
         OSError: the system gives no such memory.
@@ -59,15 +75,18 @@ class Arena:
         "_fd",
         "_least",
         "_memory",
+        "_pool",
         "_ranges",
         "_seen",
         "_size",
         "_token",
         "_view",
+        "uses",
     )
 
-    def __init__(self, size: int, least: int) -> None:
+    def __init__(self, size: int, least: int, pool: Pool) -> None:
         self._least = least
+        self._pool = pool
         self._size = _PAGE + -(-size // _PAGE) * _PAGE  # the token has a page of its own
         self._token = os.urandom(16)
         self._fd = os.memfd_create("asyncrpc", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
@@ -84,6 +103,8 @@ class Arena:
         self._committed = bytearray(-(-self._size // _BLOCK))  # true: its pages are there
         self._ranges = Ranges(_PAGE, self._size, _PAGE)
         self._seen: set[int] = set()  # places that are the receiver's
+        self.uses = 0
+        """How many buffers have had a place here."""
 
     @property
     def offer(self) -> bytes:
@@ -97,7 +118,11 @@ class Arena:
 
     def take(self, size: int) -> int | None:
         """Return where a buffer may be put, ``None`` if it is small or there is no room."""
-        return None if size < self._least else self._ranges.take(size)
+        if size < self._least:
+            return None
+        place = self._ranges.take(size)
+        self.uses += place is not None
+        return place
 
     def put(self, place: int, data: memoryview) -> bool:
         """Copy bytes to a place that was taken; false if the system has no memory for them.
@@ -112,13 +137,30 @@ class Arena:
         return True
 
     def _commit(self, block: int) -> bool:
-        """Have the system give the pages of a block; false if it has none."""
+        """Have the system give the pages of a block; false if it has none or enough were taken."""
         start = block * _BLOCK
+        if self._pool.left < _BLOCK:
+            return False
         try:
             os.posix_fallocate(self._fd, start, min(_BLOCK, self._size - start))
         except OSError:
             return False
         self._committed[block] = True
+        self._pool.left -= _BLOCK
+        return True
+
+    def shrink(self) -> bool:
+        """Give the pages of one block back, if no buffer has a place; true if there are more."""
+        block = self._committed.rfind(True)
+        if block < 1 or len(self._ranges):  # the token is in the first block
+            return False
+        start = block * _BLOCK
+        try:
+            self._memory.madvise(mmap.MADV_REMOVE, start, min(_BLOCK, self._size - start))
+        except OSError:
+            return False
+        self._committed[block] = False
+        self._pool.left += _BLOCK
         return True
 
     def hand_over(self, place: int) -> None:
@@ -141,10 +183,20 @@ class Arena:
     def close(self) -> None:
         """Give the memory back; the receiver keeps what it sees. Idempotent."""
         if self._fd >= 0:
+            self._drop_unseen()
             self._view.release()
             self._memory.close()
             os.close(self._fd)
             self._fd = -1
+            self._pool.left += self._committed.count(True) * _BLOCK
+
+    def _drop_unseen(self) -> None:
+        """Leave nothing but the buffers to a receiver who keeps some of them."""
+        if not self._seen:
+            return  # all of it goes
+        with contextlib.suppress(OSError):
+            for start, end in self._ranges.gaps():
+                self._memory.madvise(mmap.MADV_REMOVE, start, end - start)
 
 
 class Window:
@@ -160,7 +212,7 @@ class Window:
         OSError: the memory cannot be had from here, or is not what was offered.
     """
 
-    __slots__ = ("_gone", "_is_told", "_memory", "_shown", "_size", "_tell")
+    __slots__ = ("_block", "_gone", "_is_told", "_memory", "_shown", "_size", "_tell")
 
     def __init__(self, offer: bytes, released: Callable[[], None]) -> None:
         if len(offer) != _OFFER.size:
@@ -169,6 +221,10 @@ class Window:
         if not _PAGE < self._size <= _MOST or self._size % _PAGE:
             raise ValueError(f"offer of {self._size} bytes of shared memory")
         self._memory = _map(f"/proc/{pid}/fd/{fd}", self._size, token)
+        # All of the memory as a ctypes array, which can be watched as neither a memoryview nor the
+        # mapping can: each buffer is a slice of one of its own, which lives as long as anything
+        # that was made of the slice without a copy. Types of the buffers' sizes would pile up.
+        self._block = ctypes.c_ubyte * self._size
         self._shown: dict[int, weakref.ref[ctypes.Array[ctypes.c_ubyte]]] = {}
         self._gone: deque[int] = deque()
         self._is_told = False
@@ -184,11 +240,9 @@ class Window:
             raise ValueError(f"{length} bytes at {place} do not lie in {self._size} bytes")
         if place in self._shown:
             raise ValueError(f"the buffer at {place} has not been released")
-        # A ctypes array exports the memory and can be watched, as neither a memoryview nor the
-        # mapping can: it lives as long as anything that was made of it without a copy.
-        block = (ctypes.c_ubyte * length).from_buffer(self._memory, place)
+        block = self._block.from_buffer(self._memory)
         self._shown[place] = weakref.ref(block, partial(self._release, place))
-        return memoryview(block).cast("B")
+        return memoryview(block).cast("B")[place : place + length]
 
     def close(self) -> None:
         """Show nothing more; what was shown stays as long as somebody has it."""

@@ -34,6 +34,11 @@ _TLS_TIMEOUT = 5.0  # seconds for a TLS handshake, and for its farewell; as `han
 # system's own limit is about 15 minutes.)
 _USER_TIMEOUT = 120_000
 
+# Bytes of bulk that may lie in the system, unsent and (on one host, where the delay is nothing)
+# unread: a small frame waits for all of them. The system would let megabytes pile up, to no gain.
+_UNSENT = 128 << 10
+_UNREAD = 256 << 10  # twice as much in fact: see socket(7)
+
 
 class SocketNetwork:
     """Opens streams and listeners on the machine's sockets.
@@ -253,7 +258,7 @@ def _is_stale(path: str) -> bool:
 
 
 def _tune(stream: Stream) -> None:
-    """Send small writes at once, and notice a peer that went silent with data outstanding."""
+    """Send small writes at once, let bulk not queue in the system, notice a peer gone silent."""
     sock = stream.socket
     if sock is None or sock.family not in (socket.AF_INET, socket.AF_INET6):
         return
@@ -261,6 +266,10 @@ def _tune(stream: Stream) -> None:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if hasattr(socket, "TCP_USER_TIMEOUT"):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _USER_TIMEOUT)
+        if hasattr(socket, "TCP_NOTSENT_LOWAT"):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT)
+        if sock.getpeername()[0] == sock.getsockname()[0]:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _UNREAD)
 
 
 def _check_scheme(address: Address) -> None:

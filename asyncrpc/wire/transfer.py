@@ -152,6 +152,11 @@ class Transfer:
         self._skip_empty()
 
     @property
+    def buffers(self) -> list[memoryview]:
+        """The sections that may go through shared memory: all but those that are parsed."""
+        return self.sections[_FIRST_BUFFER:]
+
+    @property
     def is_started(self) -> bool:
         """Whether the first chunk was handed out, so that only an abort ends it early."""
         return self._described

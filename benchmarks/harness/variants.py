@@ -26,13 +26,15 @@ Results = dict[str, list[dict[str, float]]]
 
 
 def run(
-    options: argparse.Namespace, spec: Mapping[str, object], table: Callable[[Results], str]
+    options: argparse.Namespace,
+    specs: Sequence[Mapping[str, object]],
+    table: Callable[[Results], str],
 ) -> int:
     """Measure, print, write; return 0 if there are figures for both variants.
 
     Args:
         options: what `parse` gave.
-        spec: for `harness.role`, but for the variant.
+        specs: for `harness.role`, but for the variant; a round has the figures of all of them.
         table: makes the text of the results.
     """
     rounds: Results = {variant: [] for variant in _VARIANTS}
@@ -40,7 +42,8 @@ def run(
     for _ in range(options.rounds):
         for variant, results in rounds.items():
             try:
-                results.append(run_pair({**spec, "variant": variant}, limit=_LIMIT))
+                pairs = [run_pair({**spec, "variant": variant}, limit=_LIMIT) for spec in specs]
+                results.append({name: value for pair in pairs for name, value in pair.items()})
             except PairError as error:
                 problems[variant] = f"failed ({error})"
             print(f"{variant}: done", file=sys.stderr, flush=True)

@@ -161,6 +161,30 @@ async def test_memory_is_used_again() -> None:
         assert pages[-1] * MIB <= 8 * array.nbytes
 
 
+async def test_idle_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory that was not used for a while goes back to the system, and later calls go on."""
+    monkeypatch.setattr(sharing, "_KEEP", 0.0)
+    async with sharing_pair(heartbeat_interval=0.02) as (a, b):
+        for _ in range(2):
+            array = np.ones(MIB, np.float32)
+            assert MIB == await a.rpc_async("worker1", total, args=(array,))
+            await until(lambda: a._agent.pool.left >= sharing.POOL - MIB)
+            assert b._agent.pool.left <= sharing.POOL
+
+
+async def test_pool_of_all_links(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All links of a worker together take a bounded amount; the rest goes through the stream."""
+    monkeypatch.setattr("asyncrpc.agent.agent.POOL", 6 * MIB)
+    async with cluster(3, network=SocketNetwork()) as (a, b, c):
+        array = np.arange(4 * MIB, dtype=np.uint8)
+        for name in ("worker1", "worker2", "worker1", "worker2"):
+            assert np.array_equal(array, await a.rpc_async(name, targets.echo, args=(array,)))
+            await asyncio.sleep(0.01)
+        assert a._agent.pool.left < 2 * MIB
+        for agent in (a, b, c):
+            assert agent._agent.pool.left >= 0
+
+
 async def test_full_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """When the receiver keeps all that there is, buffers go through the stream, then back."""
     monkeypatch.setattr(sharing, "_SIZE", 8 * MIB)

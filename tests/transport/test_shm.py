@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from asyncrpc.transport import IS_POSSIBLE, Arena, Window
+from asyncrpc.transport import IS_POSSIBLE, Arena, Pool, Window
 
 pytestmark = pytest.mark.skipif(not IS_POSSIBLE, reason="this system has no memfd")
 
@@ -26,7 +26,7 @@ OFFER = struct.Struct("<QQQ16s")
 @pytest.fixture
 def arena() -> Iterator[Arena]:
     """Memory for buffers of a page or more."""
-    made = Arena(SIZE, PAGE)
+    made = Arena(SIZE, PAGE, Pool(SIZE * 2))
     yield made
     made.close()
 
@@ -173,6 +173,73 @@ def test_what_is_shown_outlives_both_ends(arena: Arena) -> None:
     assert 0 == told.times
 
 
+MIB = 1 << 20
+
+
+def test_pool() -> None:
+    """Arenas of one pool take no more pages than it has; closed ones give theirs back."""
+    pool = Pool(5 * MIB)
+    first, second = Arena(SIZE, PAGE, pool), Arena(SIZE, PAGE, pool)
+    place = first.take(3 * MIB - PAGE)
+    assert place is not None
+    assert first.put(place, memoryview(bytes(3 * MIB - PAGE)))
+    place = second.take(4 * MIB)
+    assert place is not None
+    assert second.put(place, memoryview(bytes(MIB)))
+    assert not second.put(place + MIB, memoryview(bytes(MIB)))
+    first.close()
+    assert second.put(place + MIB, memoryview(bytes(MIB)))
+    assert 2 * MIB == pool.left
+    second.close()
+    assert 5 * MIB == pool.left
+
+
+def test_unused_pages_are_given_back() -> None:
+    """An arena without buffers gives its pages back block by block, and gets new ones later."""
+    pool = Pool(SIZE * 2)
+    arena = Arena(SIZE, PAGE, pool)
+    window = Window(arena.offer, Told())
+    place = put(arena, b"z" * 4 * MIB)
+    left = pool.left
+
+    assert not arena.shrink()  # the receiver has it
+    window.show(place, PAGE)
+    arena.acknowledge(*window.take_released())
+    blocks = 0
+    while arena.shrink():
+        blocks += 1
+    assert 4 == blocks
+    assert left + 4 * MIB == pool.left
+    assert resident(arena) <= MIB
+    place = put(arena, b"again" * MIB)
+    assert b"again" * MIB == bytes(window.show(place, 5 * MIB))
+    arena.close()
+
+
+def test_kept_buffers_keep_no_more_than_themselves() -> None:
+    """What is seen after the end does not hold the rest of the memory."""
+    arena = Arena(SIZE, PAGE, Pool(SIZE * 2))
+    window = Window(arena.offer, Told())
+    put(arena, b"a" * 2 * MIB)
+    view = window.show(put(arena, b"b" * PAGE), PAGE)
+    put(arena, b"c" * 2 * MIB)
+    for place in (PAGE, PAGE + 2 * MIB + PAGE):
+        window.show(place, 2 * MIB)
+    for place in window.take_released():
+        arena.acknowledge(place)
+    copy = os.dup(arena._fd)
+    arena.close()
+
+    assert os.fstat(copy).st_blocks * 512 <= 2 * PAGE
+    assert b"b" * PAGE == bytes(view)
+    os.close(copy)
+
+
+def resident(arena: Arena) -> int:
+    """Return how much memory an arena takes from the system."""
+    return os.fstat(arena._fd).st_blocks * 512
+
+
 def test_no_memory(arena: Arena, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the system has no pages, that is an answer and not the signal that a write would be."""
 
@@ -184,7 +251,7 @@ def test_no_memory(arena: Arena, monkeypatch: pytest.MonkeyPatch) -> None:
     assert place is not None
     assert not arena.put(place + (1 << 20), memoryview(bytes(PAGE)))
     with pytest.raises(OSError, match="No space"):
-        Arena(SIZE, PAGE)  # and leaves no descriptor: the fixtures of every test look
+        Arena(SIZE, PAGE, Pool(SIZE))  # and leaves no descriptor: the fixtures of every test look
 
 
 @pytest.mark.parametrize("offer", [b"", bytes(39), bytes(41), OFFER.pack(1, 1, PAGE, b"")])

@@ -182,7 +182,7 @@ async def test_reset_by_peer() -> None:
 
 
 async def test_options_of_both_ends() -> None:
-    """Small writes are not held back, and a blocked peer has time (see tcp.py)."""
+    """Small writes are not held back, nor wait behind megabytes, and a blocked peer has time."""
     async with serving(SocketNetwork(), ANY_PORT) as server:
         near, far = await server.pair()
         for stream in (near, far):
@@ -191,6 +191,8 @@ async def test_options_of_both_ends() -> None:
 
             assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
             assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 120_000
+            assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT) == 128 << 10
+            assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) == 2 * (256 << 10)
         near.abort()
 
 
