@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -134,6 +135,22 @@ def test_the_store_passes_to_another_host(hosts: Hosts) -> None:
     assert (world(alone), status) == ((0, 1, 1), 0)
     assert re.fullmatch(r"tcp://10\.70\.0\.2:\d+", alone["LAUNCHER_STORE"])
     assert labels(stderr) == ["left"]
+
+
+def test_connections_that_break_cost_nothing(hosts: Hosts) -> None:
+    """The node comes back before it is missed, and the round goes on."""
+    one = hosts.agent("left", "--nnodes=1:2", "--expect-nodes=2")
+    two = hosts.agent("right", "--nnodes=1:2", "--expect-nodes=2")
+    first = facts_of(one), facts_of(two)
+    for host, peer in (("left", "right"), ("right", "left")) * 2:
+        hosts.do(hosts.lab.kill_connections(host, peer))
+        time.sleep(0.5)
+    hosts.go()
+
+    assert [world(fact)[1:] for fact in first] == [(2, 0), (2, 0)]
+    for agent in (one, two):
+        stdout, stderr = agent.communicate(timeout=30)
+        assert (agent.returncode, stdout, stderr) == (0, "", "")
 
 
 def leave(agent: subprocess.Popen[str]) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import pytest
 
 from asyncrpc.store import TCPStore
+from launcher.errors import RendezvousConnectionError
 from launcher.rendezvous import (
     Change,
     Ending,
@@ -157,3 +158,28 @@ async def test_the_failure_budget_goes_along() -> None:
         infos = await asyncio.gather(*(other.next_rendezvous() for other in others))
 
         assert [(info.round, info.restarts) for info in infos] == [(2, 1)] * 2
+
+
+async def test_an_heir_that_does_not_answer_is_passed_over(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The one after it is asked."""
+    async with tcp(1, 3) as make:
+        handlers = [make(heartbeat_timeout=0.4) for _ in range(3)]
+        infos = await enter(handlers)
+        first = handlers[0]
+        others = sorted(handlers[1:], key=lambda one: infos[handlers.index(one)].rank)
+        assert isinstance(others[0], DynamicRendezvous)
+
+        async def refuse() -> str:
+            raise RendezvousConnectionError("nothing can be listened at")
+
+        monkeypatch.setattr(others[0]._place, "offer", refuse)
+        await first.leave()
+        await asyncio.gather(*(other.round_over() for other in others))
+        again = await asyncio.gather(*(other.next_rendezvous() for other in others))
+        await first.close()
+
+        assert [is_host(other) for other in others] == [False, True]
+        assert sorted(info.rank for info in again) == [0, 1]
+        assert "cannot be taken over here: nothing can be listened at" in caplog.text
