@@ -1,7 +1,7 @@
 """`EtcdCluster`: a real etcd for one test, of one member or several, on free ports of loopback.
 
 Its data lies in a temporary folder and is never synced to the disk. It ends with the test, and with
-the process that started it.
+the thread that started it: so nothing is left of a test run that was killed.
 """
 
 from __future__ import annotations

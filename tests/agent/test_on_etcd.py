@@ -9,6 +9,7 @@ import pytest
 
 import asyncrpc as rpc
 from asyncrpc.store import EtcdStore
+from launcher.testing import EtcdCluster
 from tests.etcd import etcd, needs_etcd, new_url, on_one_loop
 
 __all__ = ("etcd", "new_url")
@@ -63,6 +64,34 @@ async def test_workers_join_and_leave_over_a_store_that_was_given(
 
     assert found == (1, 2)
     assert (joined.kind, left.kind) == ("joined", "left")
+
+
+async def test_a_group_outlives_a_pause_of_etcd_that_is_longer_than_its_leases() -> None:
+    """Workers go on calling each other, nobody is lost, and who leaves later is missed."""
+    with EtcdCluster() as cluster:
+        options = rpc.RpcOptions(
+            secret=SECRET,
+            init_method=cluster.url("p"),
+            heartbeat_interval=0.5,
+            heartbeat_misses=4,
+        )
+        agents = [await rpc.RpcAgent.start(f"w{n}", options=options) for n in range(2)]
+        events = agents[0].monitor()
+        joined = [(await anext(events)).kind for _ in agents]
+        cluster.kill()
+        for _ in range(5):
+            await asyncio.sleep(0.5)
+            assert await exchange(*agents) == (1, 2)
+        cluster.start()
+        await asyncio.to_thread(cluster.wait_until_ready)
+        assert await exchange(*agents) == (1, 2)
+        await agents[1].shutdown()
+        left = await anext(events)
+        await events.aclose()
+        await agents[0].shutdown()
+
+    assert joined == ["joined", "joined"]
+    assert (left.kind, left.worker.name) == ("left", "w1")
 
 
 @pytest.mark.parametrize("method", ["etcd://", "etcd:///p"])
