@@ -64,21 +64,26 @@ async def launch_on_hosts(
     """
     nodes = [_Node(host, fleet.ssh) for host in fleet.hosts]
     received: list[int] = []
+    greeting = asyncio.create_task(_greet(nodes, environ))
 
     def stop(number: int) -> None:
         received.append(number)
-        _send(nodes, number)
+        if not greeting.cancel():  # else nothing was launched yet
+            _send(nodes, number)
 
+    def pass_on(number: int) -> None:
+        if greeting.done():
+            _send(nodes, number)
+
+    status = 0
     try:
-        with (
-            handle_signals(stopping, stop),
-            handle_signals(passed, lambda number: _send(nodes, number)),
-        ):
-            facts = await _greet(nodes, environ)
+        with handle_signals(stopping, stop), handle_signals(passed, pass_on):
+            await asyncio.wait({greeting})
             if not received:
-                _order(nodes, fleet, facts, environ)
-            status = await _wait(nodes, fleet.min_nodes)
+                _order(nodes, fleet, greeting.result(), environ)
+                status = await _wait(nodes, fleet.min_nodes)
     finally:
+        greeting.cancel()
         await asyncio.gather(*(node.close() for node in nodes))
     return 128 + received[0] if received else status
 

@@ -172,6 +172,21 @@ def test_a_notice_reaches_all_hosts(fleet: Fleet) -> None:
     wait_gone(facts)
 
 
+def test_a_signal_ends_the_wait_for_hosts(fleet: Fleet) -> None:
+    """Nothing was launched, and nothing is left."""
+    slow = f"--ssh=sh -c 'touch {fleet.folder}/begun; exec sleep 60'"
+    launch = fleet.start("near", "-m", "launcher", slow, "--hosts=a,b", "x.py")
+    deadline = time.monotonic() + 15
+    while not (fleet.folder / "begun").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    launch.send_signal(signal.SIGINT)
+
+    assert launch.communicate(timeout=15) == ("", "")
+    assert launch.returncode == 128 + signal.SIGINT
+    assert not fleet.do(fleet.lab.processes("near"))
+
+
 def test_nothing_is_left_when_the_launcher_dies(fleet: Fleet) -> None:
     """The far sides notice, whatever killed it."""
     launch = fleet.launch("--hosts=a:1,b:1")
