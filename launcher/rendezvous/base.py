@@ -110,7 +110,7 @@ class RendezvousParameters:
             `min_nodes` and `max_nodes`.
         secret: the run's secret, at least 16 bytes: who does not know it cannot join; ``None``:
             made of this user's secret and the run id. Not shown by repr.
-        config: the backend's own settings, by name.
+        config: the backend's own settings, by name. Of these a password is not shown by repr.
 
     Raises:
         ValueError: a field breaks its rule; names field, value and rule.
@@ -146,9 +146,10 @@ class RendezvousParameters:
         self.config = config
 
     def __repr__(self) -> str:
+        shown = {name: "***" if name == "password" else v for name, v in self.config.items()}
         return (
             f"RendezvousParameters({self.backend!r}, {self.endpoint!r}, {self.run_id!r}, "
-            f"{self.min_nodes}, {self.max_nodes}, {self.local_addr!r}, **{self.config!r})"
+            f"{self.min_nodes}, {self.max_nodes}, {self.local_addr!r}, **{shown!r})"
         )
 
     def get(self, key: str, default: object = None) -> object:

@@ -112,3 +112,5 @@ def test_parameters_are_torchs() -> None:
 def test_parameters_hide_the_secret() -> None:
     """A config that is logged gives nothing away."""
     assert "ssss" not in repr(parameters("tcp"))
+    given = RendezvousParameters("etcd", "h:1", "run", 1, 1, user="u", password="hunter2")
+    assert repr(given).endswith("**{'user': 'u', 'password': '***'})")
