@@ -1,8 +1,9 @@
 """The load of a store client process; the module named by `spec["store"]` is the store.
 
-An awaited store module has `serve`, `run` and `await connect(spec)`; a blocking one `serve`,
-`connect(spec)` and `barrier_seconds`. Both clients have `set`, `get`, `add`, `wait`,
-`compare_set`, `barrier`. `serve` and `measure` here are what `harness.role` calls.
+An awaited store module has `serve`, `run` and `await connect(spec)`, and `BARRIERS` if not all
+sizes suit it; a blocking one `serve`, `connect(spec)` and `barrier_seconds`. Both clients have
+`set`, `get`, `add`, `wait`, `compare_set`, `barrier`. `serve` and `measure` here are what
+`harness.role` calls.
 """
 
 from __future__ import annotations
@@ -85,7 +86,7 @@ async def _measure_awaited(
     figures = {name: await _rate(call, seconds, 1) for name, call in operations.items()}
     for name, call in operations.items():
         figures[f"{name}_in_flight"] = await _rate(call, seconds, _IN_FLIGHT)
-    for count in _BARRIERS:
+    for count in getattr(module, "BARRIERS", _BARRIERS):
         figures[f"barrier_{count}_ms"] = 1e3 * await _barrier(module, spec, count)
     await store.close()
     return figures

@@ -9,9 +9,12 @@ import asyncrpc as rpc
 from asyncrpc.store.etcd import EtcdStore
 from launcher.testing.etcd import EtcdCluster
 
-__all__ = ("connect", "run", "serve")
+__all__ = ("BARRIERS", "connect", "run", "serve")
 
 run = rpc.run
+
+BARRIERS = (64,)
+"""Each client watches all others: 256 of them in one process are work for their square."""
 
 _TIMEOUT = 30.0
 
