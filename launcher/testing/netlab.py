@@ -15,8 +15,10 @@ import asyncio
 import os
 import shutil
 import signal
+import subprocess
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from functools import cache
 from types import TracebackType
 from typing import Self
 
@@ -37,6 +39,18 @@ def missing_for_netlab() -> str:
             return f"needs the program {tool} of the package {package}"
     if os.geteuid() != 0:
         return "needs root, to make network namespaces"
+    return _refusal()
+
+
+@cache
+def _refusal() -> str:
+    """Say why a host cannot be made, root or not: containers often may not."""
+    namespace = f"lab-{os.urandom(4).hex()}-probe"
+    for verb in ("add", "del"):
+        command = ("ip", "netns", verb, namespace)
+        done = subprocess.run(command, check=False, capture_output=True, timeout=_TIMEOUT)
+        if done.returncode:
+            return f"needs network namespaces: {_told(command, done.stderr)}"
     return ""
 
 
@@ -222,14 +236,20 @@ class NetLab:
 
     async def _remove(self) -> None:
         made, self._made = self._made, []
-        await asyncio.shield(asyncio.gather(*(_remove(name) for name in reversed(made))))
+        removing = asyncio.gather(
+            *(_remove(name) for name in reversed(made)), return_exceptions=True
+        )
+        for failure in await asyncio.shield(removing):
+            if isinstance(failure, BaseException):
+                raise failure
 
 
 async def _remove(namespace: str) -> None:
-    with suppress(OSError):
+    try:
         for pid in await _processes(namespace):
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+    finally:
         await _run("ip", "netns", "del", namespace)
 
 

@@ -13,7 +13,7 @@ from typing import ParamSpec
 
 import pytest
 
-from launcher.testing import NetLab, missing_for_netlab
+from launcher.testing import NetLab, missing_for_netlab, netlab
 
 pytestmark = [
     pytest.mark.slow,
@@ -209,3 +209,12 @@ async def test_what_lacks_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.geteuid", lambda: 1)
 
     assert missing_for_netlab() == "needs root, to make network namespaces"
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    refusal = subprocess.CompletedProcess((), 1, b"", b"mount --make-shared failed\n")
+    monkeypatch.setattr("subprocess.run", lambda *_, **__: refusal)
+    netlab._refusal.cache_clear()
+    reason = missing_for_netlab()
+    netlab._refusal.cache_clear()
+
+    assert reason.startswith("needs network namespaces: ip netns add lab-")
+    assert reason.endswith(": mount --make-shared failed")
