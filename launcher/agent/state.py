@@ -77,10 +77,10 @@ class WorkerState(enum.Enum):
     FAILED = "FAILED"
     """One failed and the group will not be started again: none runs."""
 
-    @property
-    def is_running(self) -> bool:
-        """Whether workers may be running in this state."""
-        return self in (WorkerState.HEALTHY, WorkerState.UNHEALTHY)
+    @staticmethod
+    def is_running(state: WorkerState) -> bool:
+        """Say whether workers may be running in a state: ``WorkerState.is_running(state)``."""
+        return state in (WorkerState.HEALTHY, WorkerState.UNHEALTHY)
 
 
 class Phase(enum.Enum):

@@ -90,7 +90,7 @@ def test_a_group_has_the_workers_of_its_round() -> None:
 
 def test_states_say_whether_workers_run() -> None:
     """Whatever state they are in, as long as they run."""
-    running = [state for state in WorkerState if state.is_running]
+    running = [state for state in WorkerState if WorkerState.is_running(state)]
 
     assert running == [WorkerState.HEALTHY, WorkerState.UNHEALTHY]
 

@@ -65,7 +65,7 @@ def test_states_follow_the_phases() -> None:
         WorkerState.UNHEALTHY,
         WorkerState.STOPPED,
     ]
-    assert [state for state in WorkerState if state.is_running] == [
+    assert [state for state in WorkerState if WorkerState.is_running(state)] == [
         WorkerState.HEALTHY,
         WorkerState.UNHEALTHY,
     ]
