@@ -1,16 +1,24 @@
 """`Changes`: many wait for the next change of something, or for a point in time.
 
+`keeping_up` is for those who hear of changes by a watch, and may fall behind.
+
 Used by `membership` and `dynamic`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from asyncrpc.observe import Clock
+from asyncrpc.store import StoreConnectionError, StoreError
 
-__all__ = ("Changes",)
+__all__ = ("Changes", "keeping_up")
+
+_logger = logging.getLogger("launcher.rendezvous")
 
 
 class Changes:
@@ -49,6 +57,17 @@ class Changes:
             self._waiters.discard(waiter)
             if timer is not None:
                 timer.cancel()
+
+
+@contextmanager
+def keeping_up() -> Iterator[None]:
+    """Let a watch end that fell behind, so that its reader looks anew."""
+    try:
+        yield
+    except StoreConnectionError:
+        raise
+    except StoreError as error:
+        _logger.info("looking anew at what changed: %s", error)
 
 
 def _wake(waiter: asyncio.Future[None]) -> None:

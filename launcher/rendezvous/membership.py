@@ -32,21 +32,19 @@ from asyncrpc.store import (
     Store,
     StoreConnectionError,
     StoreError,
-    StoreWatch,
 )
 from launcher.errors import RendezvousClosedError, RendezvousConnectionError, RendezvousError
-from launcher.rendezvous.changes import Changes
+from launcher.rendezvous.changes import Changes, keeping_up
 from launcher.rendezvous.guidance import guide
 from launcher.rendezvous.keys import HEIR, HOST, LEADER, NODES, OFFERS, PREFIX, RECORD, SHARED
 from launcher.rendezvous.leader import Leader, Terms, move
+from launcher.rendezvous.leading import lead
 from launcher.rendezvous.place import HostedPlace, LastingPlace, Place, SilentStoreError
 from launcher.rendezvous.state import End, Node, Record, decode_node, decode_record, encode
 
 __all__ = ("Membership",)
 
 _MARGIN = 1 / 12  # of a lease's life: for workers to end in order, and again before it lapses
-_MANY = 64
-_PAUSE = 1e-5  # seconds for each of many nodes, between two looks at all of them
 
 _logger = logging.getLogger("launcher.rendezvous")
 
@@ -136,6 +134,11 @@ class Membership:
         assert self._store is not None
         return self._store
 
+    @property
+    def leader(self) -> str:
+        """Id of the node that leads; empty: nobody, or it is not known yet."""
+        return self._leader
+
     def round_store(self, number: int) -> Store:
         """Return the store of one round, which nothing of another round is in."""
         assert self._store is not None
@@ -214,7 +217,7 @@ class Membership:
         async with self._moving:
             with self._translated():
                 while self.record.end is End.NOT_YET:
-                    await self._write(self._record._replace(end=End.CLOSED, why=why))
+                    await self.write(self._record._replace(end=End.CLOSED, why=why))
 
     async def move(self, endpoint: str, reason: str) -> Record:
         """Send the others on to another store; this node stays.
@@ -232,7 +235,7 @@ class Membership:
         self._stays = True
         with self._translated():
             while not self.record.moved:
-                await self._write(move(self._record, endpoint, reason, (reason,)))
+                await self.write(move(self._record, endpoint, reason, (reason,)))
         return self.record
 
     async def close(self, timeout: float) -> None:
@@ -287,7 +290,7 @@ class Membership:
             self._record, self._stored = record, value
         self.changes.notify()
 
-    async def _write(self, record: Record) -> None:
+    async def write(self, record: Record) -> None:
         """Write the record if the one known here is still there; know the one that is there."""
         assert self._store is not None
         data = encode(record._replace(revision=self._record.revision + 1))
@@ -301,7 +304,7 @@ class Membership:
                 await self._move()
                 continue
             async with self.store.watch(SHARED, since=version) as watch:
-                with _keeping_up():
+                with keeping_up():
                     async for event in watch:
                         self._take(event.key, event.value)
                         if self._has_to_move():
@@ -373,42 +376,7 @@ class Membership:
                 continue
             self._take(LEADER, found)
             while self._leader == node_id:
-                await self._lead(node_id)
-
-    async def _lead(self, node_id: str) -> None:
-        """Write what follows from the announcements, for as long as this node leads."""
-        assert self._store is not None
-        leader = Leader(self._terms)
-        values, version = await self._store.snapshot(NODES)
-        nodes = {key.removeprefix(NODES): decode_node(value) for key, value in values.items()}
-        async with self._store.watch(NODES, since=version) as watch:
-            taking = asyncio.create_task(self._take_nodes(watch, nodes))
-            try:
-                while self._leader == node_id and not taking.done():
-                    plan = leader.lead(self._record, nodes, self._clock.time())
-                    if plan.record is not self._record:
-                        await self._write(plan.record)
-                        continue
-                    await self.changes.wait(plan.wake_at)
-                    if len(nodes) > _MANY:
-                        # To look at all for each that comes would be work for their square.
-                        await self._clock.sleep(_PAUSE * len(nodes))
-            finally:
-                taking.cancel()
-                await asyncio.gather(taking, return_exceptions=True)
-        if not taking.cancelled():
-            taking.result()
-
-    async def _take_nodes(self, watch: StoreWatch, nodes: dict[str, Node]) -> None:
-        with _keeping_up():
-            async for event in watch:
-                node_id = event.key.removeprefix(NODES)
-                if event.kind == "put":
-                    nodes[node_id] = decode_node(event.value)
-                else:
-                    nodes.pop(node_id, None)
-                self.changes.notify()
-        self.changes.notify()
+                await lead(self, self.store, node_id, Leader(self._terms), self._clock)
 
     # Staying alive
 
@@ -473,14 +441,3 @@ async def _end(tasks: set[asyncio.Task[None]]) -> None:
         task.cancel()
     if tasks:
         await asyncio.wait(tasks)
-
-
-@contextmanager
-def _keeping_up() -> Iterator[None]:
-    """Let a watch end that fell behind, so that its reader looks anew."""
-    try:
-        yield
-    except StoreConnectionError:
-        raise
-    except StoreError as error:
-        _logger.info("looking anew at what changed: %s", error)

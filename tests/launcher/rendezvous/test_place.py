@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -10,8 +11,9 @@ from typing import Any
 
 import pytest
 
+from asyncrpc.errors import StoreConnectionError, StoreTimeoutError
 from launcher.errors import RendezvousConnectionError
-from launcher.rendezvous.place import TcpPlace
+from launcher.rendezvous.place import SilentStoreError, TcpPlace
 from tests.launcher.rendezvous.meeting import SECRET, free_port
 
 pytestmark = pytest.mark.asyncio
@@ -190,3 +192,36 @@ async def test_a_lost_store_is_told_with_its_host() -> None:
     where = f"hosts the run's store at 127.0.0.1:{port}, was lost: gone"
     assert str(named) == f"node1 (agent 3), which {where}"
     assert str(unnamed) == f"the node that {where}"
+
+
+async def test_who_was_in_a_store_begins_no_other_one() -> None:
+    """The run may go on in the first one, out of sight."""
+    port = free_port()
+    async with place(port) as host, place(port) as guest:
+        await host.open(5.0)
+        await guest.open(5.0)
+        await guest.close()
+        await host.close()
+        with pytest.raises(RendezvousConnectionError, match="refused"):
+            await guest.open(0.1)
+
+        assert not guest.is_host
+
+
+@pytest.mark.parametrize(
+    ("error", "is_silence"),
+    [
+        (TimeoutError(), True),
+        (StoreTimeoutError("late", keys=()), True),
+        (StoreConnectionError("gone", errno=errno.EHOSTUNREACH), True),
+        (StoreConnectionError("gone", errno=errno.ECONNREFUSED), False),
+        (StoreConnectionError("it was started anew"), False),
+    ],
+)
+async def test_a_silent_store_may_be_back(error: Exception, is_silence: bool) -> None:
+    """One that refuses has gone with its host."""
+    async with place(free_port()) as any_place:
+        lost = any_place.lost(error, "node1 (agent 3)")
+
+    assert isinstance(lost, SilentStoreError) is is_silence
+    assert ("does not answer" in str(lost)) is is_silence
