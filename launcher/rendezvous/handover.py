@@ -2,6 +2,9 @@
 
 Theory of operation
 -------------------
+The others hear of it all at once, by the last record: told earlier, they would form a round in the
+store that goes, and another one in the next.
+
 The node that leaves, the host, asks another one, the heir, which serves an empty store and says
 where. What is in the old store is copied into it. Then the host writes the last record of the old
 store, which says where the new one is: from then on nobody can write a record there. What was
@@ -52,10 +55,6 @@ async def hand_over(
     """
     asked: set[str] = set()
     while heir := _next(await _others(members, node), members.record, asked, min_nodes):
-        if not asked:
-            await members.announce(
-                node._replace(stage=Stage.LEAVING)
-            )  # they can stop their workers
         asked.add(heir.id)
         endpoint = await _ask(members, node, heir, patience)
         if endpoint and await _pass_on(members, place, node, endpoint, patience):

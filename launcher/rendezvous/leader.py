@@ -205,8 +205,9 @@ def move(record: Record, endpoint: str, reason: str, lost: tuple[str, ...] = ())
         lost: who of the round is gone, for people.
     """
     if record.is_formed:
-        record = _open(record, reason, lost=lost)
-    return record._replace(moved=endpoint)
+        return _open(record, reason, lost=lost)._replace(moved=endpoint)
+    untold = tuple(text for text in lost if text not in record.lost)
+    return record._replace(moved=endpoint, lost=(*record.lost, *untold))
 
 
 def assign_seats(nodes: Sequence[Node], before: Sequence[Seat]) -> tuple[Seat, ...]:

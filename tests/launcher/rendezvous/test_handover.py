@@ -62,6 +62,27 @@ async def test_the_others_go_on_when_the_host_leaves() -> None:
         assert await infos[1].store.get("key", 5.0) == b"value"
 
 
+async def test_those_who_are_quick_start_once() -> None:
+    """They do not meet in the store that goes, only to meet again in the next one."""
+
+    async def go_on(handler: RendezvousHandler) -> RendezvousInfo:
+        await handler.round_over()
+        return await handler.next_rendezvous()
+
+    async with tcp(1, 3) as make:
+        handlers = make(), make(), make()
+        await enter(handlers)
+        going_on = [asyncio.create_task(go_on(handler)) for handler in handlers[1:]]
+        await handlers[0].leave()
+        infos = [await each for each in going_on]
+        await handlers[0].close()
+
+        assert [info.round for info in infos] == [1, 1]
+        for handler in handlers[1:]:
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(handler.round_over(), 0.2)
+
+
 async def test_what_workers_have_stored_is_handed_over() -> None:
     """Values and queues, but nothing that hung on the lease of one who is gone."""
     async with tcp(1, 2) as make:
