@@ -43,7 +43,7 @@ class Metrics:
         served_failed: those that failed, by code likewise, and those that were refused unheard.
         retries: attempts after the first ones, of all calls.
         bytes_received: over all links to other workers, those that are closed included.
-        bytes_sent: likewise.
+        bytes_sent: likewise; what goes through shared memory is not among them.
         calls_in_flight: calls made that are out.
         calls_queued: calls made that wait.
         calls_serving: calls whose function has not ended.
