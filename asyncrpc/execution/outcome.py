@@ -60,6 +60,9 @@ _CONTROL_FLOW = (
     TimeoutError,
 )
 
+_ASYNC_KINDS = ("coroutine", "async generator")
+"""How the RuntimeError names what raised a `StopIteration`."""
+
 # Values that every codec carries unchanged.
 _PLAIN = frozenset({type(None), bool, int, float})
 
@@ -109,7 +112,7 @@ def encode_failure(
     Returns:
         Dicts, lists, str, bytes, int and ``None`` only, for the codec to encode as a whole.
     """
-    graph = _collect(error)
+    graph = _collect(_as_raised(error))
     index = {id(member): number for number, member in enumerate(graph)}
     packer = _Packer(codec)
     entries = []
@@ -144,6 +147,20 @@ def decode_failure(payload: object, codec: ValueCodec) -> BaseException:
         return _Decoder(payload, codec).decode()
     except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
         raise RemoteProtocolError(f"malformed failure in a reply: {error!r}") from error
+
+
+def _as_raised(error: BaseException) -> BaseException:
+    """Return what the code of an ``async def`` raised where Python made a RuntimeError of it.
+
+    Source: PEP 479.
+    """
+    cause = error.__cause__
+    if type(error) is not RuntimeError or not isinstance(
+        cause, (StopIteration, StopAsyncIteration)
+    ):
+        return error
+    texts = [f"{kind} raised {type(cause).__name__}" for kind in _ASYNC_KINDS]
+    return cause if str(error) in texts else error
 
 
 def _collect(error: BaseException) -> list[BaseException]:

@@ -12,7 +12,7 @@ import sys
 import threading
 import traceback
 import types
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any, NoReturn, Self, TypeVar
 
 import numpy as np
@@ -450,6 +450,38 @@ def test_control_flow_is_remote(error: BaseException, type_name: str) -> None:
     assert (arrived.type_name, arrived.args) == (type_name, error.args)
     assert not isinstance(arrived, (TimeoutError, asyncio.CancelledError))
     assert (arrived.code, arrived.delivery) == (StatusCode.INTERNAL, Delivery.EXECUTED)
+
+
+async def stop() -> None:
+    """Raise what an `async def` may not raise."""
+    raise StopIteration(3)
+
+
+async def stop_items() -> AsyncIterator[int]:
+    """Give one item, then raise what an async generator may not raise."""
+    yield 1
+    raise StopAsyncIteration(3)
+
+
+@pytest.mark.asyncio
+async def test_what_python_turned_into_a_runtime_error_is_named_as_raised() -> None:
+    """PEP 479 does not hide from the caller what the callee's code raised."""
+    try:
+        await stop()
+    except RuntimeError as error:
+        stopped = carry(error)
+    try:
+        async for _ in stop_items():
+            pass
+    except RuntimeError as error:
+        ended = carry(error)
+    own = carry(raised(RuntimeError("coroutine raised StopIteration")))
+
+    assert isinstance(stopped, RemoteError)
+    assert ("StopIteration", (3,)) == (stopped.type_name, stopped.args)
+    assert isinstance(ended, RemoteError)
+    assert ("StopAsyncIteration", (3,)) == (ended.type_name, ended.args)
+    assert type(own) is RuntimeError
 
 
 @pytest.mark.parametrize(
