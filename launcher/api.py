@@ -120,6 +120,40 @@ class elastic_launch:  # noqa: N801 -- torch's name
             log_paths=result.log_paths,
         )
 
+    @contextlib.asynccontextmanager
+    async def running(self, *args: object) -> AsyncIterator[asyncio.Task[LaunchResult]]:
+        """Launch for the time of a block; what still runs at its end is stopped in order.
+
+        Args:
+            args: arguments of the program or function, the same for each worker.
+
+        Yields:
+            The task of `run`: await it for the result, or do something else meanwhile.
+
+        Raises:
+            LauncherError: the launch itself failed, and nobody awaited the task; or another error
+                of `run`.
+
+        Example:
+            ```python
+            async def main():
+                async with elastic_launch(config, train).running() as run:
+                    await asyncio.wait([run], timeout=600)  # and no longer
+            ```
+        """
+        run = asyncio.create_task(self.run(*args))
+        try:
+            yield run
+        except BaseException:
+            run.cancel()
+            await asyncio.gather(run, return_exceptions=True)
+            raise
+        if not run.done():
+            run.cancel()
+            await asyncio.wait([run])
+        if not run.cancelled():
+            run.result()
+
 
 async def launch_agent(
     config: LaunchConfig, entrypoint: Entrypoint, args: Sequence[object] = ()

@@ -172,6 +172,49 @@ async def test_a_cancelled_launch_leaves_no_worker(tmp_path: Path) -> None:
 
 @slow
 @pytest.mark.asyncio
+@pytest.mark.parametrize("failure", [None, ValueError("of the block")], ids=repr)
+async def test_a_launch_for_the_time_of_a_block(tmp_path: Path, failure: Exception | None) -> None:
+    """Leaving it, in order or not, stops the workers and waits for them."""
+    marker = tmp_path / "pid"
+    launch = elastic_launch(LaunchConfig(1, 1, 1), "sh")
+    script = shell(f"echo $$ > {marker}.new; mv {marker}.new {marker}; exec sleep 60")
+    caught: BaseException | None = None
+    try:
+        async with launch.running(*script) as run:
+            while not marker.exists():
+                await asyncio.sleep(0.01)
+            if failure is not None:
+                raise failure
+    except ValueError as error:
+        caught = error
+
+    assert caught is failure
+    assert run.cancelled()
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(marker.read_text()), 0)
+
+
+@slow
+@pytest.mark.asyncio
+async def test_a_block_may_wait_for_its_launch() -> None:
+    """Its task gives what `run` gives."""
+    async with elastic_launch(LaunchConfig(1, 1, 1), "sh").running(*shell("exit 0")) as run:
+        result = await run
+
+    assert result.exit_codes == {0: 0}
+
+
+@slow
+@pytest.mark.asyncio
+async def test_a_block_does_not_hide_that_its_launch_failed() -> None:
+    """Though nobody in it looked."""
+    with pytest.raises(FileNotFoundError):
+        async with elastic_launch(LaunchConfig(1, 1, 1), "/no/such/program").running() as run:
+            await asyncio.wait([run])
+
+
+@slow
+@pytest.mark.asyncio
 @pytest.mark.parametrize(
     ("config", "text"),
     [
