@@ -21,7 +21,6 @@ from asyncrpc.store import (
     EtcdCredentials,
     EtcdStore,
     Store,
-    StoreConnectionError,
     StoreError,
     parse_members,
 )
@@ -29,6 +28,7 @@ from launcher.errors import RendezvousConnectionError
 from launcher.rendezvous.base import RendezvousHandler, RendezvousParameters
 from launcher.rendezvous.dynamic import DynamicRendezvous
 from launcher.rendezvous.place import SilentStoreError
+from launcher.rendezvous.reaching import reach
 from launcher.rendezvous.settings import read_settings
 
 __all__ = ("EtcdPlace", "create_handler")
@@ -82,8 +82,9 @@ class EtcdPlace:
 
     async def open(self, timeout: float) -> Store:
         """Reach the store; see `Place.open`."""
+        deadline = asyncio.get_running_loop().time() + timeout
         try:
-            self._store = await self._connect(timeout)
+            self._store = await reach(self._connect, self._endpoint, deadline, self._read_timeout)
         except (AuthenticationError, StoreError, ValueError) as error:
             raise RendezvousConnectionError(f"rdzv_endpoint={self._endpoint}: {error}") from error
         if not self.address:
@@ -91,18 +92,7 @@ class EtcdPlace:
         return self._store
 
     async def _connect(self, timeout: float) -> EtcdStore:
-        """Connect; an attempt lasts as long as the store may take to answer later."""
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + timeout
-        while True:
-            remaining = deadline - loop.time()
-            try:
-                return await EtcdStore.connect(
-                    self.url, min(self._read_timeout, max(remaining, 0.0)), self._credentials
-                )
-            except StoreConnectionError:
-                if remaining <= self._read_timeout:
-                    raise
+        return await EtcdStore.connect(self.url, timeout, self._credentials)
 
     async def close(self) -> None:
         """Let go of the store, which stays; see `Place.close`."""

@@ -18,6 +18,7 @@ from asyncrpc.store import Store, StoreConnectionError, TCPStore, TCPStoreServer
 from asyncrpc.transport import SocketNetwork
 from launcher.errors import RendezvousConnectionError
 from launcher.rendezvous.endpoint import is_address, parse_endpoint
+from launcher.rendezvous.reaching import reach
 
 __all__ = ("HostedPlace", "LastingPlace", "Place", "SilentStoreError", "TcpPlace")
 
@@ -191,7 +192,7 @@ class TcpPlace:
         if self._wants_host is not False and not self._was_open:
             await self._try_to_host()
         try:
-            self._client = await self._connect(deadline)
+            self._client = await reach(self._connect, self.endpoint, deadline, self._read_timeout)
         except AuthenticationError as error:
             raise RendezvousConnectionError(
                 f"rdzv_endpoint={self.endpoint}: the store there is not this run's: {error}; "
@@ -272,23 +273,15 @@ class TcpPlace:
         """Return what the store has; see `HostedPlace.contents`."""
         return self._servers[-1].contents()
 
-    async def _connect(self, deadline: float) -> TCPStore:
-        """Connect; an attempt lasts as long as the store may take to answer later."""
-        loop = asyncio.get_running_loop()
-        while True:
-            remaining = deadline - loop.time()
-            try:
-                return await TCPStore.connect(
-                    self._own_host or self._host,
-                    self._port,
-                    min(self._read_timeout, max(remaining, 0.0)),
-                    self._secret,
-                    run_id=self._run_id,
-                    reconnect_timeout=_RECONNECT,
-                )
-            except StoreConnectionError:
-                if remaining <= self._read_timeout:
-                    raise
+    async def _connect(self, timeout: float) -> TCPStore:
+        return await TCPStore.connect(
+            self._own_host or self._host,
+            self._port,
+            timeout,
+            self._secret,
+            run_id=self._run_id,
+            reconnect_timeout=_RECONNECT,
+        )
 
     async def _know_name(self, deadline: float) -> None:
         """Wait until the endpoint's name is known: those of pods come to be, some time later.
