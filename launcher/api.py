@@ -27,7 +27,7 @@ from launcher.limits import check_workers
 from launcher.logs import DefaultLogsSpecs, LogsSpecs
 from launcher.process import Guardian
 from launcher.rendezvous import RendezvousHandler, RendezvousParameters, get_rendezvous_handler
-from launcher.signals import handle_signals
+from launcher.signals import handle_signals, without_echo
 
 __all__ = (
     "LaunchConfig",
@@ -262,8 +262,8 @@ def _handle_signals(agent: LocalElasticAgent, config: LaunchConfig) -> Iterator[
 
     at_once = [number for number in stopping if number not in announcing]
     with (
-        handle_signals(at_once, agent.receive_signal) as is_handling,
-        handle_signals(announcing, preempt),
+        handle_signals(at_once, without_echo(agent.receive_signal)) as is_handling,
+        handle_signals(announcing, without_echo(preempt)),
         handle_signals(to_signals(config.forward_signals), agent.forward_signal),
     ):
         yield is_handling

@@ -9,11 +9,14 @@ from __future__ import annotations
 import asyncio
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-__all__ = ("handle_signals",)
+__all__ = ("handle_signals", "without_echo")
+
+_ECHO = 0.5  # seconds; more than between two signals of one order, less than between two Ctrl-C
 
 
 class _Handled(NamedTuple):
@@ -57,6 +60,30 @@ def handle_signals(
     finally:
         for number in taken:
             _withdraw(loop, number, receive)
+
+
+def without_echo(
+    receive: Callable[[int], None], clock: Callable[[], float] = time.monotonic
+) -> Callable[[int], None]:
+    """Count a signal once that one order sends twice, as to the process and then to its group.
+
+    Args:
+        receive: called unless the same signal has come less than half a second before.
+        clock: returns seconds.
+
+    Returns:
+        What is to be called with each signal's number.
+    """
+    counted: dict[int, float] = {}
+
+    def receive_first(number: int) -> None:
+        now = clock()
+        if number in counted and now - counted[number] < _ECHO:
+            return
+        counted[number] = now
+        receive(number)
+
+    return receive_first
 
 
 def _receivers(

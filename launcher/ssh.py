@@ -24,7 +24,7 @@ from typing import Any
 from launcher.errors import LauncherError
 from launcher.hosts import GREETING, Fleet, Host
 from launcher.logs import LineAssembler
-from launcher.signals import handle_signals
+from launcher.signals import handle_signals, without_echo
 
 __all__ = ("launch_on_hosts",)
 
@@ -77,7 +77,7 @@ async def launch_on_hosts(
 
     status = 0
     try:
-        with handle_signals(stopping, stop), handle_signals(passed, pass_on):
+        with handle_signals(stopping, without_echo(stop)), handle_signals(passed, pass_on):
             await asyncio.wait({greeting})
             if not received:
                 _order(nodes, fleet, greeting.result(), environ)

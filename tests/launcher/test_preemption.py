@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import subprocess
+import time
 from collections.abc import Callable
 
 import pytest
@@ -204,6 +205,7 @@ def test_the_signal_may_be_one_that_stops_the_run(start: Start, script: Script) 
     up(launcher)
     launcher.send_signal(signal.SIGTERM)
     up(launcher)
+    time.sleep(0.6)  # at once it would be the same one
     launcher.send_signal(signal.SIGTERM)
     status, lines, _ = finish(launcher)
 

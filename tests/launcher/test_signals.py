@@ -11,7 +11,7 @@ from types import FrameType
 
 import pytest
 
-from launcher.signals import handle_signals
+from launcher.signals import handle_signals, without_echo
 
 pytestmark = pytest.mark.asyncio
 
@@ -117,3 +117,18 @@ async def test_another_thread_gets_no_signals() -> None:
     await asyncio.to_thread(thread.join, 10)
 
     assert told == [False]
+
+
+async def test_what_one_order_sends_twice_counts_once() -> None:
+    """`timeout` signals its child and then the group; who means it a second time takes longer."""
+    sent = [(0.0, 15), (0.1, 15), (0.2, 2), (0.4, 15), (0.6, 15), (0.65, 2), (0.8, 2)]
+    times = iter([at for at, _ in sent])
+    received: list[int] = []
+    receive = without_echo(received.append, lambda: next(times))
+    counted: list[tuple[float, int]] = []
+    for at, number in sent:
+        receive(number)
+        if len(received) > len(counted):
+            counted.append((at, number))
+
+    assert counted == [(0.0, 15), (0.2, 2), (0.6, 15), (0.8, 2)]

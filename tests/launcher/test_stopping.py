@@ -48,12 +48,40 @@ while True:
 """
 
 
+LATER = 0.6  # seconds after which the same signal is another one
+
+
+def test_a_signal_that_comes_twice_at_once_counts_once(
+    script: Callable[[str], str], start: Start
+) -> None:
+    """`timeout` signals its child and then the group: no reason to lose a checkpoint."""
+    path = script(
+        """
+        def save(number, frame):
+            time.sleep(0.5)
+            print("saved", flush=True)
+            os._exit(0)
+        signal.signal(signal.SIGTERM, save)
+        print("ready", flush=True)
+        time.sleep(60)
+        """
+    )
+    process = start(path)
+    wait_for_lines(process, 1)
+    for _ in range(3):
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.02)  # else the system makes one of them
+
+    assert finish(process)[:2] == (128 + signal.SIGTERM, "saved\n")
+
+
 def test_a_second_signal_kills(script: Callable[[str], str], start: Start) -> None:
     """Whoever presses Ctrl-C twice does not wait for the grace."""
     process = start("--shutdown-timeout=60", script(STUBBORN))
     pids = [int(line) for line in wait_for_lines(process, 1)]
     process.send_signal(signal.SIGINT)
     wait_for_lines(process, 1)
+    time.sleep(LATER)
     process.send_signal(signal.SIGINT)
     status, _, stderr = finish(process)
 
