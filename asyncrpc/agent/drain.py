@@ -20,18 +20,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 from asyncrpc.agent.peers import Peer
 from asyncrpc.errors import PeerLostError, RpcError, ShutdownTimeoutError, UnknownWorkerError
-from asyncrpc.observe import time_limit
+from asyncrpc.observe import reminding, time_limit
 from asyncrpc.wire import MessageType
 
 if TYPE_CHECKING:
     from asyncrpc.agent.agent import Agent
 
 __all__ = ("Drain",)
+
+_log = logging.getLogger("asyncrpc.shutdown")
 
 _ANNOUNCE = "announce"
 _PROBE = "probe"
@@ -71,7 +74,10 @@ class Drain:
         self._is_announced = True
         self._changed.set()
         try:
-            async with time_limit(self._agent.clock, timeout):
+            async with (
+                time_limit(self._agent.clock, timeout),
+                reminding(self._agent.clock, self._tell_in_group),
+            ):
                 while not await self._attempt():
                     pass
                 self._phase, self._waiting_for = "references", ()
@@ -92,7 +98,10 @@ class Drain:
         agent = self._agent
         self._phase = "calls"
         try:
-            async with time_limit(agent.clock, timeout):
+            async with (
+                time_limit(agent.clock, timeout),
+                reminding(agent.clock, self._tell_alone),
+            ):
                 with contextlib.suppress(TimeoutError):
                     async with time_limit(agent.clock, _QUIET):
                         await agent.wait_idle()
@@ -110,6 +119,28 @@ class Drain:
         except TimeoutError as error:
             self._waiting_for = agent.busy_with()
             raise self._late(timeout) from error
+
+    async def _tell_in_group(self, seconds: float) -> None:
+        await self._ask_who_is_missing()
+        self._tell(seconds)
+
+    async def _tell_alone(self, seconds: float) -> None:
+        self._waiting_for = self._agent.busy_with()
+        self._tell(seconds)
+
+    def _tell(self, seconds: float) -> None:
+        """Say in the log what the end waits for: without a limit that may be forever."""
+        running = sorted(
+            {call.target.name for s in self._agent.servers for call in s.calls.values()}
+        )
+        _log.warning(
+            "the graceful shutdown of %s has waited for %.0f s, in phase %s, for %s%s",
+            self._agent.info.name,
+            seconds,
+            self._phase,
+            ", ".join(self._waiting_for) or "nobody",
+            f"; still running here: {', '.join(running)}" if running else "",
+        )
 
     def _late(self, timeout: float) -> ShutdownTimeoutError:
         names = ", ".join(self._waiting_for) or "nobody"

@@ -162,6 +162,85 @@ async def test_timeout() -> None:
     assert ["worker2"] == [info.name for info in infos] or len(infos) == 3
 
 
+async def test_long_wait_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    """An end without a limit says what it waits for: the phase, the workers and the functions."""
+    clock = VirtualClock()
+    release = threading.Event()
+    HELD.append(release)
+    async with cluster(2, clock=clock) as (a, b):
+        call = a.rpc_async("worker1", hold, timeout=1)
+        await until(lambda: b.debug_info()["agent.server_active_calls"] == "1")
+        await clock.advance(2)
+        with pytest.raises(rpc.RpcTimeoutError):
+            await call
+        ends = [asyncio.create_task(agent.shutdown()) for agent in (a, b)]
+        await clock.advance(9)
+        early = list(caplog.messages)
+        await clock.advance(62)
+        release.set()
+        await asyncio.gather(*ends)
+
+    told = [r.getMessage() for r in caplog.records if r.name == "asyncrpc.shutdown"]
+    text = "the graceful shutdown of {} has waited for {} s, in phase calls, for worker1"
+    running = "; still running here: tests.agent.test_shutdown:hold"
+    assert not any("graceful" in message for message in early)
+    assert sorted(
+        text.format(name, n) + more
+        for name, more in (("worker0", ""), ("worker1", running))
+        for n in (10, 70)
+    ) == sorted(told)
+
+
+@pytest.mark.parametrize("size", [2, 3])
+async def test_who_does_not_come_to_the_end_is_told(
+    caplog: pytest.LogCaptureFixture, size: int
+) -> None:
+    """A worker that never shuts down is named by all that wait for it, not only by the leader."""
+    clock = VirtualClock()
+    async with cluster(size, clock=clock) as agents:
+        ends = [asyncio.create_task(agent.shutdown()) for agent in agents[:-1]]
+        await clock.advance(11)
+        told = [r.getMessage() for r in caplog.records if r.name == "asyncrpc.shutdown"]
+        await asyncio.gather(agents[-1].shutdown(), *ends)
+
+    assert [
+        f"the graceful shutdown of worker{n} has waited for 10 s, in phase announce, "
+        f"for worker{size - 1}"
+        for n in range(size - 1)
+    ] == sorted(told)
+
+
+async def test_long_leave_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    """A worker that leaves a dynamic group says whose calls it still serves, and which."""
+    clock = VirtualClock()
+    release = threading.Event()
+    HELD.append(release)
+    common: Any = {"store": MemoryStore(clock=clock), "network": MemoryNetwork(), "environ": {}}
+    common |= {"clock": clock, "options": RpcOptions(secret=SECRET)}
+    a, b = [await RpcAgent.start(name, **common) for name in ("a", "b")]
+    a.rpc_notify("b", hold)
+    await until(lambda: b.debug_info()["agent.server_active_calls"] == "1")
+    end = asyncio.create_task(b.shutdown())
+    await clock.advance(11)
+    release.set()
+    await end
+    await a.shutdown()
+
+    (told,) = [r.getMessage() for r in caplog.records if r.name == "asyncrpc.shutdown"]
+    assert (
+        "the graceful shutdown of b has waited for 10 s, in phase calls, for a; "
+        "still running here: tests.agent.test_shutdown:hold"
+    ) == told
+
+
+HELD: list[threading.Event] = []
+
+
+def hold() -> None:
+    """Block a thread until the test lets go."""
+    HELD.pop().wait(15)
+
+
 async def test_timeout_in_a_call() -> None:
     """A call that does not end is named by the worker that still serves it."""
     clock = VirtualClock()
