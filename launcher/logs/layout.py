@@ -197,7 +197,8 @@ class DefaultLogsSpecs(LogsSpecs):
         tee: Std | Mapping[int, Std] = Std.NONE,
         local_ranks_filter: Iterable[int] | None = None,
     ) -> None:
-        self._log_dir = os.fspath(log_dir) if log_dir else None
+        # Whoever asks for the paths later may be in another folder.
+        self._log_dir = os.path.abspath(log_dir) if log_dir else None
         self._redirects = _checked("redirects", redirects)
         self._tee = _checked("tee", tee)
         self._shown = frozenset(local_ranks_filter or ())

@@ -83,7 +83,7 @@ def test_logs_of_a_launch(script: Callable[[str], str], start: Start, tmp_path: 
     launch = start("--nproc-per-node=2", "--log-dir=logs", "-r3", path)
     wait_for(start, 1)
     deadline = time.monotonic() + 20
-    while len(lines := finish(start("logs"))[1].splitlines()) < 2:
+    while len(lines := finish(start("logs", cwd="/"))[1].splitlines()) < 2:
         assert time.monotonic() < deadline
     following = start("logs", "--follow", "--rank", "1")
     assert following.stdout is not None

@@ -45,6 +45,17 @@ def test_to_map() -> None:
     assert to_map({0: Std.ERR, 5: Std.OUT}, 1) == {0: Std.ERR}
 
 
+def test_paths_mean_the_same_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are shown to commands in other folders, and stay when the program changes its own."""
+    monkeypatch.chdir(tmp_path)
+    specs = DefaultLogsSpecs("logs", redirects=Std.OUT)
+    monkeypatch.chdir("/")
+    dest = specs.reify(ENVS)
+
+    assert dest.stdouts[0].startswith(f"{tmp_path}/logs/run7_")
+    assert (specs.root_log_dir or "").startswith(f"{tmp_path}/logs/run7_")
+
+
 def test_layout_of_a_log_dir(tmp_path: Path) -> None:
     """Files are in <log_dir>/<run_id>_<random>/attempt_<n>/<local_rank>/."""
     specs = DefaultLogsSpecs(tmp_path / "logs", redirects=Std.OUT, tee={1: Std.ERR})
