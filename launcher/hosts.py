@@ -59,13 +59,14 @@ def to_hosts(text: str) -> tuple[Host, ...]:
     """Read a list of hosts.
 
     Args:
-        text: ``a:4,user@b:4,[fd00::1]:2,c``; empty: none.
+        text: ``a:4,user@b:4,[fd00::1]:2,c``.
 
     Raises:
         ValueError: says what was expected.
     """
-    parts = [part.strip() for part in text.split(",")] if text.strip() else []
-    hosts = tuple(_host(part) for part in parts)
+    if not text.strip():  # a variable that is not set; to run here alone is not what was meant
+        raise ValueError("expected hosts such as a:4,b:4, none given")
+    hosts = tuple(_host(part.strip()) for part in text.split(","))
     names = [host.name for host in hosts]
     if twice := {name for name in names if names.count(name) > 1}:
         raise ValueError(f"expected each host once, {', '.join(sorted(twice))} came more often")

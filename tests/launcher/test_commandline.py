@@ -146,7 +146,7 @@ BAD = {
     "node-rank": (INTEGER, ("", "-1", "nan", "x")),
     "expect-nodes": ("expected an integer, at least 1", ("", "0", "-1", "nan", "x")),
     "master-addr": ("expected a name", ("",)),
-    "hosts": ("expected hosts such as a:4,b:4", (",", "a:0", "a:-1", "a:x", "-x:1", ":1")),
+    "hosts": ("expected hosts such as a:4,b:4", ("", ",", "a:0", "a:-1", "a:x", "-x:1", ":1")),
     "ssh": ("expected a program", ("", " ")),
     "master-port": ("expected a port", ("", "0", "-1", "nan", "x", "65536")),
     "torch-store": ("expected 1 or 0", ("2", "-1", "nan", "maybe")),

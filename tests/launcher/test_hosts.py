@@ -12,7 +12,6 @@ from launcher.hosts import Fleet, Host, to_hosts
 @pytest.mark.parametrize(
     ("text", "hosts"),
     [
-        ("", ()),
         ("a:4,b:2", (Host("a", 4), Host("b", 2))),
         ("a, me@b:1", (Host("a", None), Host("me@b", 1))),
         ("[fd00::1]:2,[fd00::2]", (Host("fd00::1", 2), Host("fd00::2", None))),
@@ -24,7 +23,7 @@ def test_hosts_are_read(text: str, hosts: tuple[Host, ...]) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["a:0", "a:x", ",", "a,", ":4", "-oProxyCommand=x:1", "a b:1", "a,a:2"]
+    "text", ["", " ", "a:0", "a:x", ",", "a,", ":4", "-oProxyCommand=x:1", "a b:1", "a,a:2"]
 )
 def test_what_is_no_host_is_refused(text: str) -> None:
     """Above all what ssh would take for an option."""
