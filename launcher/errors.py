@@ -20,6 +20,7 @@ Tree::
 from __future__ import annotations
 
 import os
+import re
 import signal
 import time
 from collections.abc import Mapping
@@ -45,6 +46,14 @@ NOT_AVAILABLE = "<N/A>"  # torchrun's word for "no error file" and "no signal"
 NO_MESSAGE = "<NONE>"
 TRACEBACK_HINT = "To enable traceback see: https://pytorch.org/docs/stable/elastic/errors.html"
 _MAX_BORDER = 60  # torchrun's: wider ones wrap in job consoles
+_TRACEBACK = "Traceback (most recent call last):"
+_UNCAUGHT = 1  # Python's exit status after an exception
+# What `asyncrpc` raises at those who need a worker that is gone, below the frames that led there.
+_LOST_PEER = re.compile(
+    r"(?:\A|^[ \t].*\n)(?:(?:asyncrpc\.errors\.)?RemoteError: )?"
+    r"(?:asyncrpc\.errors\.)?(?:PeerLostError|OwnerLostError)(?::|$)",
+    re.MULTILINE,
+)
 
 
 class LauncherError(Exception):
@@ -204,6 +213,19 @@ class ProcessFailure:
         name = self.signal_name()
         return f"was ended by {f'signal {-self.exitcode}' if name == NOT_AVAILABLE else name}"
 
+    def is_consequence(self) -> bool:
+        """Return whether it ended with an exception that the end of another worker causes.
+
+        Told by the type of the exception in the error file, else in the last traceback on stderr:
+        asyncrpc's ``PeerLostError`` or ``OwnerLostError``, or a ``RemoteError`` about one.
+        """
+        if self.exitcode != _UNCAUGHT or self.overran:
+            return False
+        recorded = self.traceback() or self.message
+        has_file = self.error_file != NOT_AVAILABLE
+        text = recorded if has_file else "\n".join(self.stderr_tail)
+        return _LOST_PEER.search(text.rpartition(_TRACEBACK)[2]) is not None
+
     def timestamp_isoformat(self) -> str:
         """Return the timestamp as local time, ISO 8601, to the second."""
         return time.strftime("%Y-%m-%d_%H:%M:%S", time.localtime(self.timestamp))
@@ -260,10 +282,11 @@ class ChildFailedError(LauncherError):
         """Return (global rank, failure) of the worker that failed first.
 
         Workers that the launcher stopped because another had failed are only named when there
-        is nobody else.
+        is nobody else; nor are those that only lost a peer, if another failed by itself.
         """
         own = {rank: f for rank, f in self.failures.items() if not f.stopped_by_us}
-        candidates = own or self.failures
+        causes = {rank: f for rank, f in own.items() if not f.is_consequence()}
+        candidates = causes or own or self.failures
         rank = min(candidates, key=lambda rank: (candidates[rank].moment, rank))
         return rank, candidates[rank]
 

@@ -128,9 +128,11 @@ def _extent(count: int) -> str:
 
 def _summarize(rank: int, failure: ProcessFailure, cause: ProcessFailure) -> str:
     delay = max(0.0, failure.moment - cause.moment)
+    # Its error may be out before the cause's: the peer tells of its end, then ends.
+    when = "when it lost a peer" if failure.is_consequence() else f"{delay:.3f} s later"
     return (
         f"  rank {rank} (local_rank: {failure.local_rank}), exitcode {_exit(failure)}, "
-        f"{delay:.3f} s later, error_file {failure.error_file}"
+        f"{when}, error_file {failure.error_file}"
     )
 
 

@@ -8,7 +8,8 @@ Theory of operation
 One task per context, the supervisor, waits for the first failure, for the last exit or for
 `close`, then does the rest in order: stop who still runs, clear what they left behind, pass on
 the rest of the output, make the result. `wait` and `close` only wait for it, so cancelling them
-changes nothing.
+changes nothing. After a failure that only the end of another worker explains, that one gets a
+moment to end by itself, so that it is the one blamed.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from types import TracebackType
 from typing import Self
 
@@ -42,6 +43,8 @@ __all__ = ("ProcessContext",)
 SHUTDOWN_TIMEOUT = 30.0  # torchrun's
 # What a worker leaves behind, a resource tracker or a daemon, gets this long to end by itself.
 _STRAY_GRACE = 1.0
+# A worker that others have lost, and failed over, gets this long to end by itself.
+_CAUSE_GRACE = 1.0
 
 _log = logging.getLogger("launcher.process")
 
@@ -350,6 +353,7 @@ class ProcessContext(ABC):
     async def _supervise(self) -> RunProcsResult:
         try:
             await self._settled.wait()
+            await self._wait_for_cause()
             if any(process.is_running for process in self._processes.values()):
                 if not self._is_closing:
                     self._termination.request(signal.SIGTERM, self._shutdown_timeout)
@@ -371,6 +375,24 @@ class ProcessContext(ABC):
         if self._guardian.lost is not None:
             raise self._guardian.lost
         return result
+
+    async def _wait_for_cause(self) -> None:
+        """Wait a moment while all that failed did so because of another that still runs."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_CAUSE_GRACE):
+                while self._is_cause_missing():
+                    self._settled.clear()
+                    await self._settled.wait()
+
+    def _is_cause_missing(self) -> bool:
+        if self._is_closing or not any(p.is_running for p in self._processes.values()):
+            return False
+        ended = {rank: p.exited.result() for rank, p in self._processes.items() if not p.is_running}
+        return all(
+            self._failed(rank, self._processes[rank], end).is_consequence()
+            for rank, end in ended.items()
+            if end.code != 0
+        )
 
     async def _clear_leftovers(self) -> None:
         """End what workers left behind.

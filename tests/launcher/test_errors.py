@@ -158,6 +158,65 @@ def test_first_failure_of_stopped_ones_only() -> None:
     assert ChildFailedError("job", {3: stopped}).get_first_failure() == (3, stopped)
 
 
+LOST = "asyncrpc.errors.PeerLostError: f on worker0 was lost: it shut down without waiting"
+FRAMES = ("Traceback (most recent call last):", '  File "x.py", line 1, in main', "    await x")
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        (*FRAMES, LOST),
+        (*FRAMES[1:], LOST),
+        (*FRAMES, "ValueError: x", "", "During handling of it:", "", *FRAMES, LOST),
+        (*FRAMES, LOST, "a line from a thread"),
+        (*FRAMES, "asyncrpc.errors.OwnerLostError: gone"),
+        (*FRAMES, "asyncrpc.errors.OwnerLostError"),
+        (*FRAMES, f"asyncrpc.errors.RemoteError: {LOST}"),
+    ],
+)
+def test_an_exception_about_a_lost_peer_is_a_consequence(lines: tuple[str, ...]) -> None:
+    """Whatever the worker printed before and after the last traceback, long ones cut."""
+    assert ProcessFailure(0, 1, 1, "", stderr_tail=lines).is_consequence()
+
+
+@pytest.mark.parametrize(
+    ("exitcode", "lines"),
+    [
+        (1, ()),
+        (1, (LOST.replace("Peer", "Cable"),)),
+        (1, (*FRAMES, LOST, *FRAMES, "ValueError: x")),
+        (1, (*FRAMES, f"ValueError: {LOST}")),
+        (1, (*FRAMES, "ValueError: x", LOST)),
+        (3, (*FRAMES, LOST)),
+        (-9, (*FRAMES, LOST)),
+    ],
+)
+def test_other_failures_are_no_consequence(exitcode: int, lines: tuple[str, ...]) -> None:
+    """Another exception ended it, or none: a status of its own, a signal."""
+    assert not ProcessFailure(0, 1, exitcode, "", stderr_tail=lines).is_consequence()
+
+
+def test_the_error_file_says_whether_it_is_a_consequence(tmp_path: Path) -> None:
+    """Of what the worker printed besides, nothing counts then."""
+    recorded = error_file(tmp_path / "error.json", str(NOW))
+    flat = tmp_path / "flat.json"
+    flat.write_text(json.dumps({"message": "PeerLostError: gone"}))
+
+    assert not ProcessFailure(0, 1, 1, recorded, stderr_tail=(*FRAMES, LOST)).is_consequence()
+    assert ProcessFailure(0, 1, 1, str(flat)).is_consequence()
+
+
+def test_first_failure_is_no_consequence_if_there_is_another() -> None:
+    """Who lost a peer is blamed only if nobody failed by itself."""
+    now = time.monotonic()
+    lost = ProcessFailure(0, 1, 1, "", exited_at=now - 1, stderr_tail=(*FRAMES, LOST))
+    own = ProcessFailure(1, 2, 1, "", exited_at=now)
+    stopped = ProcessFailure(2, 3, -15, "", exited_at=now - 2, stopped_by_us=True)
+
+    assert ChildFailedError("job", {0: lost, 1: own, 2: stopped}).get_first_failure() == (1, own)
+    assert ChildFailedError("job", {0: lost, 2: stopped}).get_first_failure() == (0, lost)
+
+
 def test_recorded_error_counts_from_when_it_was_recorded(tmp_path: Path) -> None:
     """A worker that records an error and takes its time to end failed before one that crashed."""
     now, wall = time.monotonic(), time.time()

@@ -73,6 +73,39 @@ def test_of_two_failures_50_ms_apart_the_first_is_the_cause(
     assert f"RuntimeError: of rank {first}" in root
 
 
+def test_who_lost_a_peer_is_not_the_cause(start: Start, script: Callable[[str], str]) -> None:
+    """A worker tells its peers that it goes before it is gone; they may be out first."""
+    path = script(
+        """
+        import asyncio
+        import asyncrpc as rpc
+
+        def slow():
+            time.sleep(0.3)
+
+        async def main():
+            async with rpc.init_rpc() as agent:
+                if agent.info.id == 0:
+                    import atexit
+                    atexit.register(slow)
+                    await rpc.barrier()
+                    raise ValueError("the cause")
+                await rpc.barrier()
+                await rpc.rpc_async("worker0", asyncio.sleep, args=(60,))
+
+        rpc.run(main())
+        """
+    )
+    process = start("--nproc-per-node", "3", path)
+    _, err = process.communicate(timeout=20)
+
+    end = last_lines(err)
+    root = end[end.index("Root cause") :]
+    assert "ValueError: the cause" in root
+    assert "First to fail: rank 0 " in root
+    assert process.returncode == 1
+
+
 def test_a_failure_during_the_shutdown_is_not_the_cause(
     start: Start, script: Callable[[str], str], tmp_path: Path
 ) -> None:

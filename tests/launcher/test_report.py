@@ -85,6 +85,26 @@ def test_the_whole_report() -> None:
     ]
 
 
+def test_who_lost_a_peer_before_the_cause_was_out_is_told_as_such() -> None:
+    """Its delay would be negative."""
+    lost = failure(0, 1, 10.0, stderr=("  await x", "asyncrpc.errors.PeerLostError: gone"))
+    report = failure_report(
+        "train.py",
+        {0: lost, 1: failure(1, 1, 11.0)},
+        host="h",
+        restarts=0,
+        max_restarts=0,
+        log_dir=None,
+        log_paths={},
+    )
+
+    assert (
+        "  rank 0 (local_rank: 0), exitcode 1 (pid: 100), when it lost a peer, error_file <N/A>"
+        in report
+    )
+    assert "First to fail: rank 1 " in report
+
+
 def test_the_cause_is_at_the_end_however_many_lines_and_ranks_there_are() -> None:
     """Thirty lines from the end people still see who failed first, and why."""
     stderr = (*("noise",) * 29, "ValueError: x")

@@ -65,6 +65,43 @@ async def test_all_succeed(start: Start) -> None:
     assert await context.wait() is result
 
 
+LOST_PEER = "echo '    await x' >&2; echo 'asyncrpc.errors.PeerLostError: it is gone' >&2; exit 1"
+
+
+async def test_a_worker_that_others_lost_gets_a_moment_to_end_by_itself(
+    start: Start, tmp_path: Path
+) -> None:
+    """Then the rest is stopped at once."""
+    victim = f"{LOST_PEER.removesuffix('exit 1')} touch {tmp_path}/lost; exit 1"
+    late = f"while [ ! -e {tmp_path}/lost ]; do sleep 0.01; done; sleep 0.2; exit 7"
+    result = await end_of(await start(victim, late, FOREVER))
+
+    codes = {rank: failure.exitcode for rank, failure in result.failures.items()}
+    assert codes == {0: 1, 1: 7, 2: -15}
+    assert ChildFailedError("job", result.failures).get_first_failure()[0] == 1
+
+
+async def test_a_worker_that_lost_a_peer_is_blamed_if_nobody_else_fails(start: Start) -> None:
+    """The others are stopped when the moment is over."""
+    result = await end_of(await start(LOST_PEER, FOREVER))
+
+    codes = {rank: failure.exitcode for rank, failure in result.failures.items()}
+    assert codes == {0: 1, 1: -15}
+    assert ChildFailedError("job", result.failures).get_first_failure()[0] == 0
+
+
+async def test_close_ends_the_moment(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who is told to stop the workers does not wait for a cause."""
+    monkeypatch.setattr("launcher.process.base._CAUSE_GRACE", 100.0)
+    context = await start(LOST_PEER, FOREVER)
+    while context.exits()[0] is None:
+        await asyncio.sleep(0.005)
+    assert await context.wait(0.05) is None
+    await context.close()
+
+    assert (await end_of(context)).failures[1].exitcode == -15
+
+
 async def test_failure_stops_the_others(start: Start) -> None:
     """The failed worker is the root cause, its siblings are marked as stopped by us."""
     context = await start("exit 138", FOREVER, FOREVER)
