@@ -21,6 +21,7 @@ _LIMIT = 600.0  # seconds for one benchmark
 _FULL: dict[str, Sequence[str]] = {
     "bench_rpc": ("--rounds", "2", "--peers", "all"),
     "bench_load": ("--rounds", "2"),
+    "bench_arrays": ("--rounds", "1"),
     "bench_rref": ("--rounds", "2"),
     "bench_stream": ("--rounds", "2"),
     "bench_store": ("--rounds", "1"),
@@ -30,6 +31,7 @@ _FULL: dict[str, Sequence[str]] = {
 _QUICK: dict[str, Sequence[str]] = {
     "bench_rpc": ("--quick", "--peers", "asyncrpc-tcp,asyncrpc-unix,asyncrpc-shm,min,opt,raw"),
     "bench_load": ("--quick",),
+    "bench_arrays": ("--quick",),
     "bench_rref": ("--quick",),
     "bench_stream": ("--quick",),
     "bench_store": ("--quick", "--stores", "asyncrpc,min"),

@@ -18,7 +18,6 @@ from harness.pairs import PairError, run_pair
 
 __all__ = ("Results", "median_cell", "parse", "ratio_cell", "run")
 
-_VARIANTS = ("tcp", "unix")
 _LIMIT = 120.0  # seconds for one client
 
 Results = dict[str, list[dict[str, float]]]
@@ -29,15 +28,17 @@ def run(
     options: argparse.Namespace,
     specs: Sequence[Mapping[str, object]],
     table: Callable[[Results], str],
+    variants: Sequence[str] = ("tcp", "unix"),
 ) -> int:
-    """Measure, print, write; return 0 if there are figures for both variants.
+    """Measure, print, write; return 0 if there are figures for all variants.
 
     Args:
         options: what `parse` gave.
         specs: for `harness.role`, but for the variant; a round has the figures of all of them.
         table: makes the text of the results.
+        variants: how the two processes connect, one after the other.
     """
-    rounds: Results = {variant: [] for variant in _VARIANTS}
+    rounds: Results = {variant: [] for variant in variants}
     problems: dict[str, str] = {}
     for _ in range(options.rounds):
         for variant, results in rounds.items():
