@@ -32,13 +32,14 @@ from asyncrpc.discovery import (
     check_unique,
     find_entry,
     missing_error,
+    missing_text,
     mixed_error,
     warn_others,
     worker_key,
 )
 from asyncrpc.errors import DuplicateNameError, PeerLostError
 from asyncrpc.identity import WorkerInfo
-from asyncrpc.observe import time_limit
+from asyncrpc.observe import reminding, time_limit
 from asyncrpc.store import StoreError, StoreWatch
 
 if TYPE_CHECKING:
@@ -109,8 +110,14 @@ class Roster:
             raise
         if self.is_dynamic:
             return [*view.records.values(), record]
+
+        async def tell(seconds: float) -> None:
+            text = missing_text(view, view.missing(), round(seconds), self._place.where)
+            _log.warning("%s waits for its group: %s", record.info.name, text)
+
+        clock = self._agent.clock
         try:
-            async with time_limit(self._agent.clock, timeout):
+            async with time_limit(clock, timeout), reminding(clock, tell):
                 await _complete(view, watch, record)
         except TimeoutError as error:
             raise missing_error(view, timeout, self._place.where) from error

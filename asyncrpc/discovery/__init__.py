@@ -8,6 +8,7 @@ from asyncrpc.discovery.joining import (
     claim,
     free_id,
     missing_error,
+    missing_text,
     mixed_error,
     warn_others,
 )
@@ -39,6 +40,7 @@ __all__ = (
     "free_id",
     "key_of",
     "missing_error",
+    "missing_text",
     "mixed_error",
     "name_key",
     "route_to",

@@ -33,6 +33,7 @@ __all__ = (
     "claim",
     "free_id",
     "missing_error",
+    "missing_text",
     "mixed_error",
     "warn_others",
 )
@@ -240,11 +241,22 @@ def missing_error(view: GroupView, timeout: float, where: str) -> RpcTimeoutErro
         where: the store's address, empty where it has none.
     """
     missing = [n for n in range(view.world_size) if worker_key(n) not in view.came]
+    return RpcTimeoutError(missing_text(view, missing, timeout, where), phase="connect")
+
+
+def missing_text(view: GroupView, missing: list[int], seconds: float, where: str) -> str:
+    """Return how many workers of a static group came, and some of those that did not.
+
+    Args:
+        view: what was seen of it.
+        missing: ranks of those that did not.
+        seconds: for which they were waited for.
+        where: the store's address, empty where it has none.
+    """
     place = f" at the store {where}" if where else ""
     named = ", ".join(map(str, missing[:_NAMED]))
     more = f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
-    return RpcTimeoutError(
+    return (
         f"only {view.world_size - len(missing)} of {view.world_size} workers came within "
-        f"{timeout:g} s{place}; missing rank {named}{more}",
-        phase="connect",
+        f"{seconds:g} s{place}; missing rank {named}{more}"
     )

@@ -59,6 +59,27 @@ async def entry(store: PrefixStore, rank: int) -> Record | Verdict:
     return decode_entry(await store.get(worker_key(rank), 0))
 
 
+async def test_long_start_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    """A rank that does not come is named in the log while the others wait, and no more then."""
+    clock = VirtualClock()
+    given: dict[str, Any] = {"store": MemoryStore(clock=clock), "network": MemoryNetwork()}
+    given |= {"clock": clock, "environ": {}, "options": RpcOptions(secret=SECRET), "world_size": 3}
+    starts = [asyncio.create_task(RpcAgent.start(rank=rank, **given)) for rank in (0, 2)]
+    await clock.advance(9)
+    early = list(caplog.messages)
+    await clock.advance(62)
+    agents = await asyncio.gather(*starts, RpcAgent.start(rank=1, **given))
+    await clock.advance(100)
+    await asyncio.gather(*[agent.shutdown() for agent in agents])
+
+    told = [r.getMessage() for r in caplog.records if r.name == "asyncrpc.members"]
+    text = "{} waits for its group: only 2 of 3 workers came within {} s; missing rank 1"
+    assert [] == early
+    assert sorted(text.format(n, s) for n in ("worker0", "worker2") for s in (10, 70)) == sorted(
+        told
+    )
+
+
 async def test_lapsed_lease() -> None:
     """A worker that nobody has a link to is lost when its lease lapses and it does not answer."""
     async with virtual(3) as (clock, store, (a, b, c)):
