@@ -155,14 +155,18 @@ class Dialer:
         handshake = self.make_handshake()
         greeter = Greeter(handshake)
         stream = await self._network.connect(self.address, greeter, timeout=timeout)
-        hello = await greeter.greet(stream, timeout)
+        try:
+            hello = await greeter.greet(stream, timeout)
+        except TimeoutError as error:
+            raise TimeoutError(f"{error}; something else may listen there") from error
         return stream, hello.incarnation, handshake.leftover
 
     def _failure(self, last: Exception, attempts: int, span: float) -> StoreConnectionError:
         number = _errno(last)
+        tries = "1 attempt" if attempts == 1 else f"{attempts} attempts"
         name = f" [{errno.errorcode.get(number, number)}]" if number else ""
         return StoreConnectionError(
-            f"cannot reach the store at {self.address}: {attempts} attempts in {span:.1f} s, "
+            f"cannot reach the store at {self.address}: {tries} in {span:.1f} s, "
             f"the last failed with{name} {last}",
             delivery=Delivery.NOT_SENT,
             attempts=attempts,

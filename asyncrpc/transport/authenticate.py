@@ -61,7 +61,7 @@ class Greeter:
         except TimeoutError as error:
             stream.abort()
             raise TimeoutError(
-                f"{stream.peer} did not finish the handshake in {timeout:g} s"
+                f"{stream.peer} did not finish the handshake in {round(timeout, 2):g} s"
             ) from error
         except BaseException:
             stream.close()

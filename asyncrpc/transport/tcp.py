@@ -68,7 +68,9 @@ class SocketNetwork:
             async with time_limit(self._clock, timeout):
                 stream = await self._open(address, handler)
         except TimeoutError as error:
-            raise TimeoutError(f"no answer from {address} within {timeout:g} s") from error
+            raise TimeoutError(
+                f"no answer from {address} within {round(timeout, 2):g} s"
+            ) from error
         except (OSError, UnicodeError) as error:  # a name that IDNA refuses is a UnicodeError
             raise ConnectionError(f"cannot connect to {address}: {_reason(error)}") from error
         stream.peer = str(address)

@@ -40,8 +40,8 @@ def run_k8s(argv: Sequence[str]) -> int:
         UsageError: an argument breaks its rule.
     """
     if argv[:1] != ["render"] and argv[:1] not in (["--help"], ["-h"]):
-        given = argv[0] if argv else ""
-        raise UsageError(f"k8s {given}: expected k8s render", _HINT)
+        given = " ".join(("k8s", *argv[:1]))
+        raise UsageError(f"{given}: expected k8s render", _HINT)
     own, launch = _split(argv[argv[:1] == ["render"] :])
     options = vars(_parser().parse_args(own))
     deployment = _deployment(options, launch)

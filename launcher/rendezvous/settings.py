@@ -112,10 +112,11 @@ def _check_nodes(parameters: RendezvousParameters, settings: Settings) -> None:
     low, high = parameters.min_nodes, parameters.max_nodes
     if expected is not None and not low <= expected <= high:
         raise ValueError(
-            f"expect_nodes={expected}: expected from min_nodes to max_nodes, {low} to {high}"
+            f"expect_nodes={expected}: expected within --nnodes (min_nodes to max_nodes), "
+            f"{low} to {high}"
         )
     if settings.rank is not None and settings.rank >= high:
-        raise ValueError(f"node_rank={settings.rank}: expected below max_nodes, {high}")
+        raise ValueError(f"node_rank={settings.rank}: expected below --nnodes (max_nodes), {high}")
 
 
 def _unknown(name: str, others: Sequence[str]) -> str:

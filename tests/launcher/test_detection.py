@@ -192,7 +192,7 @@ def test_a_rank_beyond_the_users_nodes_is_refused(start: Start) -> None:
     _, stderr = launcher.communicate(timeout=20)
 
     assert launcher.returncode == 2
-    assert "Slurm job 123: --node-rank=3: expected below max_nodes, 2" in stderr
+    assert "Slurm job 123: --node-rank=3: expected below --nnodes (max_nodes), 2" in stderr
 
 
 def test_the_configuration_shows_what_is_detected(

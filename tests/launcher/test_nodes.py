@@ -411,11 +411,11 @@ def test_a_master_port_in_use_is_named(
         ),
         (
             ["--nnodes=2", "--rdzv-endpoint=127.0.0.1:1", "--node-rank=2"],
-            "--node-rank=2: expected below max_nodes, 2",
+            "--node-rank=2: expected below --nnodes (max_nodes), 2",
         ),
         (
             ["--nnodes=2", "--rdzv-endpoint=127.0.0.1:1", "--expect-nodes=3"],
-            "--expect-nodes=3: expected from min_nodes to max_nodes, 2 to 2",
+            "--expect-nodes=3: expected within --nnodes (min_nodes to max_nodes), 2 to 2",
         ),
         (
             ["--rdzv-backend=bogus"],

@@ -11,7 +11,7 @@ import pytest
 
 from asyncrpc.store import StoreConnectionError
 from asyncrpc.store.dialing import Credentials, Dialer
-from asyncrpc.transport import Address
+from asyncrpc.transport import Address, SocketNetwork
 
 pytestmark = pytest.mark.asyncio
 
@@ -39,3 +39,24 @@ async def test_nobody_listens(errors: tuple[OSError, ...]) -> None:
     async with asyncio.timeout(5):
         with pytest.raises(StoreConnectionError, match="ECONNREFUSED"):
             await dialer.dial(math.inf, 0.05)
+
+
+async def test_something_that_says_nothing() -> None:
+    """It may be anything, and one attempt at it may take all the time."""
+
+    async def listen(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+
+    credentials = Credentials.load(b"a secret of the tests", "")
+    server = await asyncio.start_server(listen, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    dialer = Dialer(SocketNetwork(), Address("tcp", "127.0.0.1", port), credentials)
+    async with server, asyncio.timeout(5):
+        with pytest.raises(StoreConnectionError) as caught:
+            await dialer.dial(0.2, math.inf)
+
+    assert ": 1 attempt in 0.2 s, the last failed with" in str(caught.value)
+    assert "did not finish the handshake in 0.2 s; something else may listen there" in str(
+        caught.value
+    )

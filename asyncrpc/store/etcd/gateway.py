@@ -320,8 +320,9 @@ class Gateway:
         if self._is_closed:
             text = f"the client of the store at {self} was closed"
         else:
+            tries = "1 attempt" if attempts == 1 else f"{attempts} attempts"
             text = (
-                f"cannot reach the store at {self}: {attempts} attempts in {span:.1f} s, "
+                f"cannot reach the store at {self}: {tries} in {span:.1f} s, "
                 f"the last failed with {last}"
             )
             if isinstance(last.__cause__, ConnectionError) or "disconnected" in str(last):

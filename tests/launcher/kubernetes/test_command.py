@@ -47,7 +47,7 @@ def test_options_reach_the_manifest(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        ([], "k8s : expected k8s render"),
+        ([], "k8s: expected k8s render"),
         (["apply"], "k8s apply: expected k8s render"),
         (["render"], "k8s render: the following arguments are required: --name, --image"),
         (["render", *GIVEN], "k8s render: expected -- and what to launch"),
