@@ -54,7 +54,7 @@ def run_command(name: str, argv: Sequence[str]) -> int:
     else:
         launch = _only(launches, name)
         stop_launch(launch, os.environ)
-        _print(f"stopping {launch.status['run_id']} (pid {launch.status['pid']})")
+        _print(f"stopping {_named(launch)}")
     return 0
 
 
@@ -83,8 +83,11 @@ def _matching(launches: Sequence[Launch], run: str | None) -> Sequence[Launch]:
     found = [
         launch for launch in launches if run in (launch.status["run_id"], str(launch.status["pid"]))
     ]
-    if not found:
-        raise LauncherError(f"{run}: no such launch of this user is running on this machine")
+    if not found:  # unless it is one of those that have not told their run ids
+        silent = "".join(f"; {_silence(launch)}" for launch in launches if not launch.answers)
+        raise LauncherError(
+            f"{run}: no such launch of this user is running on this machine{silent}"
+        )
     return found
 
 
@@ -92,11 +95,21 @@ def _only(launches: Sequence[Launch], command: str) -> Launch:
     if not launches:
         raise LauncherError("no launch of this user is running on this machine")
     if len(launches) > 1:
-        known = ", ".join(
-            f"{launch.status['run_id']} (pid {launch.status['pid']})" for launch in launches
-        )
+        known = ", ".join(map(_named, launches))
         raise LauncherError(f"{command}: expected the run id or pid of one of {known}")
+    if not launches[0].answers:
+        raise LauncherError(_silence(launches[0]))
     return launches[0]
+
+
+def _named(launch: Launch) -> str:
+    if not launch.answers:
+        return _silence(launch)
+    return f"{launch.status['run_id']} (pid {launch.status['pid']})"
+
+
+def _silence(launch: Launch) -> str:
+    return f"pid {launch.status['pid']} does not answer"
 
 
 def _show_status(launches: Sequence[Launch], *, as_json: bool) -> None:
@@ -106,6 +119,15 @@ def _show_status(launches: Sequence[Launch], *, as_json: bool) -> None:
     if not launches:
         _print("no launch of this user is running on this machine")
         return
+    answering = [launch for launch in launches if launch.answers]
+    if answering:
+        _show_table(answering)
+    for launch in launches:
+        if not launch.answers:
+            _print(_silence(launch))
+
+
+def _show_table(launches: Sequence[Launch]) -> None:
     rows = [_HEADINGS, *(_row(launch.status) for launch in launches)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADINGS))]
     _print(_line(rows[0], widths))

@@ -14,6 +14,7 @@ from launcher.control.folder import SUFFIX, control_folder, open_folder
 __all__ = ("Launch", "find_launches", "stop_launch")
 
 _TIMEOUT = 5.0  # seconds for each launch; one that is stopped must not hide the others
+_SILENT = "SILENT"
 _MAX_ANSWER = 64 << 20  # bytes; the status of far more workers than a node has
 
 
@@ -23,7 +24,12 @@ class Launch(NamedTuple):
     socket: str
     """Name of its socket in the folder."""
     status: Mapping[str, Any]
-    """Fields of `launcher.health.RunStatus`."""
+    """Fields of `launcher.health.RunStatus`; of one that does not answer, what is known of it."""
+
+    @property
+    def answers(self) -> bool:
+        """Whether it has told its status; not when its process is stopped, as by ``kill -STOP``."""
+        return bool(self.status["state"] != _SILENT)
 
 
 def find_launches(environ: Mapping[str, str]) -> list[Launch]:
@@ -33,7 +39,7 @@ def find_launches(environ: Mapping[str, str]) -> list[Launch]:
         environ: where the folder of the sockets is looked up.
 
     Returns:
-        Those that answer, the oldest first.
+        The oldest first, after them those that do not answer.
 
     Raises:
         OSError: the folder is not this user's alone.
@@ -47,7 +53,7 @@ def find_launches(environ: Mapping[str, str]) -> list[Launch]:
         found = [launch for name in names if (launch := _ask(folder, name)) is not None]
     finally:
         os.close(folder)
-    return sorted(found, key=lambda launch: -launch.status["seconds"])
+    return sorted(found, key=lambda launch: -launch.status.get("seconds", 0.0))
 
 
 def stop_launch(launch: Launch, environ: Mapping[str, str]) -> None:
@@ -74,9 +80,16 @@ def _ask(folder: int, name: str) -> Launch | None:
         with suppress(OSError):
             os.unlink(f"/proc/self/fd/{folder}/{name}")
         return None
+    except (TimeoutError, BlockingIOError):  # it takes no connection, or it does not read
+        status = {"run_id": None, "pid": _pid(name), "state": _SILENT, "workers": []}
     except (OSError, ValueError):
         return None
     return Launch(name, status)
+
+
+def _pid(name: str) -> int | None:
+    pid = name.partition("-")[0]
+    return int(pid) if pid.isdecimal() else None
 
 
 def _request(folder: int, name: str, method: str, path: str) -> bytes:

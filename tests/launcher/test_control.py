@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import socket
 import stat
@@ -10,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from launcher.commands import run_command
 from launcher.control import find_launches, serve_control, stop_launch
+from launcher.errors import LauncherError
 from launcher.health import RunStatus
 
 pytestmark = pytest.mark.asyncio
@@ -56,6 +59,30 @@ async def test_a_socket_that_nobody_serves_is_removed(runtime: Path) -> None:
 
     assert find_launches(os.environ) == []
     assert os.listdir(runtime / "launcher") == []
+
+
+async def test_a_launch_that_does_not_answer_is_told_of(
+    runtime: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its process is stopped: it is there, but nothing can be asked of it."""
+    monkeypatch.setattr("launcher.control.client._TIMEOUT", 0.1)
+    (runtime / "launcher").mkdir(mode=0o700)
+    folder = os.open(runtime / "launcher", os.O_PATH)
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.bind(f"/proc/self/fd/{folder}/7-x.sock")
+        silent.listen(0)
+        os.close(folder)
+        shown = [run_command("status", argv) for argv in ([], ["7"], ["--json"])]
+        for argv in ([], ["7"]):
+            with pytest.raises(LauncherError, match=r"^pid 7 does not answer$"):
+                run_command("stop", argv)
+        with pytest.raises(LauncherError, match=r"^r: no such .*; pid 7 does not answer$"):
+            run_command("logs", ["r"])
+
+    assert shown == [0, 0, 0]
+    *told, as_json = capsys.readouterr().out.splitlines()
+    assert told == ["pid 7 does not answer"] * 2
+    assert json.loads(as_json) == [{"run_id": None, "pid": 7, "state": "SILENT", "workers": []}]
 
 
 async def test_a_folder_that_others_can_enter_is_not_trusted(runtime: Path) -> None:
