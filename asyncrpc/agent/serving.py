@@ -8,6 +8,7 @@ keeps to the limit never gets that answer, see `peers`: only calls that it count
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 from collections import OrderedDict
 from functools import partial
@@ -231,9 +232,10 @@ class Server(Replies):
         if kind != _STREAM_CALL:
             return
         if call.target.kind is not TargetKind.STREAM:
+            is_plain = inspect.isgeneratorfunction(call.target.function)
+            advice = "make it an async def" if is_plain else "call it with rpc_async"
             raise EncodingError(
-                f"{call.target.name} is no async generator function: call it with rpc_async",
-                path="func",
+                f"{call.target.name} is no async generator function: {advice}", path="func"
             )
         window = 0 if headers is None else headers.window
         call.outlet = Outlet(Items(self._agent, self._connection, call.ident), window)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import asyncrpc as rpc
@@ -72,6 +72,11 @@ class Source:
 async def read_all(to: str, items: int) -> list[int]:
     """Read a stream of a third worker."""
     return [item async for item in rpc.rpc_stream(to, count, args=(items,))]
+
+
+def steps(n: int) -> Iterator[int]:
+    """Is a generator, but no async one."""
+    yield from range(n)
 
 
 async def plain() -> int:

@@ -144,12 +144,17 @@ async def test_an_item_that_cannot_travel_ends_it() -> None:
 async def test_what_is_no_stream() -> None:
     """A plain function is refused unrun; a generator called as a function says what to use."""
     async with cluster(2) as (a, _):
-        with pytest.raises(rpc.EncodingError, match="plain is no async generator") as refused:
+        with pytest.raises(
+            rpc.EncodingError, match=r"plain is no .*: call it with rpc_async$"
+        ) as refused:
             await anext(a.rpc_stream("worker1", producers.plain))
         with pytest.raises(TypeError, match="is an async generator: call it with rpc_stream"):
             await a.rpc_async("worker1", producers.count, args=(1,))
         with pytest.raises(rpc.FunctionNotFoundError):
             await anext(a.rpc_stream("worker1", "tests.agent.producers:nothing"))
+
+        with pytest.raises(rpc.EncodingError, match=r"steps is no .*: make it an async def$"):
+            await anext(a.rpc_stream("worker1", producers.steps, args=(3,)))
 
     assert rpc.Delivery.NOT_SENT is refused.value.delivery
 
