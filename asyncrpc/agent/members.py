@@ -36,6 +36,8 @@ __all__ = ("DESTINATIONS", "Members")
 
 _log = logging.getLogger("asyncrpc.members")
 
+_NAMED = 10  # workers that an error names; thousands would hide what else it says
+
 DESTINATIONS = frozenset((str, int, WorkerInfo))
 """Types of what names a destination: exact ones, since 1.0 and True are equal to the id 1."""
 
@@ -159,8 +161,13 @@ class Members:
         me = self._agent.info
         name = to if isinstance(to, (str, WorkerInfo)) else f"id {to}"
         return UnknownWorkerError(
-            f"name:{me.name},rank:{me.id} could not find destination {name}{why}"
+            f"name:{me.name},rank:{me.id} could not find destination {name}{why or self._known()}"
         )
+
+    def _known(self) -> str:
+        names = [peer.info.name for peer in self.present()]
+        more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+        return f"; the workers it knows are {', '.join(names[:_NAMED])}{more}"
 
     def fenced_error(self, delivery: Delivery) -> PeerLostError:
         """Return the error of a call by a worker that the group holds for lost."""

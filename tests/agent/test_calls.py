@@ -53,6 +53,24 @@ async def test_unknown_destination(to: Any) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("size", "known"),
+    [
+        (2, "worker0, worker1"),
+        (12, f"{', '.join(f'worker{n}' for n in range(10))} and 2 more"),
+    ],
+)
+async def test_unknown_destination_names_the_known(size: int, known: str) -> None:
+    """The error of a name that nobody has lists those that somebody has, by id; ten at most."""
+    async with cluster(size) as agents:
+        with pytest.raises(rpc.UnknownWorkerError) as caught:
+            agents[1].rpc_async("worker99", targets.who)
+
+    assert (
+        f"name:worker1,rank:1 could not find destination worker99; the workers it knows are {known}"
+    ) == str(caught.value)
+
+
 async def test_kinds_of_function() -> None:
     """Functions, builtins, classes, methods, partials and names can all be called."""
     async with cluster(2) as (a, _):
