@@ -10,8 +10,8 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from launcher.commandline import Launch, in_users_words, parse
@@ -34,6 +34,7 @@ __all__ = ("main",)
 _FAILURE_STATUS = 1
 _USAGE_STATUS = 2
 _REQUEUE_STATUS = 85  # EX_TEMPFAIL is taken; what batch systems and trainers have agreed on
+_UNREAD_STATUS = 141  # as if by SIGPIPE, which Python ignores
 _KUBERNETES = "k8s"
 _COMMANDS = ("status", "logs", "stop")  # a script of such a name is given as ./status
 
@@ -53,12 +54,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         if argv and argv[0] in _COMMANDS:
             from launcher.commands import run_command  # noqa: PLC0415 -- not for a launch
 
-            return run_command(argv[0], argv[1:])
+            with _answering():
+                return run_command(argv[0], argv[1:])
         if argv and argv[0] == _KUBERNETES:
             from launcher.kubernetes import run_k8s  # noqa: PLC0415 -- not for a launch
 
-            return run_k8s(argv[1:])
-        launch = parse(argv, os.environ)
+            with _answering():
+                return run_k8s(argv[1:])
+        with _answering():
+            launch = parse(argv, os.environ)
         names = launch.names
         for note in launch.notes:
             _print(f"launcher: {note}")
@@ -77,6 +81,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(error, OSError) and error.errno == errno.ENOEXEC:
             _print("hint: a script needs a first line with its interpreter, such as #!/bin/sh")
         return _FAILURE_STATUS
+
+
+@contextmanager
+def _answering() -> Iterator[None]:
+    """End in silence when whoever reads our answer has had enough of it, as `head` has."""
+    try:
+        try:
+            yield
+        finally:
+            if sys.stdout is not None:  # closed
+                sys.stdout.flush()
+    except BrokenPipeError:
+        nothing = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nothing, sys.stdout.fileno())  # for what Python still writes at its end
+        raise SystemExit(_UNREAD_STATUS) from None
 
 
 def _prepare_log_dir(launch: Launch) -> None:

@@ -69,6 +69,8 @@ def stop_launch(launch: Launch, environ: Mapping[str, str]) -> None:
     folder = open_folder(control_folder(environ))
     try:
         _request(folder, launch.socket, "POST", "/stop")
+    except BrokenPipeError:  # which commands take for that of stdout
+        raise ConnectionError(f"pid {launch.status['pid']}: it has ended meanwhile") from None
     finally:
         os.close(folder)
 

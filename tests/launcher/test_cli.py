@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -86,3 +88,19 @@ def test_help_lists_every_option_and_variable(capsys: pytest.CaptureFixture[str]
     assert caught.value.code == 0
     assert [o.name for o in OPTIONS if f"--{o.name}" not in shown] == []
     assert [o.name for o in OPTIONS if f"[{o.variable}]" not in shown] == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("argv", [("--print-config",), ("status", "--json")])
+def test_a_reader_that_has_had_enough_is_no_failure(argv: tuple[str, ...], tmp_path: Path) -> None:
+    """As `head`: nothing is said, and the status is that of tools which SIGPIPE ends."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    env = {**os.environ, "XDG_RUNTIME_DIR": "", "TMPDIR": str(tmp_path)}
+    command = [sys.executable, "-m", "launcher", *argv]
+    ended = subprocess.run(
+        command, stdout=writing, stderr=subprocess.PIPE, check=False, env=env, timeout=20
+    )
+    os.close(writing)
+
+    assert (ended.returncode, ended.stderr) == (141, b"")
