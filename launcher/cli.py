@@ -149,7 +149,7 @@ async def _supervise(launch: Launch, guardian: Guardian) -> int:
     from launcher.api import run_agent  # noqa: PLC0415 -- a launch loads what it needs, when it does
 
     try:
-        _show_warnings()
+        _show_warnings(launch.names)
         program, args = _entrypoint(launch.target)
         result = await run_agent(launch.config, program, args, guardian=guardian)
     finally:
@@ -216,12 +216,19 @@ def _is_full(folder: str) -> bool:
         return False
 
 
-def _show_warnings() -> None:
+def _show_warnings(names: Mapping[str, str]) -> None:
+    """Print warnings, which name what the user has set as errors do."""
     import logging  # noqa: PLC0415 -- comes with asyncio
+
+    class Formatter(logging.Formatter):
+        def format(self, record: logging.LogRecord) -> str:
+            text = super().format(record)
+            is_of_field = text.partition("=")[0] in names
+            return f"launcher: {in_users_words(text, names) if is_of_field else text}"
 
     levels = logging.getLevelNamesMapping()
     handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("launcher: %(message)s"))
+    handler.setFormatter(Formatter())
     logger = logging.getLogger("launcher")
     logger.addHandler(handler)
     logger.setLevel(levels.get(os.environ.get("LOGLEVEL", "").upper(), logging.WARNING))

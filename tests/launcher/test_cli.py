@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from launcher.cli import main
+from launcher.cli import _show_warnings, main
 from launcher.options import OPTIONS
 
 
@@ -104,3 +105,23 @@ def test_a_reader_that_has_had_enough_is_no_failure(argv: tuple[str, ...], tmp_p
     os.close(writing)
 
     assert (ended.returncode, ended.stderr) == (141, b"")
+
+
+def test_warnings_name_what_the_user_has_set_as_errors_do(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """By the option, if it begins a message; all others are printed as they are."""
+    logger = logging.getLogger("launcher")
+    handlers, level = list(logger.handlers), logger.level
+    _show_warnings({"rdzv_endpoint": "--rdzv-endpoint", "role": "--role"})
+    try:
+        logger.warning("rdzv_endpoint=%s: not known yet", "host:1")
+        logger.warning("role trainer: all have ended")
+    finally:
+        logger.handlers[:] = handlers
+        logger.setLevel(level)
+
+    assert capsys.readouterr().err.splitlines() == [
+        "launcher: --rdzv-endpoint=host:1: not known yet",
+        "launcher: role trainer: all have ended",
+    ]
