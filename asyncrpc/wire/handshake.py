@@ -45,6 +45,9 @@ _MAX_BODY_BYTES = MAX_MESSAGE_BYTES - _PREFIX.size
 _SERVER_LABEL = b"arpc1 S"
 _CLIENT_LABEL = b"arpc1 C"
 _VERDICT_LABEL = b"arpc1 V"
+_REMEDY = (
+    "both sides need the same: given as secret=, in $ASYNCRPC_SECRET_FILE or in the user's file"
+)
 
 
 class _Kind(enum.IntEnum):
@@ -337,7 +340,7 @@ class Handshake:
                 _Alert.PROOF,
                 AuthenticationError(
                     f"the {who} does not know this run's secret, or its messages were changed "
-                    "on the way: its proof does not match"
+                    f"on the way: its proof does not match; {_REMEDY}"
                 ),
             )
 
@@ -383,7 +386,9 @@ def _alert_error(body: bytes) -> RpcError:
     if code == _Alert.PURPOSE:
         return _broken("the peer serves another purpose than the one asked for")
     if code == _Alert.PROOF:
-        return AuthenticationError("the peer did not accept our proof: its secret is not ours")
+        return AuthenticationError(
+            f"the peer did not accept our proof: its secret is not ours; {_REMEDY}"
+        )
     if code == _Alert.VERSION:
         return _broken(f"the peer refused handshake version {VERSION}")
     return _broken(f"unknown alert of {len(body)} bytes during the handshake")

@@ -190,8 +190,10 @@ def test_wrong_secret() -> None:
 
     assert isinstance(at_client, AuthenticationError)
     assert "secret" in str(at_client)
+    assert "$ASYNCRPC_SECRET_FILE" in str(at_client)
     assert isinstance(at_server, AuthenticationError)
     assert "secret" in str(at_server)
+    assert "$ASYNCRPC_SECRET_FILE" in str(at_server)
 
 
 def test_server_refuses_a_client_that_ignores_its_wrong_proof() -> None:
