@@ -60,6 +60,9 @@ if TYPE_CHECKING:  # the names only: most runs use neither
 
 __all__ = ("LocalElasticAgent",)
 
+# Another node whose worker ours have lost, and failed over, gets this long to report it first.
+_CAUSE_GRACE = 1.0
+
 _logger = logging.getLogger("launcher.agent")
 
 
@@ -338,9 +341,18 @@ class LocalElasticAgent:
         return Event.CHANGED
 
     async def _report(self) -> None:
-        """Tell the others how the workers ended, and name those that keep us waiting."""
+        """Tell the others how the workers ended, and name those that keep us waiting.
+
+        If only the end of another node's worker explains that, the other may tell first; then it
+        is that failure which ended the round.
+        """
         failure, exitcode = self._processes.failure()
         info = self._info
+        assert info is not None
+        if info.world_size > 1 and self._processes.is_consequence():
+            await asyncio.sleep(_CAUSE_GRACE)
+            if self._machine.phase is not Phase.REPORTING or self._info is not info:
+                return
         self._reported = outcome = Outcome(
             failure, exitcode, self._spec.max_restarts, self._spec.restart_window
         )

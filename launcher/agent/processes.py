@@ -17,7 +17,7 @@ from launcher.agent.group import RunResult, WorkerGroup
 from launcher.agent.ranks import NodeRanks
 from launcher.agent.variables import RunFacts, worker_variables
 from launcher.agent.watchdog import Watchdog
-from launcher.errors import ChildFailedError, one_line
+from launcher.errors import ChildFailedError, ProcessFailure, one_line
 from launcher.logs import LogsSpecs, line_prefix
 from launcher.process import Guardian, ProcessContext, RunProcsResult, start_processes
 
@@ -213,11 +213,21 @@ class Processes:
             return f"workers could not be started: {one_line(self.start_error)}", 1
         if self._ended is None or not self._ended.is_failed():
             return "", 0
-        ranks = self._global_ranks()
-        failures = {ranks[local]: failure for local, failure in self._ended.failures.items()}
-        name = self._group.spec.get_entrypoint_name()
-        rank, failure = ChildFailedError(name, failures).get_first_failure()
+        rank, failure = self._first_failure(self._ended)
         return f"rank {rank} (pid {failure.pid}) {failure.ending()}", failure.exitcode
+
+    def is_consequence(self) -> bool:
+        """Return whether the round failed here because of a worker that is not ours."""
+        if self.start_error is not None or self._ended is None or not self._ended.is_failed():
+            return False
+        return self._first_failure(self._ended)[1].is_consequence()
+
+    def _first_failure(self, ended: RunProcsResult) -> tuple[int, ProcessFailure]:
+        ranks = self._global_ranks()
+        failures = {ranks[local]: failure for local, failure in ended.failures.items()}
+        return ChildFailedError(
+            self._group.spec.get_entrypoint_name(), failures
+        ).get_first_failure()
 
     def complete(self, result: RunResult) -> RunResult:
         """Add to the result of a run what the workers of its last round came to.

@@ -38,6 +38,9 @@ WORKER = """
     while not any(os.path.exists(name) for name in ("go", f"go{round}")):
         if os.path.exists(f"fail{round}.{facts['RANK']}"):
             sys.exit(7)
+        if os.path.exists(f"lose{round}.{facts['RANK']}"):
+            import asyncrpc
+            raise asyncrpc.PeerLostError("it is gone")
         time.sleep(0.02)
 """
 """Tells who it is, then waits until it may end, or shall fail."""
@@ -329,6 +332,28 @@ def test_a_failure_restarts_all_nodes_until_the_budget_is_spent(
     assert re.search(
         r"run failed on another node: rank 0 \(pid \d+\) exited with status 7 on 127\.0\.0\.1 ",
         ends[1][1],
+    )
+
+
+def test_a_node_that_lost_a_peer_lets_another_report_first(agent: Agent, tmp_path: Path) -> None:
+    """Who fails by itself is blamed on all nodes; who lost a peer, if nobody else fails."""
+    one = agent(1, "--nnodes=2", "--max-restarts=1")
+    wait_for_host(one)
+    two = agent(2, "--nnodes=2", "--max-restarts=1")
+    facts_of(one), facts_of(two)
+    (tmp_path / "lose0.1").touch()
+    facts_of(one)
+    victim = psutil.Process(int(facts_of(two)[0]["pid"]))
+    (tmp_path / "lose1.1").touch()
+    victim.wait(timeout=NOTICE)
+    (tmp_path / "fail1.0").touch()
+    ends = finish(one), finish(two)
+
+    assert [status for status, _ in ends] == [7, 7]
+    assert re.search(r"rank 1 \(pid \d+\) exited with status 1 .*restart 1 of 1", ends[0][1])
+    assert "First to fail: rank 0 " in ends[0][1]
+    assert re.search(
+        r"run failed on another node: rank 0 \(pid \d+\) exited with status 7", ends[1][1]
     )
 
 
