@@ -15,7 +15,7 @@ import pytest
 import asyncrpc as rpc
 from asyncrpc import RpcAgent, RpcOptions
 from asyncrpc.store import MemoryStore, StoreConnectionError, TCPStoreServer
-from asyncrpc.testing import cluster
+from asyncrpc.testing import VirtualClock, cluster
 from tests.agent import targets
 from tests.agent.groups import until
 from tests.agent.processes import SECRET, started
@@ -327,6 +327,27 @@ async def test_store_out_of_reach(free_tcp_port: int) -> None:
         await RpcAgent.start(rank=1, world_size=2, options=options, environ={})
 
     assert 0.4 < time.monotonic() - begin < 2.5
+
+
+async def test_wait_for_a_store_is_told(
+    free_tcp_port: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """While rank 0 does not come, the others say where nobody answers, and who should."""
+    clock = VirtualClock()
+    options = RpcOptions(secret=SECRET, init_method=f"tcp://127.0.0.1:{free_tcp_port}")
+    start = asyncio.create_task(
+        RpcAgent.start(rank=1, world_size=2, options=options, environ={}, clock=clock)
+    )
+    await clock.advance(9)
+    early = list(caplog.messages)
+    await clock.advance(2)
+    start.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await start
+
+    told = f"no store answers at tcp://127.0.0.1:{free_tcp_port} for 10 s now; the worker of rank 0"
+    assert [] == early
+    assert [f"{told} serves it"] == caplog.messages
 
 
 @pytest.mark.slow

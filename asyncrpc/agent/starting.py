@@ -183,6 +183,7 @@ class Starter:
             secret=secret,
             run_id=self._run_id,
             environ=self._environ,
+            clock=self._clock,
         )
         return await place.open(max(timeout, 0.1))
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import logging
 import os
 import socket
 import tempfile
@@ -15,6 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from asyncrpc.observe import Clock, reminding
 from asyncrpc.store import PrefixStore, Store, TCPStore, TCPStoreServer
 from asyncrpc.transport import Address
 
@@ -22,6 +24,8 @@ if TYPE_CHECKING:  # loaded only for a group that has one
     from asyncrpc.store import EtcdStore
 
 __all__ = ("StoreLink", "StorePlace", "route_to", "scoped")
+
+_log = logging.getLogger("asyncrpc.discovery")
 
 _RECONNECT = 60.0  # seconds a broken connection is tried again; one second where nobody listens
 _ETCD = "etcd://"
@@ -114,6 +118,7 @@ class StorePlace:
         secret: shared secret, or empty.
         run_id: name of the run.
         environ: ``LAUNCHER_STORE``, else ``MASTER_ADDR`` and ``MASTER_PORT`` are read from it.
+        clock: by which it is told that a store does not answer.
     """
 
     init_method: str
@@ -121,6 +126,7 @@ class StorePlace:
     secret: bytes
     run_id: str
     environ: Mapping[str, str]
+    clock: Clock
 
     async def open(self, timeout: float) -> StoreLink:
         """Reach the store, serving it where this worker has to.
@@ -162,7 +168,14 @@ class StorePlace:
         if may_serve and self.rank is None:
             with contextlib.suppress(OSError):
                 return await self._serve(address.host, address.port, timeout)
-        client = await self._connect(address.host, address.port, timeout)
+        is_first = may_serve and self.rank is not None
+        server = "; the worker of rank 0 serves it" if is_first else ""
+
+        async def tell(seconds: float) -> None:
+            _log.warning("no store answers at %s for %.0f s now%s", address, seconds, server)
+
+        async with reminding(self.clock, tell):
+            client = await self._connect(address.host, address.port, timeout)
         return StoreLink(client, str(address), client=client)
 
     async def _connect(self, host: str, port: int, timeout: float) -> TCPStore:
