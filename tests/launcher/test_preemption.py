@@ -79,6 +79,8 @@ def test_coroutine_functions_run_on_the_loop_of_the_worker(start: Start, script:
     import asyncio
     async def main():
         loop = asyncio.get_running_loop()
+        # A handler of signal.signal may have to wait for what wakes the loop next.
+        loop.add_signal_handler(signal.SIGTERM, end, 0, None)
         async def save(left):
             assert asyncio.get_running_loop() is loop
             ready.set()
