@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 __all__ = ("handle_signals", "without_echo")
 
-_ECHO = 0.5  # seconds; more than between two signals of one order, less than between two Ctrl-C
+_ECHO = 0.1  # seconds; more than between two signals of one order, less than between two Ctrl-C
 
 
 class _Handled(NamedTuple):
@@ -68,7 +68,7 @@ def without_echo(
     """Count a signal once that one order sends twice, as to the process and then to its group.
 
     Args:
-        receive: called unless the same signal has come less than half a second before.
+        receive: called unless the same signal has come less than a tenth of a second before.
         clock: returns seconds.
 
     Returns:

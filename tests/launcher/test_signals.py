@@ -121,7 +121,7 @@ async def test_another_thread_gets_no_signals() -> None:
 
 async def test_what_one_order_sends_twice_counts_once() -> None:
     """`timeout` signals its child and then the group; who means it a second time takes longer."""
-    sent = [(0.0, 15), (0.1, 15), (0.2, 2), (0.4, 15), (0.6, 15), (0.65, 2), (0.8, 2)]
+    sent = [(0.0, 15), (0.02, 15), (0.04, 2), (0.08, 15), (0.12, 15), (0.13, 2), (0.16, 2)]
     times = iter([at for at, _ in sent])
     received: list[int] = []
     receive = without_echo(received.append, lambda: next(times))
@@ -131,4 +131,4 @@ async def test_what_one_order_sends_twice_counts_once() -> None:
         if len(received) > len(counted):
             counted.append((at, number))
 
-    assert counted == [(0.0, 15), (0.2, 2), (0.6, 15), (0.8, 2)]
+    assert counted == [(0.0, 15), (0.04, 2), (0.12, 15), (0.16, 2)]
