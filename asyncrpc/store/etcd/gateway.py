@@ -49,6 +49,7 @@ __all__ = ("Gateway", "Reply")
 _ATTEMPT = 1.5  # seconds for one member at first: a request is lost with the leader it went to
 _MAX_ATTEMPT = 10.0  # seconds for one that has become slow
 _CONNECT = 2.0  # seconds for one member to take a connection
+_OPENING = 3.0  # seconds for one to begin a stream: one that stands still takes the request, too
 _LEAST_ATTEMPT = 0.3
 _FIRST_PAUSE = 0.02  # seconds before all members are asked again
 _MAX_PAUSE = 0.5
@@ -190,7 +191,10 @@ class Gateway:
         member, token = self._members[self._current], self.token
         try:
             with self._turning_away(member), translated():
-                async with self._post(member, path, body, None) as response:
+                async with contextlib.AsyncExitStack() as stack:
+                    async with asyncio.timeout(_OPENING):
+                        request = self._post(member, path, body, None)
+                        response = await stack.enter_async_context(request)
                     if response.status != 200:
                         raise self._refusal_of(response.status, await response.read())
                     _keep_alive(response)
