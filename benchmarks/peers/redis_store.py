@@ -48,7 +48,7 @@ class _Store:
         self._script = client.register_script(_COMPARE_SET)
 
     def compare_set(self, key: str, expected: bytes, desired: bytes) -> Awaitable[object]:
-        return self._script(keys=[key], args=[expected, desired])  # type: ignore[no-any-return]
+        return self._script(keys=[key], args=[expected, desired])
 
     async def barrier(self, key: str, world_size: int) -> None:
         """Return once `world_size` clients have called it: the last one wakes the others."""

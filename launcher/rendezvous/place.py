@@ -385,7 +385,7 @@ def _own_host(listening: socket.socket, host: str) -> str:
     is_ipv6 = listening.family == socket.AF_INET6
     if is_ipv6 and not listening.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY):
         return "127.0.0.1"  # which is there also where IPv6 has no addresses
-    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 -- not bound
 
 
 def _check_local(family: int, address: str | int) -> None:
