@@ -21,12 +21,13 @@ from asyncrpc.secret import NoUserSecretError, load_secret, run_secret
 from launcher import events
 from launcher.affinity import cpus_of_workers
 from launcher.agent import LocalElasticAgent, RunResult, WorkerSpec, WorkerState, own_device
-from launcher.config import LaunchConfig, to_address, to_signals
+from launcher.config import LaunchConfig
 from launcher.errors import ChildFailedError, RendezvousClosedError, SignalException, UsageError
 from launcher.limits import check_workers
 from launcher.logs import DefaultLogsSpecs, LogsSpecs
 from launcher.process import Guardian
 from launcher.rendezvous import RendezvousHandler, RendezvousParameters, get_rendezvous_handler
+from launcher.rules import to_address, to_signals
 from launcher.signals import handle_signals, without_echo
 
 __all__ = (

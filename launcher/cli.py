@@ -116,7 +116,7 @@ def _prepare_log_dir(launch: Launch) -> None:
 def _run_on_hosts(launch: Launch, fleet: Fleet) -> int:
     import asyncio  # noqa: PLC0415 -- slow: not for --help and mistakes
 
-    from launcher.config import to_signals  # noqa: PLC0415 -- only for several hosts
+    from launcher.rules import to_signals  # noqa: PLC0415 -- only for several hosts
     from launcher.ssh import launch_on_hosts  # noqa: PLC0415 -- only for several hosts
 
     announcing = to_signals(launch.config.preempt_signals)  # which the nodes know what to do about

@@ -13,6 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from launcher.rules import to_address, to_seconds, to_signals
+
 if TYPE_CHECKING:  # the names only: whoever sets the fields imports them
     from launcher.affinity import NumaOptions
     from launcher.logs import LogsSpecs
@@ -29,9 +31,6 @@ __all__ = (
     "LaunchConfig",
     "has_scheduler",
     "resolve_shutdown_timeout",
-    "to_address",
-    "to_seconds",
-    "to_signals",
 )
 
 DEFAULT_PREEMPT_NOTICE = 60.0  # what the clouds give at least, but for Google's and Azure's 30
@@ -52,7 +51,6 @@ SCHEDULER_VARIABLES = (
 """The variables that give schedulers away, with the names of their detectors."""
 SHUTDOWN_TIMEOUT_VARIABLE = "TORCH_ELASTIC_SHUTDOWN_TIMEOUT"
 SIGNALS_TO_HANDLE_VARIABLE = "TORCHELASTIC_SIGNALS_TO_HANDLE"
-_LAST_PORT = 65535
 START_METHODS = ("spawn", "fork", "forkserver")
 """How a worker that runs a function comes to be."""
 
@@ -268,73 +266,11 @@ def has_scheduler(environ: Mapping[str, str]) -> bool:
     return any(variable in environ for variable, _ in SCHEDULER_VARIABLES)
 
 
-def to_address(text: str) -> tuple[str, int]:
-    """Split ``[HOST:]PORT``.
-
-    Args:
-        text: a port from 1 to 65535, after a host if there is one; IPv6 addresses in brackets.
-
-    Returns:
-        Host and port; the host is 127.0.0.1 if none is given.
-
-    Raises:
-        ValueError: it is something else.
-    """
-    host, _, port = text.rpartition(":")
-    is_port = port.isascii() and port.isdigit() and len(port) < 6 and 0 < int(port) <= _LAST_PORT
-    bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
-    if not is_port or (":" in bare and bare == host) or (not bare and text != port):
-        raise ValueError(f"expected [HOST:]PORT, a port from 1 to {_LAST_PORT}")
-    return bare or "127.0.0.1", int(port)
-
-
 def _check_address(name: str, text: object) -> None:
     try:
         to_address(str(text))
     except ValueError as error:
         raise ValueError(f"{name}={text}: {error}") from None
-
-
-def to_signals(names: str) -> tuple[signal.Signals, ...]:
-    """Turn a comma list of signal names into signals, each once, in the order given.
-
-    Args:
-        names: such as ``SIGTERM,SIGINT``; the ``SIG`` may be left out; empty: none.
-
-    Returns:
-        The signals.
-
-    Raises:
-        ValueError: a name is no signal, or one that cannot be caught.
-    """
-    found: dict[signal.Signals, None] = {}
-    for raw in names.split(","):
-        name = raw.strip().upper()
-        if not name:
-            continue
-        try:
-            number = signal.Signals[name if name.startswith("SIG") else f"SIG{name}"]
-        except KeyError:
-            raise ValueError(f"expected names of signals, {raw.strip()!r} is none") from None
-        if number in (signal.SIGKILL, signal.SIGSTOP):
-            raise ValueError(f"expected signals that can be caught, {number.name} cannot")
-        found[number] = None
-    return tuple(found)
-
-
-def to_seconds(text: str) -> float:
-    """Turn a text into seconds from 0.
-
-    Raises:
-        ValueError: it is no such number.
-    """
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if math.isfinite(value) and value >= 0:
-        return value
-    raise ValueError("expected seconds, at least 0")
 
 
 def _check(name: str, value: object, *, at_least: int) -> None:

@@ -1,27 +1,38 @@
 """The options of the command line: each declared once, in `OPTIONS`.
 
-Flag, environment variable, rule, default and help all come from there. Pure but for the number of
-processors, which ``--nproc-per-node auto`` asks for. `cli` turns options into a `LaunchConfig`.
+Flag, environment variable, rule, default and help all come from there; what texts mean is said in
+`rules`. `commandline` turns options into a `LaunchConfig`.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from typing import NamedTuple
 
-from launcher.config import (
-    DEFAULT_SIGNALS,
-    START_METHODS,
-    to_address,
-    to_seconds,
-    to_signals,
-)
+from launcher.config import DEFAULT_SIGNALS, START_METHODS
 from launcher.hosts import to_hosts
+from launcher.rules import (
+    filled,
+    integer_from,
+    one_of,
+    to_name,
+    to_nodes,
+    to_port,
+    to_ranks,
+    to_seconds,
+    to_settings,
+    to_span,
+    to_text,
+    to_texts,
+    to_truth,
+    to_words,
+    to_workers,
+    valid_address,
+    valid_signals,
+)
 
 __all__ = ("OPTIONS", "Option", "options_table")
 
-_LAST_PORT = 65535
 _SHORT_FORMS = {"module": "-m", "redirects": "-r", "tee": "-t"}
 
 
@@ -72,148 +83,7 @@ class Option(NamedTuple):
         Raises:
             ValueError: the text breaks the option's rule; the message says what was expected.
         """
-        return _switch(text) if self.parse is None else self.parse(text)
-
-
-def _switch(text: str) -> bool:
-    # torchrun takes 0 and 1 alone, and fails on `PET_STANDALONE=true` with a traceback.
-    lowered = text.strip().lower()
-    if lowered in ("1", "true", "t", "yes", "y", "on"):
-        return True
-    if lowered in ("", "0", "false", "f", "no", "n", "off"):
-        return False
-    raise ValueError("expected 1 or 0 (or true, false, yes, no)")
-
-
-def _integer(text: str, at_least: int) -> int:
-    # `str.isdecimal` takes other scripts' digits and `int` takes underscores: neither is meant.
-    if text.isascii() and text.isdigit() and len(text) < 10 and int(text) >= at_least:
-        return int(text)
-    raise ValueError(f"expected an integer, at least {at_least}")
-
-
-def _from_zero(text: str) -> int:
-    return _integer(text, 0)
-
-
-def _from_one(text: str) -> int:
-    return _integer(text, 1)
-
-
-def _workers(text: str) -> int:
-    if text in ("auto", "cpu"):
-        return len(os.sched_getaffinity(0))
-    try:
-        return _integer(text, 1)
-    except ValueError:
-        raise ValueError("expected an integer, at least 1, or auto or cpu") from None
-
-
-def _nodes(text: str) -> tuple[int, int]:
-    low, colon, high = text.partition(":")
-    try:
-        least = _integer(low, 1)
-        most = _integer(high, least) if colon else least
-    except ValueError:
-        raise ValueError(
-            "expected N or MIN:MAX, from 1, MIN not above MAX, such as 2 or 1:4"
-        ) from None
-    return least, most
-
-
-def _settings(text: str) -> dict[str, object]:
-    found: dict[str, object] = {}
-    for part in text.split(","):
-        name, equals, value = part.partition("=")
-        if part.strip() and not (equals and name.strip() and value.strip()):
-            raise ValueError("expected settings such as join_timeout=60,last_call_timeout=5")
-        if part.strip():
-            found[name.strip()] = value.strip()
-    return found
-
-
-def _span(text: str) -> float:
-    try:
-        value = to_seconds(text)
-    except ValueError:
-        value = 0.0
-    if value > 0:
-        return value
-    raise ValueError("expected seconds, above 0")
-
-
-def _command(text: str) -> tuple[str, ...]:
-    import shlex  # noqa: PLC0415 -- only for several hosts
-
-    if not (words := tuple(shlex.split(text))):
-        raise ValueError("expected a program, such as ssh, or ssh -p 2222")
-    return words
-
-
-def _address(text: str) -> str:
-    to_address(text)
-    return text
-
-
-def _port(text: str) -> int:
-    try:
-        if (port := _integer(text, 1)) <= _LAST_PORT:
-            return port
-    except ValueError:
-        pass
-    raise ValueError(f"expected a port, from 1 to {_LAST_PORT}")
-
-
-def _ranks(text: str) -> frozenset[int]:
-    try:
-        return frozenset(_integer(part.strip(), 0) for part in text.split(",") if part.strip())
-    except ValueError:
-        raise ValueError("expected local ranks separated by commas, such as 0,2") from None
-
-
-def _signals(text: str) -> str:
-    return ",".join(number.name for number in to_signals(text))
-
-
-def _text(text: str) -> str:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise ValueError("expected text in UTF-8") from None
-    return text
-
-
-def _name(text: str) -> str:
-    if text:
-        return _text(text)
-    raise ValueError("expected a name")
-
-
-def _texts(text: str) -> tuple[str, ...]:
-    # torch's: a comma that is meant is written twice.
-    parts = text.replace(",,", "\0").split(",")
-    return tuple(part.replace("\0", ",") for part in parts if part)
-
-
-def _one_of(*names: str) -> Callable[[str], str]:
-    def parse(text: str) -> str:
-        if text in names:
-            return text
-        raise ValueError(f"expected one of {', '.join(names)}")
-
-    return parse
-
-
-def _file(text: str) -> str:
-    if text:
-        return text  # bytes of any kind, as of a folder
-    raise ValueError("expected a file")
-
-
-def _folder(text: str) -> str:
-    if text:
-        return text  # bytes of any kind: `os.fsencode` knows them
-    raise ValueError("expected a folder")
+        return to_truth(text) if self.parse is None else self.parse(text)
 
 
 OPTIONS: tuple[Option, ...] = (
@@ -221,20 +91,20 @@ OPTIONS: tuple[Option, ...] = (
         name="config",
         help="a TOML file with options under [tool.launcher], their names with underscores, such "
         "as nproc_per_node = 4",
-        parse=_file,
+        parse=filled("a file"),
         metavar="FILE",
     ),
     Option(
         name="nnodes",
         help="number of nodes, N or MIN:MAX: the run goes on while there are MIN, and grows to MAX",
-        parse=_nodes,
+        parse=to_nodes,
         default="1",
         metavar="N",
     ),
     Option(
         name="nproc-per-node",
         help="workers on this node: a number, or auto or cpu for one per usable processor",
-        parse=_workers,
+        parse=to_workers,
         default="1",
         metavar="N",
     ),
@@ -247,7 +117,7 @@ OPTIONS: tuple[Option, ...] = (
         name="rdzv-backend",
         help="how nodes find each other: tcp (or c10d), etcd, static, or a registered name; "
         "default: static if --master-addr or --master-port is given, else tcp",
-        parse=_name,
+        parse=to_name,
         metavar="NAME",
     ),
     Option(
@@ -262,14 +132,14 @@ OPTIONS: tuple[Option, ...] = (
         name="rdzv-id",
         help="name of the run, the same on every node; default: a random one for one node, else "
         "the scheduler's job, else none",
-        parse=_text,
+        parse=to_text,
         default="",
         metavar="ID",
     ),
     Option(
         name="rdzv-conf",
         help="settings such as join_timeout=60,last_call_timeout=5,join_debounce=0.3",
-        parse=_settings,
+        parse=to_settings,
         default="",
         metavar="SETTINGS",
     ),
@@ -277,26 +147,26 @@ OPTIONS: tuple[Option, ...] = (
         name="node-rank",
         help="rank of this node, kept in every round of that many nodes; default: by host name, "
         "0 with static",
-        parse=_from_zero,
+        parse=integer_from(0),
         metavar="RANK",
     ),
     Option(
         name="expect-nodes",
         help="number of nodes that the first round waits for and no longer; default: the MAX of "
         "--nnodes",
-        parse=_from_one,
+        parse=integer_from(1),
         metavar="N",
     ),
     Option(
         name="master-addr",
         help="where rank 0 of the workers listens; selects static; default: 127.0.0.1",
-        parse=_name,
+        parse=to_name,
         metavar="HOST",
     ),
     Option(
         name="master-port",
         help="the port it listens on; several nodes meet at the next one; default: 29500",
-        parse=_port,
+        parse=to_port,
         metavar="PORT",
     ),
     Option(
@@ -315,36 +185,36 @@ OPTIONS: tuple[Option, ...] = (
     Option(
         name="ssh",
         help="the program that reaches the hosts of --hosts, with options of its own",
-        parse=_command,
+        parse=to_words,
         default="ssh",
         metavar="COMMAND",
     ),
     Option(
         name="local-addr",
         help="where other nodes reach this one; default: the address it reaches the store from",
-        parse=_name,
+        parse=to_name,
         metavar="HOST",
     ),
     Option(
         name="environment",
         help="the scheduler to ask for nodes, rank, endpoint and run: slurm, mpi, kubernetes, or "
         "an entry point of the group launcher.environment; default: the one that started this",
-        parse=_name,
+        parse=to_name,
         metavar="NAME",
     ),
     Option(name="no-detect", help="ask no scheduler", parse=None),
-    Option("role", "what the workers are; they read it as ROLE_NAME", _name, "default", "NAME"),
+    Option("role", "what the workers are; they read it as ROLE_NAME", to_name, "default", "NAME"),
     Option(
         name="max-restarts",
         help="how often the run may be restarted after failures, on all nodes together",
-        parse=_from_zero,
+        parse=integer_from(0),
         default="0",
         metavar="N",
     ),
     Option(
         name="restart-window",
         help="seconds after which a restart no longer counts; default: it always counts",
-        parse=_span,
+        parse=to_span,
         metavar="SECONDS",
     ),
     Option(
@@ -365,14 +235,14 @@ OPTIONS: tuple[Option, ...] = (
     Option(
         name="signals-to-handle",
         help="signals that stop the run in order, forwarded to the workers",
-        parse=_signals,
+        parse=valid_signals,
         default=DEFAULT_SIGNALS,
         metavar="NAMES",
     ),
     Option(
         name="forward-signals",
         help="signals that are passed on to the workers and stop nothing, such as USR1,USR2",
-        parse=_signals,
+        parse=valid_signals,
         default="",
         metavar="NAMES",
     ),
@@ -381,21 +251,21 @@ OPTIONS: tuple[Option, ...] = (
         help="signals that say that this node has to go: workers prepare for it (see "
         "launcher.preemption), the node leaves the run, and the exit status is 85; default: what "
         "the scheduler sends",
-        parse=_signals,
+        parse=valid_signals,
         default="",
         metavar="NAMES",
     ),
     Option(
         name="preempt-notice",
         help="seconds from such a signal to the end of the node",
-        parse=_span,
+        parse=to_span,
         default="60",
         metavar="SECONDS",
     ),
     Option(
         name="stdin",
         help="local rank that gets the launcher's standard input; default: 0 if it is the only one",
-        parse=_from_zero,
+        parse=integer_from(0),
         metavar="RANK",
     ),
     Option(name="module", help="run a module, as `python -m` does", parse=None),
@@ -408,14 +278,14 @@ OPTIONS: tuple[Option, ...] = (
     Option(
         name="start-method",
         help="how workers are started with --run-path: spawn, fork or forkserver",
-        parse=_one_of(*START_METHODS),
+        parse=one_of(*START_METHODS),
         default="spawn",
         metavar="METHOD",
     ),
     Option(
         name="log-dir",
         help="directory for the logs of the run; /dev/null keeps none",
-        parse=_folder,
+        parse=filled("a folder"),
         metavar="DIR",
     ),
     Option(
@@ -434,7 +304,7 @@ OPTIONS: tuple[Option, ...] = (
     Option(
         name="local-ranks-filter",
         help="local ranks whose output reaches the console, such as 0,2; default: all",
-        parse=_ranks,
+        parse=to_ranks,
         default="",
         metavar="RANKS",
     ),
@@ -442,27 +312,27 @@ OPTIONS: tuple[Option, ...] = (
         name="duplicate-stdout-filters",
         help="copy lines of stdout with any of these texts, separated by commas, to one "
         "filtered_stdout.log for all workers; ,, is a comma",
-        parse=_texts,
+        parse=to_texts,
         default="",
         metavar="TEXTS",
     ),
     Option(
         name="duplicate-stderr-filters",
         help="the same for stderr and filtered_stderr.log",
-        parse=_texts,
+        parse=to_texts,
         default="",
         metavar="TEXTS",
     ),
     Option(
         name="logs-specs",
         help="what decides where logs go: an entry point of the group launcher.logs_specs",
-        parse=_name,
+        parse=to_name,
         metavar="NAME",
     ),
     Option(
         name="numa-binding",
         help="bind workers to processors: node, socket, exclusive or core-complex",
-        parse=_one_of("node", "socket", "exclusive", "core-complex"),
+        parse=one_of("node", "socket", "exclusive", "core-complex"),
         metavar="MODE",
     ),
     Option(
@@ -473,7 +343,7 @@ OPTIONS: tuple[Option, ...] = (
     Option(
         name="monitor-interval",
         help="seconds; accepted for callers of torchrun: nothing here waits for a next look",
-        parse=_span,
+        parse=to_span,
         default="0.1",
         metavar="SECONDS",
     ),
@@ -482,14 +352,14 @@ OPTIONS: tuple[Option, ...] = (
         help="the port, or HOST:PORT, to serve /healthz, /status and /metrics at by HTTP, on "
         "loopback unless HOST is given; default: $TORCHELASTIC_HEALTH_CHECK_PORT, else they are "
         "not served",
-        parse=_address,
+        parse=valid_address,
         metavar="PORT",
     ),
     Option(
         name="event-log-handler",
         help="where events of the run go: null, console (JSON lines on stderr), file:PATH (at its "
         "end) or a registered handler",
-        parse=_name,
+        parse=to_name,
         default="null",
         metavar="NAME",
     ),

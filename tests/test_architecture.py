@@ -37,7 +37,7 @@ ROWS: dict[str, Sequence[str]] = {
     ),
     "launcher": (
         "errors",
-        "signals target limits affinity logs init hosts",
+        "signals target limits affinity logs init hosts rules",
         "config",
         "events metrics options",
         "environment rendezvous",

@@ -42,7 +42,7 @@ from launcher.agent.state import (
 from launcher.agent.torch_store import RoundStore
 from launcher.agent.variables import RunFacts
 from launcher.agent.watchdog import Watchdog
-from launcher.config import DEFAULT_PREEMPT_NOTICE, to_signals
+from launcher.config import DEFAULT_PREEMPT_NOTICE
 from launcher.logs import LogsSpecs
 from launcher.process import Guardian
 from launcher.rendezvous import (
@@ -53,6 +53,7 @@ from launcher.rendezvous import (
     RendezvousGracefulExitError,
     RendezvousInfo,
 )
+from launcher.rules import to_signals
 
 if TYPE_CHECKING:  # the names only: most runs use neither
     from launcher.agent.preemption import Preemption

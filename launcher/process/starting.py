@@ -8,11 +8,12 @@ import signal
 from collections.abc import Callable, Mapping, Sequence
 
 from launcher.affinity import NumaOptions
-from launcher.config import DEFAULT_SIGNALS, SIGNALS_TO_HANDLE_VARIABLE, to_signals
+from launcher.config import DEFAULT_SIGNALS, SIGNALS_TO_HANDLE_VARIABLE
 from launcher.logs import LogsSpecs
 from launcher.process.base import SHUTDOWN_TIMEOUT, ProcessContext
 from launcher.process.command import CommandContext
 from launcher.process.guardian import Guardian
+from launcher.rules import to_signals
 
 __all__ = ("start_processes",)
 

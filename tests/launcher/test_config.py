@@ -4,12 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from launcher.config import (
-    LaunchConfig,
-    resolve_shutdown_timeout,
-    to_address,
-    to_signals,
-)
+from launcher.config import LaunchConfig, resolve_shutdown_timeout
 
 
 def test_a_config_needs_only_nodes_and_workers() -> None:
@@ -77,14 +72,6 @@ def test_a_config_resolves_its_shutdown_timeout(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "4")
 
     assert LaunchConfig(1, 1, 1).shutdown_timeout == 4.0
-
-
-def test_signals_are_taken_once_each_in_order() -> None:
-    """The prefix may be missing, names may repeat, none is fine."""
-    names = [number.name for number in to_signals("SIGUSR1,TERM,SIGUSR1")]
-
-    assert names == ["SIGUSR1", "SIGTERM"]
-    assert to_signals("") == ()
 
 
 def test_a_forwarded_signal_has_no_other_meaning() -> None:
@@ -161,27 +148,6 @@ def test_what_cannot_be_done_is_refused(field: str, value: object) -> None:
     """Field, value and rule."""
     with pytest.raises(ValueError, match=f"^{field}=.*: expected "):
         LaunchConfig(1, 1, 1, **{field: value})  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("29600", ("127.0.0.1", 29600)),
-        ("0.0.0.0:1", ("0.0.0.0", 1)),
-        ("[::]:65535", ("::", 65535)),
-        ("node:80", ("node", 80)),
-    ],
-)
-def test_addresses(text: str, expected: tuple[str, int]) -> None:
-    """Loopback, unless a host says where."""
-    assert to_address(text) == expected
-
-
-@pytest.mark.parametrize("text", ["", "0", "65536", "x", ":80", "a:", "::1:80", "-1", "8 0", "٣"])
-def test_other_addresses(text: str) -> None:
-    """They are refused with the rule."""
-    with pytest.raises(ValueError, match=r"expected \[HOST:\]PORT, a port from 1 to 65535"):
-        to_address(text)
 
 
 def test_the_health_port_is_the_fields_else_the_variables(monkeypatch: pytest.MonkeyPatch) -> None:
