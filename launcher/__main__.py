@@ -1,5 +1,6 @@
 """``python -m launcher``: see `launcher.cli`."""
 
+import gc
 import os
 import signal
 import sys
@@ -12,11 +13,15 @@ def main() -> int:
 
         become_second()
     handled = _end_on_signals()
+    gc.disable()  # imports leave no garbage to look for
     from launcher.cli import main as run  # noqa: PLC0415 -- a signal may come meanwhile
 
+    gc.freeze()  # modules stay
+    gc.enable()
     try:
         return run()
     finally:
+        gc.freeze()  # else Python's end searches all that is about to go, a tenth of a short run
         for number in handled:  # too late: the status is settled, and only Python has to end
             signal.signal(number, signal.SIG_IGN)
 

@@ -8,6 +8,7 @@ before it is known that there is something to launch.
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -126,6 +127,7 @@ def _run_on_hosts(launch: Launch, fleet: Fleet) -> int:
 
 
 def _run(launch: Launch) -> int:
+    gc.disable()  # imports leave no garbage to look for
     import asyncio  # noqa: PLC0415 -- slow: not for --help and mistakes
 
     with asyncio.Runner() as runner:
@@ -134,7 +136,8 @@ def _run(launch: Launch) -> int:
         from launcher.limits import raise_open_files  # noqa: PLC0415 -- a launch loads what it needs, when it does
 
         raise_open_files()  # now that the guardian has the limit that its workers are to keep
-
+        gc.freeze()  # modules stay
+        gc.enable()
         return runner.run(_supervise(launch, guardian))
 
 

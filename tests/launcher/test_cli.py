@@ -125,3 +125,28 @@ def test_warnings_name_what_the_user_has_set_as_errors_do(
         "launcher: --rdzv-endpoint=host:1: not known yet",
         "launcher: role trainer: all have ended",
     ]
+
+
+def test_garbage_is_collected_again_when_the_launch_begins() -> None:
+    """It is put off for imports only; a launch of days needs it."""
+    program = """if True:
+        import gc, launcher.api, launcher.cli
+
+        async def supervise(launch, guardian):
+            await guardian.close()
+            print(gc.isenabled())
+            return 7
+
+        launcher.cli._supervise = supervise
+        from launcher.__main__ import main
+        print(main())
+        """
+    done = subprocess.run(
+        [sys.executable, "-c", program, __file__],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert (done.stdout, done.stderr) == ("True\n7\n", "")

@@ -18,14 +18,16 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import NoReturn, Self
+from typing import TYPE_CHECKING, NoReturn, Self
 
 from launcher.errors import GuardianError
 from launcher.process.guardian import messages
-from launcher.process.guardian.forked import ForkedGuardian
 from launcher.process.guardian.inheritance import Inheritance
 from launcher.process.guardian.messages import Kind
 from launcher.process.guardian.process import Cleared, Exit, GuardedProcess
+
+if TYPE_CHECKING:
+    from launcher.process.guardian.forked import ForkedGuardian
 
 __all__ = ("Guardian",)
 
@@ -120,6 +122,8 @@ class Guardian:
             GuardianError: there can be no more processes.
             RuntimeError: there is no running loop.
         """
+        from launcher.process.guardian.forked import ForkedGuardian  # noqa: PLC0415 -- brings all that a guardian runs
+
         loop = asyncio.get_running_loop()
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
