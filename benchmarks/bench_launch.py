@@ -16,7 +16,15 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from harness.launches import Launch, Launcher, bare, launch, own_launcher, torchrun
+from harness.launches import (
+    Launch,
+    Launcher,
+    bare,
+    compile_own,
+    launch,
+    own_launcher,
+    torchrun,
+)
 from harness.machine import describe_machine, machine_line
 from harness.tables import grid
 
@@ -38,6 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
             f"torchrun: no torch in {options.torch_python} "
             "(pip install torch numpy, or --torch-python)"
         )
+    compile_own()
     figures: Figures = {}
     failed = 0
     for index in range(options.rounds):

@@ -16,6 +16,7 @@ import sys
 import time
 from pathlib import Path
 
+from harness.launches import compile_own
 from harness.machine import describe_machine, machine_line
 from harness.tables import grid
 
@@ -39,6 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=11, help="default: %(default)s")
     parser.add_argument("--json", type=Path, help="write every figure here")
     options = parser.parse_args(arguments)
+    compile_own()
     seconds: dict[str, list[float]] = {name: [] for name in _COMMANDS}
     failed: set[str] = set()
     for _ in range(options.rounds):

@@ -5,6 +5,7 @@ Standard library only: the memory figure of a child starts at the size of its pa
 
 from __future__ import annotations
 
+import compileall
 import os
 import select
 import signal
@@ -16,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ("Launch", "Launcher", "bare", "launch", "own_launcher", "torchrun")
+__all__ = ("Launch", "Launcher", "bare", "compile_own", "launch", "own_launcher", "torchrun")
 
 _PROJECT = Path(__file__).resolve().parents[2]
 _WORKER = Path(__file__).resolve().with_name("launched_worker.py")
@@ -37,6 +38,16 @@ class Launch:
     peak_memory: int  # bytes; the largest resident set of the launcher or of one worker
     times: dict[str, float]  # what the workers noted, time.monotonic()
     last_line: str  # of its standard error
+
+
+def compile_own() -> None:
+    """Compile this project's modules, as pip does with those that it installs.
+
+    Python does it at the first import, but not where PYTHONDONTWRITEBYTECODE is set: there each
+    launch would compile them anew, next to a torchrun that pip has compiled.
+    """
+    for package in ("asyncrpc", "launcher"):
+        compileall.compile_dir(_PROJECT / package, quiet=1)
 
 
 def own_launcher(workers: int, restarts: int, mode: str) -> list[str]:
