@@ -12,22 +12,19 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from asyncrpc.agent.backlog import SLICE, Backlog, is_unread
 from asyncrpc.agent.bulk import Bulk
+from asyncrpc.agent.dispatch import REFERENCE_CALLS, make_handlers
 from asyncrpc.agent.sharing import Sharing, share
+from asyncrpc.agent.unsent import withdraw
 from asyncrpc.agent.upkeep import Upkeep
 from asyncrpc.errors import RemoteProtocolError, RpcError
 from asyncrpc.transport import Stream
 from asyncrpc.wire import (
     CONTROL,
-    EARLY,
-    ERROR,
     HEADER,
-    LENGTH,
-    REFERENCES,
-    REPLIES,
     Frame,
     FrameReader,
     Hello,
@@ -42,7 +39,6 @@ if TYPE_CHECKING:
     from asyncrpc.agent.agent import Agent
     from asyncrpc.agent.fault_hook import FaultHook
     from asyncrpc.agent.peers import Peer
-    from asyncrpc.agent.pending import RpcFuture
 
 __all__ = ("Connection",)
 
@@ -51,24 +47,7 @@ _log = logging.getLogger("asyncrpc.connection")
 _PYTHON_CALL = int(MessageType.PYTHON_CALL)
 _PYTHON_RET = int(MessageType.PYTHON_RET)
 _CANCEL = int(MessageType.CANCEL)
-_PING = int(MessageType.PING)
-_CANCELLED = int(MessageType.CANCELLED)
-_STREAM_CALL = int(MessageType.STREAM_CALL)
-_STREAM_ITEM = int(MessageType.STREAM_ITEM)
-_STREAM_END = int(MessageType.STREAM_END)
-_STREAM_CREDIT = int(MessageType.STREAM_CREDIT)
-_REPLY_ACK = int(MessageType.REPLY_ACK)
-
-_NOTIFY = int(MessageType.NOTIFY)
-_RREF_TAKEN = int(MessageType.RREF_TAKEN)
-_RREF_CALLS = tuple(
-    int(MessageType[f"{language}_{call}"])
-    for language in ("PYTHON", "SCRIPT")
-    for call in ("REMOTE_CALL", "RREF_FETCH_CALL")
-)
-_SERVED = (_NOTIFY, int(MessageType.SCRIPT_CALL), _STREAM_CALL)
-_ANSWERS = frozenset(filter(None, REPLIES.values()))
-_ABOUT = frozenset((_PYTHON_CALL, *_RREF_CALLS))
+_ABOUT = frozenset((_PYTHON_CALL, *REFERENCE_CALLS))
 _SHORT_ANSWERS = frozenset(int(MessageType[name]) for name in (
     "REMOTE_RET", "PYTHON_RREF_FETCH_RET", "RREF_ACK"
 ))  # fmt: skip
@@ -76,7 +55,6 @@ _SHORT_ANSWERS = frozenset(int(MessageType[name]) for name in (
 _HEADER_SIZE = HEADER.size
 unpack_header = HEADER.unpack_from
 _STRETCH = 2048  # bytes of small requests handled between looks at what is unread
-_RECENT = 256  # newest unsent frames looked through when a call is cancelled
 
 
 class Connection:
@@ -91,14 +69,13 @@ class Connection:
 
     __slots__ = (
         "_agent",
-        "_backlog",
         "_decode",
         "_handlers",
         "_is_closed",
         "_pending",
         "_reader",
-        "_serve_reference",
         "announced",
+        "backlog",
         "bulk",
         "get_buffer",
         "hello",
@@ -107,6 +84,7 @@ class Connection:
         "peer",
         "received",
         "serve",
+        "serve_reference",
         "server",
         "sharing",
         "stream",
@@ -152,23 +130,11 @@ class Connection:
         self.server = agent.make_server(self)
         self.serve = self.server.request
         """Takes requests: serves them, or keeps them while the peer does not read."""
-        self._serve_reference = partial(agent.references.serve, self.server)
-        self._backlog: Backlog | None = None
-        self._handlers: dict[int, Callable[[Frame], None]] = {
-            **dict.fromkeys(_ANSWERS, self.take_reply),
-            **dict.fromkeys(_SERVED, self._on_request),
-            **dict.fromkeys(_RREF_CALLS, self._serve_reference),
-            _RREF_TAKEN: self._on_taken,
-            _CANCEL: self._on_cancel,
-            _CANCELLED: self._on_cancelled,
-            _PING: self._on_ping,
-            **self.upkeep.handlers,
-            **(self.sharing.handlers if self.sharing is not None else {}),
-            _STREAM_ITEM: partial(agent.streams.take_item, self),
-            _STREAM_END: partial(agent.streams.take_end, self),
-            _STREAM_CREDIT: self.server.grant,
-            _REPLY_ACK: self._on_reply_ack,
-        }
+        self.serve_reference = partial(agent.references.serve, self.server)
+        """Takes requests about references."""
+        self.backlog: Backlog | None = None
+        """What waits while the peer does not read."""
+        self._handlers = make_handlers(agent, self)
 
     # -- out
 
@@ -199,15 +165,12 @@ class Connection:
         self._reader.open_window(show)
 
     def cancel(self, call_id: int) -> bool:
-        """Withdraw a request: from the batch or the bulk queue, else by a CANCEL frame.
+        """Withdraw a request that has not left, else stop it by a CANCEL frame.
 
         Returns:
             Whether it never reached the socket, so that it cannot have run.
         """
-        is_unsent = self.bulk.withdraw(call_id) or self._unwrite(call_id)
-        if self.hook is not None:  # which may have let a copy of it go
-            is_unsent = self.hook.withdraw(self, call_id)
-        if is_unsent:
+        if withdraw(self, call_id):
             return True
         self.send(encode_frame(_CANCEL, call_id))
         return False
@@ -216,23 +179,6 @@ class Connection:
     def is_idle(self) -> bool:
         """Whether nothing large is on its way out."""
         return not (self.bulk or (self.hook is not None and self.hook.holds(self)))
-
-    def take_unsent(self) -> list[bytes | Transfer]:
-        """Hand over what never left completely, in order; for a link that is gone."""
-        held = [] if self.hook is None else self.hook.take_held(self)
-        return [*filter(None, self.stream.batch), *self.bulk.take_unsent(), *held]
-
-    def _unwrite(self, call_id: int) -> bool:
-        """Take a request out of the batch that has not left yet."""
-        batch = self.stream.batch
-        for index in range(len(batch) - 1, max(-1, len(batch) - 1 - _RECENT), -1):
-            frame = batch[index]
-            if frame:
-                _, kind, _, _, call, _, _, _ = HEADER.unpack_from(frame)
-                if call == call_id and kind in REPLIES:
-                    batch[index] = b""
-                    return True
-        return False
 
     # -- in: StreamHandler
 
@@ -274,15 +220,15 @@ class Connection:
     def _look_at_unread(self) -> None:
         """Keep the peer's requests from now on if it does not read what waits for it."""
         limits = self._agent.options.limits
-        if self._backlog is None and is_unread(self.stream, len(self.bulk), limits):
-            self._backlog = Backlog(self.peer.info.name, limits, self._agent.clock.time)
-            self.serve = self._backlog.add
+        if self.backlog is None and is_unread(self.stream, len(self.bulk), limits):
+            self.backlog = Backlog(self.peer.info.name, limits, self._agent.clock.time)
+            self.serve = self.backlog.add
 
     def _serve_backlog(self, backlog: Backlog) -> None:
         """Serve what was kept, unless the peer falls behind again meanwhile."""
         if is_unread(self.stream, len(self.bulk), self._agent.options.limits):
             return
-        self._backlog, self.serve = None, self.server.request
+        self.backlog, self.serve = None, self.server.request
         for frames in backlog.slices():
             if self.server.is_closed:
                 return
@@ -316,7 +262,7 @@ class Connection:
                 if meta > length or kind not in _ABOUT:
                     break
                 args = body + meta
-                serve = self.serve if kind == _PYTHON_CALL else self._serve_reference
+                serve = self.serve if kind == _PYTHON_CALL else self.serve_reference
                 serve((
                     kind, 0, depth, call_id, function, remaining, view[body:args], view[args:stop],
                     (),
@@ -379,7 +325,7 @@ class Connection:
         if future.counts:
             peer.inflight -= 1
         if flags or buffers:
-            self._settle_slowly(future, call_id, flags, body, buffers)
+            self._agent.caller.settle_slowly(self, future, call_id, flags, body, buffers)
             return
         try:
             value = self._decode(body)
@@ -391,8 +337,8 @@ class Connection:
     def write_ready(self) -> None:
         """Go on with bulk, and with what had to wait for room."""
         self.bulk.pump()
-        if self._backlog is not None:
-            self._serve_backlog(self._backlog)
+        if self.backlog is not None:
+            self._serve_backlog(self.backlog)
 
     def stream_closed(self, error: Exception | None) -> None:
         """Report the end of the link to the peer, once."""
@@ -412,94 +358,3 @@ class Connection:
         _log.warning("closing the connection to %s: %s", self.peer, error)
         self.stream.abort()
         self.stream_closed(error)
-
-    def take_reply(self, frame: Frame) -> None:
-        """Settle a call: as in `handle`, for the less frequent types."""
-        _, flags, _, call_id, _, _, _, body, buffers = frame
-        future = self._pending.get(call_id)
-        if future is None:
-            self.peer.stopped(self, call_id)
-            return
-        if future.owner is not self.peer:
-            raise RemoteProtocolError("reply to a call of another worker")
-        if flags & EARLY:
-            future.accepted()
-            return
-        del self._pending[call_id]
-        if future.counts:
-            self.peer.inflight -= 1
-        self._settle_slowly(future, call_id, flags, body, buffers)
-
-    def _settle_slowly(
-        self,
-        future: RpcFuture[Any],
-        call_id: int,
-        flags: int,
-        body: memoryview,
-        buffers: Sequence[memoryview],
-    ) -> None:
-        is_read = self._agent.caller.settle_slowly(future, flags & ERROR, body, buffers)
-        if flags & REFERENCES:
-            self.taken(0, call_id, is_error=not is_read)
-
-    def taken(self, kind: int, call_id: int, *, is_error: bool = False, number: int = 0) -> None:
-        """Say that a message came, with the references that it encloses.
-
-        Args:
-            kind: NOTIFY or STREAM_ITEM for these, 0 for a reply.
-            call_id: its call.
-            is_error: they were not taken: the message cannot be read, or nobody reads it.
-            number: of an item.
-        """
-        flags = ERROR if is_error else 0
-        body = LENGTH.pack(number) if kind == _STREAM_ITEM else b""
-        self.send(encode_frame(_RREF_TAKEN, call_id, body, flags=flags, function=kind))
-
-    def _on_taken(self, frame: Frame) -> None:
-        _, flags, _, call_id, kind, *_ = frame
-        if kind == _NOTIFY:
-            self._agent.references.taken(call_id, self.peer)
-            return
-        if kind == _STREAM_ITEM:
-            self._on_item_taken(frame)
-            return
-        for server in (self.server, self.peer.kept):
-            if server is not None:
-                server.taken(call_id, is_error=bool(flags & ERROR))
-
-    def _on_item_taken(self, frame: Frame) -> None:
-        """Learn of the references in an item; one that is read no more may have been before."""
-        _, flags, _, call_id, *_, body, _ = frame
-        if body.nbytes != LENGTH.size:
-            raise RemoteProtocolError("an item that came must be told by its number")
-        item = (call_id, LENGTH.unpack(body)[0])
-        if flags & ERROR:
-            self.server.doubt_passed(item)
-        else:
-            self.server.taken(item)
-
-    def _on_request(self, frame: Frame) -> None:
-        self.serve(frame)
-
-    def _on_cancel(self, frame: Frame) -> None:
-        if self._backlog is not None:
-            self._backlog.cancel(frame[3])
-            self._backlog.count_answer()
-        kept = self.peer.kept
-        if kept is None or not kept.withdraw(self, frame[3]):
-            self.server.cancel(frame[3])
-
-    def _on_reply_ack(self, frame: Frame) -> None:
-        if self.peer.kept is not None:
-            self.peer.kept.acknowledge(frame[3])
-
-    def _on_cancelled(self, frame: Frame) -> None:
-        self.peer.stopped(self, frame[3])
-
-    def _on_ping(self, frame: Frame) -> None:
-        if self._backlog is not None:
-            if frame[3]:  # a fence: requests before it are not counted as served yet
-                self._backlog.add(frame)
-                return
-            self._backlog.count_answer()
-        self.upkeep.answer_ping(frame)

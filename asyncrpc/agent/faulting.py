@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from hashlib import blake2b
 from typing import TYPE_CHECKING, cast
 
+from asyncrpc.agent.receipts import send_receipt
 from asyncrpc.errors import Delivery, InjectedFaultError, RemoteProtocolError
 from asyncrpc.faults import FaultEvent, FaultPlan
 from asyncrpc.wire import ERROR, HEADER, REFERENCES, REPLIES, Frame, MessageType, Transfer
@@ -208,7 +209,7 @@ class FaultInjector:
             if kind == _STREAM_ITEM:
                 connection.peer.stop(call_id)  # its producer knows nothing of it
             elif flags & REFERENCES:
-                connection.taken(0, call_id, is_error=True)
+                send_receipt(connection, 0, call_id, is_error=True)
         else:
             connection.server.refuse(kind, call_id, error)
 

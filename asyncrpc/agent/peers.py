@@ -24,8 +24,9 @@ from asyncrpc.agent.keeping import KeptServer
 from asyncrpc.agent.pending import RpcFuture
 from asyncrpc.agent.request import Request
 from asyncrpc.agent.tally import code_of
+from asyncrpc.agent.unsent import unsent_requests
 from asyncrpc.errors import Delivery, PeerLostError, RpcError, StatusCode, UnknownWorkerError
-from asyncrpc.wire import CALLS, HEADER, REPLIES, Frame, MessageType, Transfer, encode_frame
+from asyncrpc.wire import CALLS, Frame, MessageType, encode_frame
 
 if TYPE_CHECKING:
     from asyncrpc.agent.agent import Agent
@@ -332,7 +333,7 @@ class Peer:
         self._agent.became_idle()
 
     def _break(self, connection: Connection, error: Exception | None) -> None:
-        unsent = self._unsent(connection)
+        unsent = unsent_requests(connection)
         self.is_fenced = True  # what was out is lost or was received; nothing more will come
         again: list[tuple[Request, RpcFuture[Any] | None]] = []
         self.inflight -= len(self._stopping)
@@ -350,18 +351,6 @@ class Peer:
         again += [(request, None) for request in unsent.values() if request.kind == _NOTIFY]
         again.sort(key=lambda entry: entry[0].call_id)  # the order in which they were made
         self.queue.extendleft(reversed(again))
-
-    def _unsent(self, connection: Connection) -> dict[int, Request]:
-        """Return the requests that never left completely, so that they cannot run, by call id."""
-        requests: dict[int, Request] = {}
-        for message in connection.take_unsent():
-            if isinstance(message, Transfer):
-                kind, call_id = message.kind, message.call
-            else:
-                _, kind, _, _, call_id, _, _, _ = HEADER.unpack_from(message)
-            if kind in REPLIES:  # a request, to be sent over the next link; replies are nobody's
-                requests[call_id] = Request.take_back(message)
-        return requests
 
     def _broken(self, future: RpcFuture[Any], error: Exception | None) -> PeerLostError:
         reason = f": {error}" if error else ""

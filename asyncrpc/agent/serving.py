@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from asyncrpc.agent.inlet import NUMBERS
 from asyncrpc.agent.items import Items
 from asyncrpc.agent.pending import Deadlines
+from asyncrpc.agent.receipts import send_receipt
 from asyncrpc.agent.references import HeldCall
 from asyncrpc.agent.replying import NAMELESS, Replies, encoding_error
 from asyncrpc.agent.request import Request
@@ -168,7 +169,7 @@ class Server(Replies):
     ) -> None:
         """Start a call once the references that arrived in it are confirmed."""
         if not call.reply:
-            self._connection.taken(_NOTIFY, call.ident)
+            send_receipt(self._connection, _NOTIFY, call.ident)
         start = partial(self._start, call, target, args, kwargs)
         HeldCall(self, call, start, self._agent.references).hold()
 

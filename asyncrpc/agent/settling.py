@@ -9,12 +9,15 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from asyncrpc.agent.pending import Deadlines, RpcFuture, delivery_of, may_have_run
+from asyncrpc.agent.receipts import send_receipt
 from asyncrpc.agent.references import HeldReply
 from asyncrpc.errors import Delivery, RemoteProtocolError, RpcError, RpcTimeoutError
 from asyncrpc.execution import decode_failure
+from asyncrpc.wire import EARLY, ERROR, REFERENCES, Frame
 
 if TYPE_CHECKING:
     from asyncrpc.agent.agent import Agent
+    from asyncrpc.agent.connection import Connection
 
 __all__ = ("Settling",)
 
@@ -64,14 +67,51 @@ class Settling:
             if not future.done():
                 future.fail(type(error)(str(error), delivery=delivery_of(future)))
 
-    def settle_slowly(
-        self, future: RpcFuture[Any], is_error: int, body: memoryview, buffers: Sequence[memoryview]
-    ) -> bool:
-        """Give a failure, or a reply with buffers or references, to the call that waits for it.
+    def take_reply(self, connection: Connection, frame: Frame) -> None:
+        """Settle a call: for the less frequent types of replies; see `Connection.handle`.
 
-        Returns:
-            Whether it could be read.
+        Raises:
+            RemoteProtocolError: it is a call of another worker, or the reply ends the link.
         """
+        _, flags, _, call_id, _, _, _, body, buffers = frame
+        peer = connection.peer
+        future = self.pending.get(call_id)
+        if future is None:
+            peer.stopped(connection, call_id)
+            return
+        if future.owner is not peer:
+            raise RemoteProtocolError("reply to a call of another worker")
+        if flags & EARLY:
+            future.accepted()
+            return
+        del self.pending[call_id]
+        if future.counts:
+            peer.inflight -= 1
+        self.settle_slowly(connection, future, call_id, flags, body, buffers)
+
+    def settle_slowly(
+        self,
+        connection: Connection,
+        future: RpcFuture[Any],
+        call_id: int,
+        flags: int,
+        body: memoryview,
+        buffers: Sequence[memoryview],
+    ) -> None:
+        """Give a failure, or a reply with buffers or references, to the call that waits for it."""
+        is_read = self._give(future, body, buffers, is_error=bool(flags & ERROR))
+        if flags & REFERENCES:
+            send_receipt(connection, 0, call_id, is_error=not is_read)
+
+    def _give(
+        self,
+        future: RpcFuture[Any],
+        body: memoryview,
+        buffers: Sequence[memoryview],
+        *,
+        is_error: bool,
+    ) -> bool:
+        """Return whether the reply could be read."""
         references = self._agent.references
         try:
             value = self._agent.codec.decode(body, buffers)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, cast
 from asyncrpc.agent.ambient import ambient
 from asyncrpc.agent.inlet import HeldItem, Inlet, StreamFuture
 from asyncrpc.agent.pending import RpcFuture
+from asyncrpc.agent.receipts import send_receipt
 from asyncrpc.agent.request import Request
 from asyncrpc.errors import RemoteProtocolError, RpcError
 from asyncrpc.execution import current_call
@@ -144,7 +145,7 @@ class Streams:
         future = self._find(connection, frame)
         if future is None:  # closed meanwhile
             if frame[1] & REFERENCES:
-                connection.taken(_STREAM_ITEM, frame[3], is_error=True, number=frame[4])
+                send_receipt(connection, _STREAM_ITEM, frame[3], is_error=True, number=frame[4])
             return
         references = self._agent.references
         try:
@@ -152,7 +153,7 @@ class Streams:
             future.inlet.check(frame[4])
             if references.arrived:
                 held = HeldItem(self, connection, future, frame[4], item)
-                connection.taken(_STREAM_ITEM, frame[3], number=frame[4])
+                send_receipt(connection, _STREAM_ITEM, frame[3], number=frame[4])
                 references.hold(held)
                 return
             future.inlet.put(frame[4], item)
@@ -166,7 +167,7 @@ class Streams:
         """Learn that a stream failed, or how many items it has."""
         future = self._find(connection, frame)
         if future is None or frame[1] & ERROR:
-            connection.take_reply(frame)
+            self._agent.caller.take_reply(connection, frame)
             return
         total = self._agent.codec.decode(frame[7], frame[8])
         if type(total) is not int or total < 0:

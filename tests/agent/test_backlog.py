@@ -84,7 +84,7 @@ async def test_who_reads_late_gets_all() -> None:
         guest.writer.write(INTERN + calls(1, 200))
         await until(lambda: a._agent.served == served + 200)
         guest.writer.write(calls(201, 200) + encode_frame(PING, 7))
-        await until(lambda: connection._backlog and len(connection._backlog) > 100)
+        await until(lambda: connection.backlog and len(connection.backlog) > 100)
         before = a._agent.served - served
         order = await replies(guest, 400)
         pong = HEADER.unpack(await guest.reader.readexactly(HEADER_SIZE))
@@ -92,7 +92,7 @@ async def test_who_reads_late_gets_all() -> None:
         assert before <= 300
         assert list(range(1, 401)) == order
         assert (int(MessageType.PONG), 7) == (pong[1], pong[4])
-        assert connection._backlog is None
+        assert connection.backlog is None
 
 
 async def test_control_messages_without_end(caplog: pytest.LogCaptureFixture) -> None:
@@ -106,7 +106,7 @@ async def test_control_messages_without_end(caplog: pytest.LogCaptureFixture) ->
                 guest.writer.write(INTERN + calls(1, 300))
                 await until(lambda: a._agent.served >= served + 200)
                 guest.writer.write(encode_frame(PING, 0))
-                await until(lambda: connection._backlog is not None)
+                await until(lambda: connection.backlog is not None)
                 guest.writer.write(encode_frame(PING, 0) * 1000)
                 await until(lambda: lines(caplog))
 
