@@ -1,7 +1,7 @@
 """What a command line means: `parse` turns it into a `Launch`.
 
-Pure, but for the file that --config names: starts nothing. Called by `cli`, which carries it out.
-Nothing slow is imported before it is known that there is something to launch.
+Pure, but for the file that --config names and what MPICH is asked: starts nothing. Called by `cli`,
+which carries it out. Nothing slow is imported before it is known that there is something to launch.
 """
 
 from __future__ import annotations
@@ -65,8 +65,9 @@ def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Launch:
     is_asked = settings["environment"].text is not None or has_scheduler(environ)
     if is_asked and not settings["hosts"].text:  # who names hosts needs no scheduler's
         from launcher.detection import detect_settings  # noqa: PLC0415 -- only for clusters
+        from launcher.pmi import with_job  # noqa: PLC0415 -- likewise
 
-        settings, notes, requeue = detect_settings(settings, environ)
+        settings, notes, requeue = detect_settings(settings, environ, with_job)
     if arguments["print_config"]:
         print_and_exit(show_settings(settings))
     names = {field: setting.name for field, setting in settings.items()}

@@ -5,7 +5,7 @@ Pure. Called by `commandline`, where a scheduler's variables are there or one is
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from launcher.environment import Environment, detect
@@ -31,12 +31,17 @@ class Detected(NamedTuple):
     """The command that has the scheduler start the job again; empty: there is none."""
 
 
-def detect_settings(settings: Mapping[str, Setting], environ: Mapping[str, str]) -> Detected:
+def detect_settings(
+    settings: Mapping[str, Setting],
+    environ: Mapping[str, str],
+    complete: Callable[[Mapping[str, str]], Mapping[str, str]],
+) -> Detected:
     """Set options that nothing else sets to what a scheduler says.
 
     Args:
         settings: by field, as `resolve_settings` returns them.
         environ: the variables, also the scheduler's.
+        complete: adds to them what a scheduler says in another way; not called if none is asked.
 
     Returns:
         The settings, with what a scheduler says of them and of itself.
@@ -51,7 +56,7 @@ def detect_settings(settings: Mapping[str, Setting], environ: Mapping[str, str])
     if _RUN_VARIABLE in environ and name.text is None:
         return unchanged
     try:
-        found = detect(environ, name.text)
+        found = detect(complete(environ), name.text)
     except ValueError as error:
         text = str(error).replace("environment=", f"{name.name}=", 1)
         raise UsageError(text, "--no-detect asks no scheduler") from None

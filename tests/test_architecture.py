@@ -37,7 +37,7 @@ ROWS: dict[str, Sequence[str]] = {
     ),
     "launcher": (
         "errors",
-        "signals target limits affinity logs init hosts rules",
+        "signals target limits affinity logs init hosts rules pmi",
         "config",
         "events metrics options",
         "environment rendezvous",

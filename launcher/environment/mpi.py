@@ -1,7 +1,7 @@
 """MPI's starters: Open MPI's ``mpirun``, MPICH's ``mpiexec`` and others by PMI, PRRTE by PMIx.
 
 Each process that they start is a launcher, and a node of the run. Source: the variables that
-Open MPI 4.1 sets, those that the PMI-1 and PMIx standards name, and hydra's of MPICH.
+Open MPI 4.1, hydra of MPICH 4.0, and Slurm's pmi2 and pmix set, and those that Open MPI 5 names.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ _LOOPBACK = "127.0.0.1"
 _URI = re.compile(r"tcp[46]?://(\[[0-9A-Fa-f:.]+\]|[0-9.]+)")
 # Of "prterun-node1-4711@1" the host that prterun was started on; its process id follows.
 _NAMESPACE = re.compile(r"[A-Za-z]+-(.+)-\d+@\d+")
+# Of hydra's "kvs_4711_0_1706894297_node-7" the host that mpiexec was started on.
+_KVS = re.compile(r"kvs_\d+_\d+_\d+_(.+)")
 
 
 def detect(environ: Mapping[str, str]) -> Environment | None:
@@ -58,7 +60,9 @@ def _pmi(environ: Mapping[str, str]) -> Environment:
     size = read_integer(environ, "PMI_SIZE", 1)
     local = read_integer(environ, "MPI_LOCALNRANKS", 1, default=1)
     job = environ.get("PMI_JOBID") or environ.get("PMI_KVS", "")
-    return _started("PMI", job, read_integer(environ, "PMI_RANK"), size, local, "")
+    match = _KVS.fullmatch(job)
+    host = match[1] if match else ""
+    return _started("PMI", job, read_integer(environ, "PMI_RANK"), size, local, host)
 
 
 def _pmix(environ: Mapping[str, str]) -> Environment:
@@ -69,7 +73,9 @@ def _pmix(environ: Mapping[str, str]) -> Environment:
 def _started(
     source: str, job: str, rank: int, size: int | None, local: int, host: str
 ) -> Environment:
-    if local == size:
+    if not job:
+        host = ""  # where two jobs without a name would meet each other
+    elif local == size:
         host = _LOOPBACK  # all are on this machine
     return Environment(
         source=f"{source} job {job}" if job else source,

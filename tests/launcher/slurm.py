@@ -22,6 +22,8 @@ from tests.launcher.hosts import Network
 
 NODES = ("n1", "n2")
 _PROGRAMS = {"slurmctld": "slurmctld", "slurmd": "slurmd", "srun": "slurm-client"}
+# What PMIx keeps for a task is called alike on all nodes, which share this machine's files.
+_OWN_FOLDER = 'mkdir "$1"; mount --bind "$1" "$2"; shift 2; exec "$@"'
 # The controller is on the first node. No accounts, no passwords, no control groups: it is ours.
 _CONFIGURATION = """
 ClusterName=ci
@@ -61,12 +63,14 @@ class SlurmCluster:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._configuration = folder / "slurm.conf"
+        self._pmix = folder / "pmix"
         self.network = Network(folder)
         self._daemons: list[subprocess.Popen[bytes]] = []
         self._started: list[subprocess.Popen[str]] = []
         self.environ = {
             **{k: v for k, v in os.environ.items() if not k.startswith(("PET_", "OMP_"))},
             "SLURM_CONF": str(self._configuration),
+            "SLURM_PMIX_TMPDIR": str(self._pmix),
             "PYTHONPATH": str(ROOT),
             "XDG_CONFIG_HOME": str(folder / "config"),
             "TMPDIR": str(folder),  # for what is left where Slurm kills the guardian, too
@@ -151,7 +155,7 @@ class SlurmCluster:
             time.sleep(0.05)
 
     def _start(self) -> None:
-        for name in ("state", *(f"spool/{node}" for node in NODES)):
+        for name in ("state", "pmix", *(f"spool/{node}" for node in NODES)):
             (self._folder / name).mkdir(parents=True)
         self._configuration.write_text(_CONFIGURATION.format(folder=self._folder))
         for node in NODES:
@@ -172,8 +176,9 @@ class SlurmCluster:
 
     def _daemon(self, node: str, program: str, *options: str) -> None:
         with (self._folder / f"{program}.log").open("ab") as log:
+            own = ("sh", "-c", _OWN_FOLDER, "-", f"{self._pmix}-{program}-{node}", self._pmix)
             command = self.network.hosts[node].command(
-                program, "-D", "-f", self._configuration, *options
+                *own, program, "-D", "-f", self._configuration, *options
             )
             self._daemons.append(
                 subprocess.Popen(

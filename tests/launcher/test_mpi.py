@@ -1,4 +1,4 @@
-"""Launchers under a real mpirun: on one machine, and on two hosts in namespaces."""
+"""Launchers under real starters of MPI: on one machine, and on two hosts in namespaces."""
 
 from __future__ import annotations
 
@@ -7,22 +7,26 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from tests.launcher.conftest import ROOT
-from tests.launcher.hosts import Network
+from tests.launcher.hosts import Host, Network
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.timeout(60),
-    pytest.mark.skipif(
-        shutil.which("mpirun") is None, reason="needs the program mpirun, of openmpi-bin"
-    ),
-]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(60)]
 
-MPIRUN = ("mpirun", "--allow-run-as-root", "--oversubscribe")
+needs_open_mpi = pytest.mark.skipif(
+    shutil.which("mpirun.openmpi") is None, reason="needs the program mpirun, of openmpi-bin"
+)
+needs_hydra = pytest.mark.skipif(
+    shutil.which("mpiexec.hydra") is None, reason="needs the program mpiexec.hydra, of mpich"
+)
+
+MPIRUN = ("mpirun.openmpi", "--allow-run-as-root", "--oversubscribe")
+HYDRA = ("mpiexec.hydra", "-n", "2")
 LAUNCHER = (sys.executable, "-m", "launcher")
 WORKER = """
 import json, os
@@ -31,7 +35,7 @@ print(json.dumps([os.uname().nodename, *(os.environ[name] for name in names)]), 
 """
 
 
-def launched(command: list[str], folder: Path) -> tuple[list[list[str]], str]:
+def launched(command: list[str], folder: Path, status: int = 0) -> tuple[list[list[str]], str]:
     """Run a command; return what the workers told, in order, and stderr."""
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(("PET_", "OMP_"))}
     done = subprocess.run(
@@ -62,6 +66,24 @@ def worker(tmp_path: Path) -> str:
     return str(path)
 
 
+@pytest.fixture
+def two_hosts(tmp_path: Path) -> Iterator[tuple[Host, Path]]:
+    """Return one of two hosts, and the program with which it starts others on them."""
+    with Network(tmp_path) as network:
+        one, two = network.add("one"), network.add("two")
+        for name in ("one", "two"):
+            network.know(name, {"one": one.address, "two": two.address})
+        remote = tmp_path / "remote"
+        there = " ".join(map(quoted, two.command()))
+        # Options of ssh stand before the host. Open MPI's command is one word, hydra's is many.
+        remote.write_text(
+            f'#!/bin/sh\nwhile [ "$1" != two ]; do shift; done; shift\nexec {there} sh -c "$*"\n'
+        )
+        remote.chmod(0o755)
+        yield one, remote
+
+
+@needs_open_mpi
 def test_mpirun_needs_no_option(worker: str, tmp_path: Path) -> None:
     """On one machine the launchers meet at its loopback address."""
     loopback = ("--mca", "oob_tcp_if_include", "lo", "-n", "2")
@@ -72,23 +94,59 @@ def test_mpirun_needs_no_option(worker: str, tmp_path: Path) -> None:
     assert stderr.count("launcher: detected Open MPI job ") == 2
 
 
-def test_launchers_on_two_hosts_meet_where_mpirun_was_started(worker: str, tmp_path: Path) -> None:
+@needs_open_mpi
+def test_launchers_on_two_hosts_meet_where_mpirun_was_started(
+    worker: str, tmp_path: Path, two_hosts: tuple[Host, Path]
+) -> None:
     """It tells them its address."""
-    with Network(tmp_path) as network:
-        one, two = network.add("one"), network.add("two")
-        network.know("one", {"one": one.address, "two": two.address})
-        remote = tmp_path / "remote"
-        remote.write_text(
-            f'#!/bin/sh\nshift\nexec {" ".join(map(quoted, two.command()))} sh -c "$*"\n'
-        )
-        remote.chmod(0o755)
-        hosts = ("--mca", "plm_rsh_agent", str(remote), "-H", "one:1,two:1", "-n", "2")
-        workers, _ = launched(one.command(*MPIRUN, *hosts, *LAUNCHER, worker), tmp_path)
+    one, remote = two_hosts
+    hosts = ("--mca", "plm_rsh_agent", str(remote), "-H", "one:1,two:1", "-n", "2")
+    workers, _ = launched(one.command(*MPIRUN, *hosts, *LAUNCHER, worker), tmp_path)
 
-        assert [told[:4] for told in workers] == [
-            ["one", "0", "2", one.address],
-            ["two", "1", "2", one.address],
-        ]
+    assert [told[:4] for told in workers] == [
+        ["one", "0", "2", one.address],
+        ["two", "1", "2", one.address],
+    ]
+
+
+@needs_hydra
+def test_jobs_of_hydra_do_not_meet_each_other(worker: str, tmp_path: Path) -> None:
+    """Its variables name no job; the launchers ask for it."""
+    with ThreadPoolExecutor() as threads:
+        both = [threads.submit(launched, [*HYDRA, *LAUNCHER, worker], tmp_path) for _ in range(2)]
+    (one, stderr), (two, _) = (job.result() for job in both)
+
+    for workers in (one, two):
+        assert [told[1:4] for told in workers] == [["0", "2", "127.0.0.1"], ["1", "2", "127.0.0.1"]]
+        assert workers[0][4] == workers[1][4]
+    assert one[0][4] != two[0][4]
+    assert stderr.count("launcher: detected PMI job kvs_") == 2
+
+
+@needs_hydra
+def test_a_launcher_that_ends_does_not_end_the_others(tmp_path: Path) -> None:
+    """Hydra takes those for crashed that have asked and not said goodbye, and kills the rest."""
+    asks = " ".join(map(quoted, (*LAUNCHER, "--print-config", "worker.py")))
+    lives_on = f'{asks} >&2; [ "$PMI_RANK" = 0 ] || (sleep 0.7; echo [])'
+    workers, stderr = launched([*HYDRA, "sh", "-c", lives_on], tmp_path)
+
+    assert stderr.count("PMI job kvs_") >= 2
+    assert workers == [[]]
+
+
+@needs_hydra
+def test_launchers_on_two_hosts_meet_where_hydra_was_started(
+    worker: str, tmp_path: Path, two_hosts: tuple[Host, Path]
+) -> None:
+    """The name of the job has its name."""
+    one, remote = two_hosts
+    hosts = ("-launcher", "ssh", "-launcher-exec", str(remote), "-hosts", "one:1,two:1")
+    workers, _ = launched(one.command(*HYDRA, *hosts, *LAUNCHER, worker), tmp_path)
+
+    assert [told[:4] for told in workers] == [
+        ["one", "0", "2", "one"],
+        ["two", "1", "2", "one"],
+    ]
 
 
 def quoted(word: str) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.launcher.rendezvous.meeting import free_port
 from tests.launcher.slurm import SlurmCluster
 
 soak = pytest.mark.skipif(
@@ -90,6 +92,38 @@ def test_a_workers_status_is_the_steps(cluster: SlurmCluster, tmp_path: Path) ->
     status, _, stderr = finish(cluster.start(*LAUNCH, path))
 
     assert status == 3, stderr
+
+
+@pytest.mark.parametrize(
+    ("kind", "more", "detected"),
+    [
+        pytest.param("pmi2", (), "PMI job {job}.0: --nnodes=2", id="pmi2"),
+        pytest.param(
+            "pmix",
+            ("--nnodes=2",),
+            "PMIx job slurm.pmix.{job}.0:",
+            id="pmix",
+            marks=pytest.mark.skipif(
+                not [*Path("/usr/lib").glob("*/pmix2/lib/libpmix.so")],
+                reason="needs the library libpmix.so, of libpmix-dev",
+            ),
+        ),
+    ],
+)
+def test_slurm_speaks_for_mpi_too(
+    cluster: SlurmCluster, tmp_path: Path, kind: str, more: tuple[str, ...], detected: str
+) -> None:
+    """What a job is told by PMI and PMIx is enough to be told who one is; Slurm says where."""
+    options = ("--environment=mpi", f"--rdzv-endpoint=n1:{free_port()}", *more)
+    command = ("srun", f"--mpi={kind}", *LAUNCH[1:], *options, script(tmp_path))
+    status, workers, stderr = finish(cluster.start(*command))
+    workers.sort(key=lambda worker: worker["RANK"])
+
+    assert status == 0, stderr
+    assert [worker["SLURMD_NODENAME"] for worker in workers] == ["n1", "n2"]
+    [run] = {worker["TORCHELASTIC_RUN_ID"] for worker in workers}
+    job = re.findall(r"\d+", run)[0]
+    assert f"detected {detected.format(job=job)}" in stderr
 
 
 @soak

@@ -83,6 +83,22 @@ def test_pmi_says_who_and_how_many_but_not_where() -> None:
     assert found({**environ, "MPI_LOCALNRANKS": "4"}).host == "127.0.0.1"
 
 
+def test_hydra_names_its_host_in_the_job() -> None:
+    """All meet there; a trial on one machine needs no network."""
+    environ = {"PMI_RANK": "1", "PMI_SIZE": "4", "PMI_KVS": "kvs_4711_0_1706894297_node-7"}
+
+    assert found({**environ, "MPI_LOCALNRANKS": "2"}).host == "node-7"
+    assert found({**environ, "MPI_LOCALNRANKS": "4"}).host == "127.0.0.1"
+
+
+def test_jobs_without_a_name_are_given_no_place() -> None:
+    """They would all meet at the same."""
+    environment = found({"PMI_RANK": "1", "PMI_SIZE": "2", "MPI_LOCALNRANKS": "2"})
+
+    assert (environment.source, environment.run_id) == ("PMI", "")
+    assert (environment.host, environment.port) == ("", 0)
+
+
 def test_nothing_is_said_without_a_starter() -> None:
     """Settings of MPI are no job."""
     assert detect({"OMPI_MCA_btl": "tcp,self"}) is None
