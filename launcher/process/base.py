@@ -19,7 +19,6 @@ import logging
 import os
 import signal
 import sys
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
@@ -28,12 +27,12 @@ from typing import Self
 
 from launcher.affinity import NumaOptions, cpus_of_workers
 from launcher.errors import ProcessFailure, SignalException
-from launcher.limits import MAX_STARTING, explain_shortage
 from launcher.logs import LogsSpecs, WorkerOutput
-from launcher.process.errorfile import ERROR_FILE_VARIABLE
+from launcher.process.endings import Endings
 from launcher.process.guardian import Exit, GuardedProcess, Guardian
 from launcher.process.leftovers import clear_leftovers, hurry_leftovers
 from launcher.process.result import RunProcsResult
+from launcher.process.spawning import spawn_workers
 from launcher.process.termination import KILL_TIMEOUT, Termination
 from launcher.process.validation import check_texts, validate_full_rank
 from launcher.signals import handle_signals
@@ -187,13 +186,36 @@ class ProcessContext(ABC):
             ValueError: an argument or variable cannot be given to a process.
             GuardianError: the guardian could not be started, or is gone.
         """
+        self._output = self._open_output()
+        own = self.start_guardian()
+        self._owns_guardian = own is not None or self._given_guardian is None
+        self._guardian = own or self._given_guardian or Guardian.start()
+        if self._logs_specs.temporary_dir is not None:
+            self._guardian.remove_at_end(self._logs_specs.temporary_dir)
+        try:
+            await spawn_workers(
+                self, self._guardian, self._output, self._cpus, self._stdin, self._processes
+            )
+        except BaseException:
+            await self._undo_start()
+            raise
+        self._termination = Termination(self._guardian, self._processes)
+        self._endings = Endings(
+            self._processes, self._termination, self.error_files, self._output.stderr_tail
+        )
+        for process in self._processes.values():
+            process.exited.add_done_callback(self._on_exit)
+        self._supervisor = asyncio.create_task(self._supervise(), name=f"workers of {self.name}")
+        self._handle_signals()
+
+    def _open_output(self) -> WorkerOutput:
         dest = self._logs_specs.reify(self.envs)
         self.stdouts, self.stderrs = dest.stdouts, dest.stderrs
         self.error_files = dest.error_files
         stdout_filters, stderr_filters = self._filters
         self.filtered_stdout = dest.filtered_stdout if stdout_filters else ""
         self.filtered_stderr = dest.filtered_stderr if stderr_filters else ""
-        self._output = WorkerOutput(
+        return WorkerOutput(
             dest,
             self._prefixes,
             stdout=-1 if sys.__stdout__ is None else 1,  # closed: 1 may be anybody's by now
@@ -201,22 +223,9 @@ class ProcessContext(ABC):
             stdout_filters=stdout_filters,
             stderr_filters=stderr_filters,
         )
-        own = self.start_guardian()
-        self._owns_guardian = own is not None or self._given_guardian is None
-        self._guardian = own or self._given_guardian or Guardian.start()
-        if self._logs_specs.temporary_dir is not None:
-            self._guardian.remove_at_end(self._logs_specs.temporary_dir)
-        try:
-            await self._start_all()
-        except BaseException:
-            await self._undo_start()
-            raise
-        self._termination = Termination(self._guardian, self._processes)
-        for process in self._processes.values():
-            process.exited.add_done_callback(self._on_exit)
-            if process.exited.done():
-                self._on_exit(process.exited)
-        self._supervisor = asyncio.create_task(self._supervise(), name=f"workers of {self.name}")
+
+    def _handle_signals(self) -> None:
+        """Have signals interrupt `wait` until the workers are gone."""
         handling = ExitStack()
         can_handle = handling.enter_context(
             handle_signals(self._signals_to_handle, self._on_signal)
@@ -224,6 +233,10 @@ class ProcessContext(ABC):
         if self._signals_to_handle and not can_handle:
             _log.warning("signals cannot be handled: this is not the main thread")
         self._supervisor.add_done_callback(lambda _: handling.close())
+
+    def _on_signal(self, number: int) -> None:
+        signum = signal.Signals(number)
+        self.interrupt(SignalException(f"process {os.getpid()} got signal {signum.name}", signum))
 
     async def wait(self, timeout: float = -1, period: float = 1) -> RunProcsResult | None:  # noqa: ARG002 -- the contract's: exits are reported, so nothing is polled
         """Wait until all workers have ended, the others of a failed one because we stopped them.
@@ -297,41 +310,6 @@ class ProcessContext(ABC):
             self._settled.set()
         await self._wait_for_supervisor()
 
-    def _on_signal(self, number: int) -> None:
-        signum = signal.Signals(number)
-        self.interrupt(SignalException(f"process {os.getpid()} got signal {signum.name}", signum))
-
-    async def _start_all(self) -> None:
-        nothing = os.open(os.devnull, os.O_RDONLY)
-        heir = None if sys.__stdin__ is None else self._stdin  # closed: 0 may be anybody's
-        turns = asyncio.Semaphore(MAX_STARTING)
-        try:
-            async with asyncio.TaskGroup() as group:
-                for rank in range(self.nprocs):
-                    stdin = 0 if rank == heir else nothing
-                    group.create_task(self._start_one(rank, stdin, turns))
-        except BaseExceptionGroup as errors:
-            raise errors.exceptions[0] from None
-        finally:
-            os.close(nothing)
-
-    async def _start_one(self, rank: int, stdin: int, turns: asyncio.Semaphore) -> None:
-        env = {**os.environ, **self.envs[rank], ERROR_FILE_VARIABLE: self.error_files[rank]}
-        async with turns:
-            try:
-                descriptors = {0: stdin, **self._output.open(rank), **self.open(rank)}
-                self._processes[rank] = await self._guardian.spawn(
-                    self.command_line(rank), env, descriptors, _current_folder(), self._cpus[rank]
-                )
-            except OSError as error:
-                if (why := explain_shortage(error)) is None:
-                    raise
-                what = f"worker {rank} of {self.nprocs} could not be started: {why}"
-                raise OSError(error.errno, what) from error
-            finally:
-                self._output.hand_over(rank)
-                self.hand_over(rank)
-
     async def _undo_start(self) -> None:
         for process in self._processes.values():
             self._guardian.signal(process, signal.SIGKILL)
@@ -359,7 +337,7 @@ class ProcessContext(ABC):
                     self._termination.request(signal.SIGTERM, self._shutdown_timeout)
                 await self._termination.run()
             await self._clear_leftovers()
-            await self._output.drain(ends_lines=not self._is_success())
+            await self._output.drain(ends_lines=not self._endings.is_success)
             result = await self._result()
             if self._owns_guardian:
                 await self._guardian.close()
@@ -380,19 +358,9 @@ class ProcessContext(ABC):
         """Wait a moment while all that failed did so because of another that still runs."""
         with suppress(TimeoutError):
             async with asyncio.timeout(_CAUSE_GRACE):
-                while self._is_cause_missing():
+                while not self._is_closing and self._endings.is_cause_missing:
                     self._settled.clear()
                     await self._settled.wait()
-
-    def _is_cause_missing(self) -> bool:
-        if self._is_closing or not any(p.is_running for p in self._processes.values()):
-            return False
-        ended = {rank: p.exited.result() for rank, p in self._processes.items() if not p.is_running}
-        return all(
-            self._failed(rank, self._processes[rank], end).is_consequence()
-            for rank, end in ended.items()
-            if end.code != 0
-        )
 
     async def _clear_leftovers(self) -> None:
         """End what workers left behind.
@@ -404,7 +372,7 @@ class ProcessContext(ABC):
         left = self._termination.time_left
         stray_grace = min(left, _STRAY_GRACE)
         group_grace = left if self._termination.signalled else stray_grace
-        quiet = stray_grace if self._is_success() and not self._is_closing else 0.0
+        quiet = stray_grace if self._endings.is_success and not self._is_closing else 0.0
         await clear_leftovers(
             self._guardian, self._termination.signum, group_grace, stray_grace, quiet=quiet
         )
@@ -419,17 +387,8 @@ class ProcessContext(ABC):
         if not self._supervisor.cancelled():
             self._supervisor.exception()  # `wait` raises it; without a call of it nobody would
 
-    def _is_success(self) -> bool:
-        """Return whether no worker that has ended failed."""
-        ended = (process for process in self._processes.values() if not process.is_running)
-        return not any(process.exited.result().code for process in ended)
-
     async def _result(self) -> RunProcsResult:
-        failures = {
-            rank: failure
-            for rank, process in self._processes.items()
-            if (failure := self._failure(rank, process)) is not None
-        }
+        failures = self._endings.failures()
         exit_codes = dict.fromkeys(self._processes, 0)
         exit_codes |= {rank: failure.exitcode for rank, failure in failures.items()}
         values = {} if failures else await self._values(failures)
@@ -440,42 +399,10 @@ class ProcessContext(ABC):
     async def _values(self, failures: dict[int, ProcessFailure]) -> dict[int, object]:
         """Return what the workers returned; those that did not join the failures."""
         values = {}
-        for rank, process in self._processes.items():
+        for rank in self._processes:
             try:
                 values[rank] = await self.value(rank)
             except ValueError as error:
-                failures[rank] = self._failed(rank, process, process.exited.result())
+                failures[rank] = self._endings.failure(rank)
                 failures[rank].message = str(error)
         return values
-
-    def _failure(self, rank: int, process: GuardedProcess) -> ProcessFailure | None:
-        if process.is_running:
-            end = Exit(-signal.SIGKILL, was_signalled=True, at=time.monotonic())
-        else:
-            end = process.exited.result()
-        if end.code == 0:
-            return None
-        failure = self._failed(rank, process, end)
-        if process.is_running:
-            state = self._termination.stuck.get(rank) or "unknown"
-            failure.message = f"PID {process.pid} survives SIGKILL, in state {state}"
-        return failure
-
-    def _failed(self, rank: int, process: GuardedProcess, end: Exit) -> ProcessFailure:
-        return ProcessFailure(
-            rank,
-            process.pid,
-            end.code,
-            self.error_files[rank],
-            exited_at=end.at,
-            stopped_by_us=rank in self._termination.signalled and end.was_signalled,
-            stderr_tail=self._output.stderr_tail(rank),
-        )
-
-
-def _current_folder() -> str:
-    """Return the folder to start workers in; "" for our own if it was deleted."""
-    try:
-        return os.getcwd()
-    except FileNotFoundError:
-        return ""
