@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from time import perf_counter
 from typing import Any
@@ -12,50 +11,28 @@ import numpy as np
 import asyncrpc as rpc
 from harness.registry import is_present
 from harness.samples import rate
-from peers.asyncrpc_peer import connection_options, echo, take
+from peers.asyncrpc_group import as_client, serve
+from peers.asyncrpc_peer import echo, take
 
-__all__ = ("MEBIBYTES", "finish", "measure", "serve")
+__all__ = ("MEBIBYTES", "measure", "serve")
 
 MEBIBYTES = (1, 4, 16, 64, 256)
 """Sizes that are sent, in MiB."""
 
 _LEAST, _MOST = 3, 100  # repetitions of one size
 
-_finished = asyncio.Event()
-
-
-async def finish() -> None:
-    """Let the server leave the group."""
-    _finished.set()
-
-
-def serve(spec: dict[str, object], ready: Callable[[str], None]) -> None:
-    """Join as rank 0 and serve until the client says it is finished."""
-
-    async def main() -> None:
-        ready(f"tcp://127.0.0.1:{spec['port']}")
-        options = connection_options(spec, "server")
-        async with rpc.init_rpc("server", rank=0, world_size=2, options=options):
-            await _finished.wait()
-
-    rpc.run(main())
-
 
 def measure(spec: dict[str, object]) -> dict[str, float]:
     """Join as rank 1 and return GB/s of each kind, size and direction."""
+    return as_client(spec, lambda: _measure(float(spec["seconds"])))  # type: ignore[arg-type]  # json's float
 
-    async def main() -> dict[str, float]:
-        options = connection_options(spec, "client")
-        async with rpc.init_rpc("client", rank=1, world_size=2, options=options):
-            figures: dict[str, float] = {}
-            for kind, make in _kinds().items():
-                for size in MEBIBYTES:
-                    figures |= await _one_size(f"{kind}_{size}", make(size << 20), spec)
-            await rpc.rpc_async("server", finish)
-        return figures
 
-    result: dict[str, float] = rpc.run(main())
-    return result
+async def _measure(seconds: float) -> dict[str, float]:
+    figures: dict[str, float] = {}
+    for kind, make in _kinds().items():
+        for size in MEBIBYTES:
+            figures |= await _one_size(f"{kind}_{size}", make(size << 20), seconds)
+    return figures
 
 
 def _kinds() -> dict[str, Callable[[int], Any]]:
@@ -68,9 +45,7 @@ def _kinds() -> dict[str, Callable[[int], Any]]:
     return kinds
 
 
-async def _one_size(name: str, array: Any, spec: dict[str, object]) -> dict[str, float]:
-    seconds = float(spec["seconds"])  # type: ignore[arg-type]  # json's float
-
+async def _one_size(name: str, array: Any, seconds: float) -> dict[str, float]:
     def send() -> Awaitable[object]:
         return rpc.rpc_async("server", take, args=(array,))
 

@@ -13,9 +13,10 @@ from time import perf_counter
 
 import asyncrpc as rpc
 from harness.samples import latency
-from peers.asyncrpc_peer import connection_options, echo, take
+from peers.asyncrpc_group import connection_options, finish, finished
+from peers.asyncrpc_peer import echo, take
 
-__all__ = ("IDLE", "WORKERS", "echo_blocking", "echo_inline", "finish", "measure", "serve")
+__all__ = ("IDLE", "WORKERS", "echo_blocking", "echo_inline", "measure", "serve")
 
 WORKERS = 16
 """Workers that a fan-out goes to."""
@@ -25,8 +26,6 @@ IDLE = 100
 _SMALL = {"id": 7, "name": "item"}
 _BULK = 16 << 20  # bytes of an array of the mixed load
 _BULKS_IN_FLIGHT = 2
-
-_finished = asyncio.Event()
 
 
 @rpc.inline
@@ -40,11 +39,6 @@ def echo_blocking(value: object) -> object:
     return value
 
 
-async def finish() -> None:
-    """Let the workers leave the group."""
-    _finished.set()
-
-
 def serve(spec: dict[str, object], ready: Callable[[str], None]) -> None:
     """Join as all workers but the last, and serve until that one says it is finished."""
 
@@ -54,7 +48,7 @@ def serve(spec: dict[str, object], ready: Callable[[str], None]) -> None:
             starts = [_start(spec, rank) for rank in range(_others(spec))]
             for agent in await asyncio.gather(*starts):
                 stack.push_async_callback(agent.shutdown, graceful=False)
-            await _finished.wait()
+            await finished()
 
     rpc.run(main())
 

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from time import perf_counter
 
 import asyncrpc as rpc
-from peers.asyncrpc_peer import connection_options, echo
+from peers.asyncrpc_group import as_client, serve
+from peers.asyncrpc_peer import echo
 
-__all__ = ("Cell", "finish", "make", "measure", "serve")
+__all__ = ("Cell", "make", "measure", "serve")
 
 _SMALL = {"id": 7, "name": "item"}
 _BLOCK = 100  # operations of one kind before the next kind's turn: all see the same machine
-
-_finished = asyncio.Event()
 
 
 class Cell:
@@ -30,35 +28,9 @@ async def make(value: object) -> object:
     return value
 
 
-async def finish() -> None:
-    """Let the server leave the group."""
-    _finished.set()
-
-
-def serve(spec: dict[str, object], ready: Callable[[str], None]) -> None:
-    """Join as rank 0 and serve until the client says it is finished."""
-
-    async def main() -> None:
-        ready(f"tcp://127.0.0.1:{spec['port']}")
-        options = connection_options(spec, "server")
-        async with rpc.init_rpc("server", rank=0, world_size=2, options=options):
-            await _finished.wait()
-
-    rpc.run(main())
-
-
 def measure(spec: dict[str, object]) -> dict[str, float]:
     """Join as rank 1 and return microseconds per operation."""
-
-    async def main() -> dict[str, float]:
-        options = connection_options(spec, "client")
-        async with rpc.init_rpc("client", rank=1, world_size=2, options=options):
-            figures = await _measure(int(spec["operations"]))  # type: ignore[call-overload]  # json's int
-            await rpc.rpc_async("server", finish)
-        return figures
-
-    result: dict[str, float] = rpc.run(main())
-    return result
+    return as_client(spec, lambda: _measure(int(spec["operations"])))  # type: ignore[call-overload]  # json's int
 
 
 async def _measure(count: int) -> dict[str, float]:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from time import perf_counter
 
 import asyncrpc as rpc
-from peers.asyncrpc_peer import connection_options, echo
+from peers.asyncrpc_group import as_client, serve
+from peers.asyncrpc_peer import echo
 
-__all__ = ("finish", "items", "measure", "serve")
+__all__ = ("items", "measure", "serve")
 
 _IN_FLIGHT = 128
 _SMALL = {"id": 7, "name": "item"}
-
-_finished = asyncio.Event()
 
 
 async def items(count: int, value: object) -> AsyncIterator[object]:
@@ -23,35 +22,9 @@ async def items(count: int, value: object) -> AsyncIterator[object]:
         yield value
 
 
-async def finish() -> None:
-    """Let the server leave the group."""
-    _finished.set()
-
-
-def serve(spec: dict[str, object], ready: Callable[[str], None]) -> None:
-    """Join as rank 0 and serve until the client says it is finished."""
-
-    async def main() -> None:
-        ready(f"tcp://127.0.0.1:{spec['port']}")
-        options = connection_options(spec, "server")
-        async with rpc.init_rpc("server", rank=0, world_size=2, options=options):
-            await _finished.wait()
-
-    rpc.run(main())
-
-
 def measure(spec: dict[str, object]) -> dict[str, float]:
     """Join as rank 1 and return items and calls per second."""
-
-    async def main() -> dict[str, float]:
-        options = connection_options(spec, "client")
-        async with rpc.init_rpc("client", rank=1, world_size=2, options=options):
-            figures = await _measure(int(spec["items"]))  # type: ignore[call-overload]  # json's int
-            await rpc.rpc_async("server", finish)
-        return figures
-
-    result: dict[str, float] = rpc.run(main())
-    return result
+    return as_client(spec, lambda: _measure(int(spec["items"])))  # type: ignore[call-overload]  # json's int
 
 
 async def _measure(count: int) -> dict[str, float]:
