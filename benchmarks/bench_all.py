@@ -26,6 +26,7 @@ _FULL: dict[str, Sequence[str]] = {
     "bench_stream": ("--rounds", "2"),
     "bench_store": ("--rounds", "1"),
     "bench_launch": ("--rounds", "3"),
+    "bench_failure": ("--rounds", "1", "--patience", "10"),
     "bench_start": (),
 }
 _QUICK: dict[str, Sequence[str]] = {
@@ -36,6 +37,7 @@ _QUICK: dict[str, Sequence[str]] = {
     "bench_stream": ("--quick",),
     "bench_store": ("--quick", "--stores", "asyncrpc,min"),
     "bench_launch": ("--quick",),
+    "bench_failure": ("--quick",),
 }
 
 

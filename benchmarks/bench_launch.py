@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +20,7 @@ from harness.launches import (
     Launcher,
     bare,
     compile_own,
+    has_torch,
     launch,
     own_launcher,
     torchrun,
@@ -39,7 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parse(arguments)
     launchers: dict[str, Launcher] = {"launcher": own_launcher, "bare": bare}
     problems: list[str] = []
-    if _has_torch(options.torch_python):
+    if has_torch(options.torch_python):
         launchers["torchrun"] = torchrun(options.torch_python)
     else:
         problems.append(
@@ -138,14 +138,6 @@ def _ratio(values: dict[str, list[float]]) -> str:
     pairs = zip(values.get("launcher", []), values.get("torchrun", []), strict=False)
     ratios = [mine / theirs for mine, theirs in pairs]
     return f"{statistics.median(ratios):.3f}" if ratios else "-"
-
-
-def _has_torch(python: str) -> bool:
-    probe = "import importlib.util as u, sys; sys.exit(u.find_spec('torch') is None)"
-    try:
-        return subprocess.run([python, "-c", probe], check=False, timeout=20).returncode == 0
-    except OSError:
-        return False
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:

@@ -11,6 +11,7 @@ from typing import Any
 
 from harness.budget import IN_FLIGHT, SIZES, Budget, small_value
 from harness.cpu import cpu_seconds, pinned_to_one_core, pinned_to_own_cores
+from harness.loss import lose_awaited
 from harness.samples import latency, rate, size_figures
 
 __all__ = ("AsyncClient", "run_load")
@@ -23,6 +24,9 @@ class AsyncClient:
     call: Callable[[Any], Awaitable[object]]
     """Echo one small value or a bytes."""
 
+    hang: Callable[[], Awaitable[object]] | None = None
+    """Call what never answers, without a timeout. None: a limit, which does not notice a loss."""
+
     send_array: Callable[[Any], Awaitable[object]] | None = None
     """Send a numpy array; done when the server has all of it. None: no array path."""
 
@@ -33,13 +37,16 @@ class AsyncClient:
 async def run_load(
     client: AsyncClient, spec: dict[str, object], value: object = None
 ) -> dict[str, float]:
-    """Run everything in order and return the figures.
+    """Run everything in order and return the figures, or those of the server's loss.
 
     Args:
         client: the connected peer.
-        spec: what the parent gave (`harness.role`): budget, server_pid, small.
+        spec: what the parent gave (`harness.role`): budget, server_pid, small; or, for
+            `harness.loss`, signal and patience.
         value: the small argument; None means the one every peer gets.
     """
+    if client.hang is not None and "signal" in spec:
+        return await lose_awaited(client.hang, spec)
     budget = Budget(**spec["budget"])  # type: ignore[arg-type]
     server_pid = int(spec["server_pid"])  # type: ignore[call-overload]
     value = small_value(str(spec["small"])) if value is None else value

@@ -11,6 +11,7 @@ from typing import Any
 
 from harness.budget import IN_FLIGHT, SIZES, Budget, small_value
 from harness.cpu import cpu_seconds, pinned_to_one_core, pinned_to_own_cores
+from harness.loss import lose_blocking
 from harness.samples import latency, rate, size_figures
 
 __all__ = ("BlockingClient", "run_load")
@@ -26,6 +27,9 @@ class BlockingClient:
     start: Callable[[Any], Callable[[], object]]
     """Start an echo; return the function that waits for its result."""
 
+    start_hang: Callable[[], Callable[[], object]]
+    """Start what never answers, without a timeout; return the function that waits for it."""
+
     send_array: Callable[[Any], object]
     """Send a numpy array; return when the server has all of it."""
 
@@ -36,13 +40,16 @@ class BlockingClient:
 def run_load(
     client: BlockingClient, spec: dict[str, object], value: object = None
 ) -> dict[str, float]:
-    """Run everything in order and return the figures.
+    """Run everything in order and return the figures, or those of the server's loss.
 
     Args:
         client: the connected peer.
-        spec: what the parent gave (`harness.role`): budget, server_pid, small.
+        spec: what the parent gave (`harness.role`): budget, server_pid, small; or, for
+            `harness.loss`, signal and patience.
         value: the small argument; None means the one every peer gets.
     """
+    if "signal" in spec:
+        return lose_blocking(client.start_hang, spec)
     budget = Budget(**spec["budget"])  # type: ignore[arg-type]
     server_pid = int(spec["server_pid"])  # type: ignore[call-overload]
     value = small_value(str(spec["small"])) if value is None else value

@@ -1,10 +1,11 @@
-"""The script that the launchers start: `launched_worker.py trivial|crash|recover`.
+"""The script that the launchers start: `launched_worker.py trivial|crash|recover|survive`.
 
 It notes moments as files of `time.monotonic()`, which is one clock for all processes of a machine.
 
 - trivial: ends at once.
 - crash: rank 0 exits with 1 as soon as all run; the others wait to be ended.
 - recover: the same in the first attempt; in the next one all note that they run and end.
+- survive: notes the size of its world and stays as long as the folder, at most two minutes.
 """
 
 import os
@@ -36,7 +37,16 @@ def _crash_when_all_run() -> None:
         time.sleep(0.01)
 
 
+def _stay() -> None:
+    _note(f"up-{_WORLD}-{_RANK}")
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and os.path.exists(_FOLDER):
+        time.sleep(0.05)
+
+
 if sys.argv[1] == "crash" or (sys.argv[1] == "recover" and _ATTEMPT == 0):
     _crash_when_all_run()
 elif sys.argv[1] == "recover":
     _note(f"up-{_ATTEMPT}-{_RANK}")
+elif sys.argv[1] == "survive":
+    _stay()

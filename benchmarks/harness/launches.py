@@ -17,7 +17,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ("Launch", "Launcher", "bare", "compile_own", "launch", "own_launcher", "torchrun")
+__all__ = (
+    "Launch",
+    "Launcher",
+    "bare",
+    "compile_own",
+    "has_torch",
+    "launch",
+    "launch_environment",
+    "own_launcher",
+    "torchrun",
+    "worker_script",
+)
 
 _PROJECT = Path(__file__).resolve().parents[2]
 _WORKER = Path(__file__).resolve().with_name("launched_worker.py")
@@ -85,7 +96,7 @@ def launch(command: list[str]) -> Launch:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=stderr,
-                env=_environment(folder),
+                env=launch_environment(folder),
                 cwd=folder,
                 start_new_session=True,
             )
@@ -98,6 +109,26 @@ def launch(command: list[str]) -> Launch:
             times=_read_times(Path(folder)),
             last_line=_last_line(errors),
         )
+
+
+def has_torch(python: str) -> bool:
+    """Say whether an interpreter has torch, without importing it."""
+    probe = "import importlib.util as u, sys; sys.exit(u.find_spec('torch') is None)"
+    try:
+        return subprocess.run([python, "-c", probe], check=False, timeout=20).returncode == 0
+    except OSError:
+        return False
+
+
+def worker_script() -> str:
+    """Return the path of what the launchers start."""
+    return str(_WORKER)
+
+
+def launch_environment(folder: str) -> dict[str, str]:
+    """Return the environment of a launcher whose workers note moments in a folder."""
+    path = os.pathsep.join(filter(None, [str(_PROJECT), os.environ.get("PYTHONPATH", "")]))
+    return os.environ | {"PYTHONPATH": path, "BENCH_FOLDER": folder, "OMP_NUM_THREADS": "1"}
 
 
 def _wait(process: subprocess.Popen[bytes], deadline: float) -> tuple[int, int, float]:
@@ -132,8 +163,3 @@ def _options(workers: int, restarts: int) -> list[str]:
         f"--nproc-per-node={workers}",
         f"--max-restarts={restarts}",
     ]
-
-
-def _environment(folder: str) -> dict[str, str]:
-    path = os.pathsep.join(filter(None, [str(_PROJECT), os.environ.get("PYTHONPATH", "")]))
-    return os.environ | {"PYTHONPATH": path, "BENCH_FOLDER": folder, "OMP_NUM_THREADS": "1"}

@@ -24,11 +24,15 @@ async def _take(value: object) -> int:
     return value.nbytes  # type: ignore[attr-defined]  # an array
 
 
+async def _hang() -> None:
+    await asyncio.Event().wait()
+
+
 def serve(_spec: dict[str, object], ready: Callable[[str], None]) -> None:
     """Serve until killed."""
 
     async def main() -> None:
-        server = Server({"echo": _echo, "take": _take})
+        server = Server({"echo": _echo, "take": _take, "hang": _hang})
         await server.listen("tcp://127.0.0.1:0")
         ready(server.address)
         await asyncio.Event().wait()
@@ -51,7 +55,7 @@ def measure(spec: dict[str, object]) -> dict[str, float]:
             def back(array: object) -> Awaitable[object]:
                 return remote.echo(value=to_serialize(array))
 
-            client = AsyncClient(call=call, send_array=send, echo_array=back)
+            client = AsyncClient(call=call, hang=remote.hang, send_array=send, echo_array=back)
             return await run_load(client, spec)
 
     return asyncio.run(main())

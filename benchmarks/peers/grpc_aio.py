@@ -6,6 +6,7 @@ Arrays travel as msgpack of dtype, shape and `tobytes()`; messages are unlimited
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -33,7 +34,7 @@ async def _serve(ready: Callable[[str], None]) -> None:
         name: grpc.unary_unary_rpc_method_handler(
             handler, request_deserializer=msgpack.unpackb, response_serializer=msgpack.packb
         )
-        for name, handler in (("Echo", _echo), ("Take", _take))
+        for name, handler in (("Echo", _echo), ("Take", _take), ("Hang", _hang))
     }
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("Bench", methods),))
     port = server.add_insecure_port("127.0.0.1:0")
@@ -50,6 +51,10 @@ async def _take(request: object, _context: object) -> object:
     return _array_from(request).nbytes
 
 
+async def _hang(_request: object, _context: object) -> object:
+    return await asyncio.Event().wait()
+
+
 def measure(spec: dict[str, object]) -> dict[str, float]:
     """Run the load."""
     return uvloop.run(_measure(spec))
@@ -59,21 +64,27 @@ async def _measure(spec: dict[str, object]) -> dict[str, float]:
     async with grpc.aio.insecure_channel(str(spec["endpoint"]), options=_OPTIONS) as channel:
         calls = _Calls(channel)
         client = AsyncClient(
-            call=calls.echo, send_array=calls.send_array, echo_array=calls.echo_array
+            call=calls.echo,
+            hang=calls.hang,
+            send_array=calls.send_array,
+            echo_array=calls.echo_array,
         )
         return await run_load(client, spec)
 
 
 class _Calls:
     def __init__(self, channel: grpc.aio.Channel) -> None:
-        self.echo, self._take = (
+        self.echo, self._take, self._hang = (
             channel.unary_unary(
                 f"/Bench/{name}",
                 request_serializer=msgpack.packb,
                 response_deserializer=msgpack.unpackb,
             )
-            for name in ("Echo", "Take")
+            for name in ("Echo", "Take", "Hang")
         )
+
+    async def hang(self) -> object:
+        return await self._hang(None)
 
     async def send_array(self, array: np.ndarray) -> object:
         return await self._take(_array_to(array))

@@ -74,7 +74,10 @@ async def _measure(spec: dict[str, object]) -> dict[str, float]:
             dealer.connect(f"tcp://127.0.0.1:{port}")
         calls = _Calls(small, large)
         client = AsyncClient(
-            call=calls.echo, send_array=calls.send_array, echo_array=calls.echo_array
+            call=calls.echo,
+            hang=calls.hang,
+            send_array=calls.send_array,
+            echo_array=calls.echo_array,
         )
         reader = asyncio.create_task(calls.read())
         try:
@@ -95,6 +98,10 @@ class _Calls:
         self._pending[call_id] = future = self._loop.create_future()
         await self._small.send_multipart([msgpack.packb((call_id, value))])
         return await future
+
+    async def hang(self) -> object:
+        """Wait for a reply that never comes: nothing but that is what sockets offer here."""
+        return await self._large.recv_multipart()
 
     async def read(self) -> None:
         """Resolve the futures of small calls until cancelled."""

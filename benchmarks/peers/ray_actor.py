@@ -25,6 +25,9 @@ class _Actor:
     async def take(self, array: object) -> int:
         return array.nbytes  # type: ignore[attr-defined]  # an array
 
+    async def hang(self) -> None:
+        await asyncio.Event().wait()
+
 
 def serve(_spec: dict[str, object], ready: Callable[[str], None]) -> None:
     """Wait until killed: Ray ends its processes with the one that started them, the client."""
@@ -56,4 +59,5 @@ async def _measure(actor: ray.actor.ActorHandle, spec: dict[str, object]) -> dic
     def send(array: object) -> Awaitable[object]:
         return actor.take.remote(array)
 
-    return await run_load(AsyncClient(call=call, send_array=send, echo_array=call), spec)
+    client = AsyncClient(call=call, hang=actor.hang.remote, send_array=send, echo_array=call)
+    return await run_load(client, spec)

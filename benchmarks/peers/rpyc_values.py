@@ -6,6 +6,7 @@ nested tuples and both sides see the same data. Arrays travel as dtype, shape an
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -26,6 +27,9 @@ class _Service(rpyc.Service):  # type: ignore[misc]  # rpyc has no types
     def exposed_take(self, array: object) -> int:
         return _array_from(array).nbytes
 
+    def exposed_hang(self) -> None:
+        threading.Event().wait()
+
 
 def serve(_spec: dict[str, object], ready: Callable[[str], None]) -> None:
     """Serve until killed."""
@@ -42,6 +46,7 @@ def measure(spec: dict[str, object]) -> dict[str, float]:
         client = BlockingClient(
             call=calls.echo,
             start=calls.start,
+            start_hang=calls.start_hang,
             send_array=calls.send_array,
             echo_array=calls.echo_array,
         )
@@ -55,21 +60,27 @@ class _Calls:
         self.echo = connection.root.echo
         self._take = connection.root.take
         self._echo_async = rpyc.async_(connection.root.echo)
+        self._hang_async = rpyc.async_(connection.root.hang)
 
     def start(self, value: object) -> Callable[[], object]:
-        result = self._echo_async(value)
+        return _waiter(self._echo_async(value))
 
-        def wait() -> object:
-            result.wait()
-            return result.value
-
-        return wait
+    def start_hang(self) -> Callable[[], object]:
+        return _waiter(self._hang_async())
 
     def send_array(self, array: np.ndarray) -> object:
         return self._take(_array_to(array))
 
     def echo_array(self, array: np.ndarray) -> object:
         return _array_from(self.echo(_array_to(array)))
+
+
+def _waiter(result: Any) -> Callable[[], object]:
+    def wait() -> object:
+        result.wait()
+        return result.value
+
+    return wait
 
 
 def _frozen(value: object) -> object:

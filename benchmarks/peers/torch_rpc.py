@@ -8,6 +8,7 @@ file, and TensorPipe is bound to the loopback interface.
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable
 
 # Before torch reads them: without these TensorPipe listens on the host's first address.
@@ -20,7 +21,7 @@ from torch.distributed import rpc
 
 from harness.blocking_load import BlockingClient, run_load
 
-__all__ = ("echo", "measure", "serve", "take")
+__all__ = ("echo", "hang", "measure", "serve", "take")
 
 
 def echo(value: object) -> object:
@@ -34,6 +35,11 @@ def take(tensor: torch.Tensor) -> int:
     return size
 
 
+def hang() -> None:
+    """Never answer."""
+    threading.Event().wait()
+
+
 def serve(spec: dict[str, object], ready: Callable[[str], None]) -> None:
     """Join as rank 0; shutdown serves until the client has shut down as well."""
     ready("file")
@@ -45,10 +51,15 @@ def measure(spec: dict[str, object]) -> dict[str, float]:
     """Join as rank 1 and run the load."""
     _join(spec, "client", 1)
     client = BlockingClient(
-        call=_call, start=_start, send_array=_send_array, echo_array=_echo_array
+        call=_call,
+        start=_start,
+        start_hang=_start_hang,
+        send_array=_send_array,
+        echo_array=_echo_array,
     )
     figures = run_load(client, spec)
-    rpc.shutdown()
+    if "signal" not in spec:
+        rpc.shutdown()
     return figures
 
 
@@ -58,6 +69,11 @@ def _call(value: object) -> object:
 
 def _start(value: object) -> Callable[[], object]:
     wait: Callable[[], object] = rpc.rpc_async("server", echo, args=(value,)).wait
+    return wait
+
+
+def _start_hang() -> Callable[[], object]:
+    wait: Callable[[], object] = rpc.rpc_async("server", hang, timeout=0).wait
     return wait
 
 
