@@ -18,13 +18,13 @@ from signal import Signals
 from typing import NamedTuple
 
 from asyncrpc.secret import NoUserSecretError, load_secret, run_secret
-from launcher import events
+from launcher import events, metrics
 from launcher.affinity import cpus_of_workers
 from launcher.agent import LocalElasticAgent, RunResult, WorkerSpec, WorkerState, own_device
 from launcher.config import LaunchConfig
 from launcher.errors import ChildFailedError, RendezvousClosedError, SignalException, UsageError
 from launcher.limits import check_workers
-from launcher.logs import DefaultLogsSpecs, LogsSpecs
+from launcher.logs import LogsSpecs
 from launcher.process import Guardian
 from launcher.rendezvous import RendezvousHandler, RendezvousParameters, get_rendezvous_handler
 from launcher.rules import to_address, to_signals
@@ -211,10 +211,13 @@ async def run_agent(
         OSError: the workers could not be started.
     """
     config = replace(config, run_id=config.run_id or _default_run_id(config))
-    logs_specs = config.logs_specs or DefaultLogsSpecs()
+    assert config.logs_specs is not None  # the config makes one
+    logs_specs = config.logs_specs.for_run()
     _check(config, logs_specs, _PIPES_OF_FUNCTION if callable(entrypoint) else 0)
     secret = _run_secret(config)
     handler = _handler(config, secret)
+    if config.metrics_cfg:
+        metrics.initialize_metrics(metrics.MetricsConfig(dict(config.metrics_cfg)))
     agent = LocalElasticAgent(
         WorkerSpec(
             role=config.role,
@@ -225,6 +228,7 @@ async def run_agent(
             max_restarts=config.max_restarts,
             restart_window=config.restart_window,
             restart_backoff=config.restart_backoff,
+            local_addr=config.local_addr,
             numa_options=config.numa_options,
             duplicate_stdout_filters=config.duplicate_stdout_filters,
             duplicate_stderr_filters=config.duplicate_stderr_filters,

@@ -10,7 +10,7 @@ import math
 import os
 import signal
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import TYPE_CHECKING
 
 from launcher.rules import to_address, to_seconds, to_signals
@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # the names only: whoever sets the fields imports them
 
 __all__ = (
     "DEFAULT_PREEMPT_NOTICE",
+    "DEFAULT_RDZV_TIMEOUT",
     "DEFAULT_SHUTDOWN_TIMEOUT",
     "DEFAULT_SIGNALS",
     "HEALTH_PORT_VARIABLE",
@@ -34,6 +35,7 @@ __all__ = (
 )
 
 DEFAULT_PREEMPT_NOTICE = 60.0  # what the clouds give at least, but for Google's and Azure's 30
+DEFAULT_RDZV_TIMEOUT = 900  # seconds; torch's, of this class alone
 DEFAULT_SHUTDOWN_TIMEOUT = 30.0  # torchrun's grace between the signal and SIGKILL
 DEFAULT_SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT"
 HEALTH_PORT_VARIABLE = "TORCHELASTIC_HEALTH_CHECK_PORT"
@@ -55,62 +57,63 @@ START_METHODS = ("spawn", "fork", "forkserver")
 """How a worker that runs a function comes to be."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class LaunchConfig:
-    """How to launch one group of workers; torch's fields, those that act.
+    """How to launch one group of workers; torch's fields come first, in torch's order.
 
     Args:
         min_nodes: nodes needed to run, at least 1.
         max_nodes: nodes at most, not below `min_nodes`.
         nproc_per_node: workers on this node, at least 1.
-        logs_specs: where output goes; ``None``: through the launcher, no files.
+        logs_specs: where output goes; ``None``: through the launcher, no files. Reading the field
+            gives the `DefaultLogsSpecs` made of that.
         run_id: name of the run, the same on every node; empty: a random one for one node, "none"
             for several.
         role: what the workers are, handed to them as ``ROLE_NAME``.
-        rdzv_backend: how nodes find each other: ``tcp`` (or ``c10d``), ``etcd``, ``static``, or a
-            registered name.
         rdzv_endpoint: ``host[:port]`` of the run's store, the same on every node: the node that
             can listen there does; of etcd: its members, with commas; empty, for one node: a free
             port of loopback.
-        rdzv_configs: settings of the backend by name, such as ``join_timeout``.
+        rdzv_backend: how nodes find each other: ``tcp`` (or ``c10d``), ``etcd``, ``static``, or a
+            registered name.
+        rdzv_configs: settings of the backend by name, such as ``join_timeout``. Reading the field
+            gives torch's ``timeout`` of 900 s too, which the static backend goes by.
+        rdzv_timeout: torch's older name of the setting ``timeout`` in `rdzv_configs`, seconds;
+            -1: not set.
         max_restarts: how often the run may be restarted after failures, on all nodes together.
+        monitor_interval: accepted for torch's callers: what happens is heard of, not polled for.
+        start_method: how workers that run a function are started: ``spawn``, ``fork`` or
+            ``forkserver``.
+        log_line_prefix_template: prefix of teed lines, with ``${role_name}``, ``${rank}`` and
+            ``${local_rank}`` filled in; ``None``: ``[role<local rank>]:``.
+        metrics_cfg: handed to `launcher.metrics.initialize_metrics`, which does nothing by itself.
+        local_addr: where other nodes reach this one; ``None``: found out.
+        event_log_handler: where events of the run go: ``null``, ``console`` (JSON lines on stderr),
+            ``file:PATH`` (JSON lines at its end), or the name of a handler given to
+            `launcher.events.register_handler`.
+        numa_options: which processors each worker may use; ``None``: all.
+        signals_to_handle: comma list of the signals that stop the run in order.
+        duplicate_stdout_filters: texts; lines of the workers' stdout with any of them are copied to
+            one file of the round, ``filtered_stdout.log``; ``None``: none.
+        duplicate_stderr_filters: the same for stderr.
+        virtual_local_rank: whether every worker has ``LOCAL_RANK=0``, and in
+            ``CUDA_VISIBLE_DEVICES`` its own device only.
+        shutdown_timeout: seconds between the first signal to the workers and SIGKILL, from 0
+            (SIGKILL at once); ``None``: ``$TORCH_ELASTIC_SHUTDOWN_TIMEOUT``, else 30. Reading the
+            field gives the resolved number.
         restart_window: seconds after which a restart no longer counts, above 0.
         restart_backoff: seconds before the first restart, from 0; twice as long for each further
             one, a minute at most.
         torch_store: whether the agent of group rank 0 serves a store for torch's clients at
             MASTER_ADDR:MASTER_PORT, a fresh one in each round, instead of leaving the port to the
             worker of rank 0.
-        local_addr: where other nodes reach this one; ``None``: found out.
-        log_line_prefix_template: prefix of teed lines, with ``${role_name}``, ``${rank}`` and
-            ``${local_rank}`` filled in; ``None``: ``[role<local rank>]:``.
-        signals_to_handle: comma list of the signals that stop the run in order.
         forward_signals: comma list of signals that are passed on to the workers and stop nothing;
             none of `signals_to_handle`.
         preempt_signals: comma list of signals that say that this node has to go: workers hear of it
             by `launcher.preemption`, then the node leaves the run. One of `signals_to_handle` among
             them stops the run when it comes again.
         preempt_notice: seconds from such a signal to the end of the node, above 0.
-        shutdown_timeout: seconds between the first signal to the workers and SIGKILL, from 0
-            (SIGKILL at once); ``None``: ``$TORCH_ELASTIC_SHUTDOWN_TIMEOUT``, else 30. Reading the
-            field gives the resolved number.
         stdin: local rank of the worker that gets the launcher's standard input; ``None``: 0 if
             there is one worker only, else nobody.
-        start_method: how workers that run a function are started: ``spawn``, ``fork`` or
-            ``forkserver``.
-        numa_options: which processors each worker may use; ``None``: all.
-        virtual_local_rank: whether every worker has ``LOCAL_RANK=0``, and in
-            ``CUDA_VISIBLE_DEVICES`` its own device only.
-        duplicate_stdout_filters: texts; lines of the workers' stdout with any of them are copied to
-            one file of the round, ``filtered_stdout.log``; ``None``: none.
-        duplicate_stderr_filters: the same for stderr.
-        rdzv_timeout: torch's older name of the setting ``timeout`` in `rdzv_configs`, seconds;
-            -1: not set.
-        metrics_cfg: accepted empty, for torch's callers: `launcher.metrics.configure` says where
-            metrics go.
-        monitor_interval: accepted for torch's callers: what happens is heard of, not polled for.
-        event_log_handler: where events of the run go: ``null``, ``console`` (JSON lines on stderr),
-            ``file:PATH`` (JSON lines at its end), or the name of a handler given to
-            `launcher.events.register_handler`.
         health_port: ``[HOST:]PORT`` where ``/healthz``, ``/status`` and ``/metrics`` are served by
             HTTP, on loopback unless HOST says where; ``None``:
             ``$TORCHELASTIC_HEALTH_CHECK_PORT``, else they are not served. Reading the field gives
@@ -120,36 +123,37 @@ class LaunchConfig:
         ValueError: a field breaks its rule; names field, value and rule.
     """
 
-    min_nodes: int = field(kw_only=False)
-    max_nodes: int = field(kw_only=False)
-    nproc_per_node: int = field(kw_only=False)
+    min_nodes: int
+    max_nodes: int
+    nproc_per_node: int
     logs_specs: LogsSpecs | None = None
     run_id: str = ""
     role: str = "default_role"
-    rdzv_backend: str = "tcp"
     rdzv_endpoint: str = ""
+    rdzv_backend: str = "tcp"
     rdzv_configs: Mapping[str, object] = field(default_factory=dict)
+    rdzv_timeout: int = -1
     max_restarts: int = 3
+    monitor_interval: float = 0.1
+    start_method: str = "spawn"
+    log_line_prefix_template: str | None = None
+    metrics_cfg: Mapping[str, str] = field(default_factory=dict)
+    local_addr: str | None = None
+    event_log_handler: str = "null"
+    numa_options: NumaOptions | None = None
+    signals_to_handle: str = DEFAULT_SIGNALS
+    duplicate_stdout_filters: Sequence[str] | None = None
+    duplicate_stderr_filters: Sequence[str] | None = None
+    virtual_local_rank: bool = False
+    shutdown_timeout: float | None = None
+    _: KW_ONLY
     restart_window: float = math.inf
     restart_backoff: float = 0.0
     torch_store: bool = False
-    local_addr: str | None = None
-    log_line_prefix_template: str | None = None
-    signals_to_handle: str = DEFAULT_SIGNALS
     forward_signals: str = ""
     preempt_signals: str = ""
     preempt_notice: float = DEFAULT_PREEMPT_NOTICE
-    shutdown_timeout: float | None = None
     stdin: int | None = None
-    rdzv_timeout: int = -1
-    metrics_cfg: Mapping[str, str] = field(default_factory=dict)
-    start_method: str = "spawn"
-    numa_options: NumaOptions | None = None
-    virtual_local_rank: bool = False
-    duplicate_stdout_filters: Sequence[str] | None = None
-    duplicate_stderr_filters: Sequence[str] | None = None
-    monitor_interval: float = 0.1
-    event_log_handler: str = "null"
     health_port: str | None = None
 
     def __post_init__(self) -> None:
@@ -176,11 +180,14 @@ class LaunchConfig:
                     f"stdin={self.stdin}: expected a local rank below "
                     f"nproc_per_node={self.nproc_per_node}"
                 )
-        if self.metrics_cfg:
-            raise ValueError(f"metrics_cfg={self.metrics_cfg}: expected {{}}, see launcher.metrics")
+        settings: dict[str, object] = {"timeout": DEFAULT_RDZV_TIMEOUT, **self.rdzv_configs}
         if self.rdzv_timeout != -1:
-            settings = {**self.rdzv_configs, "timeout": self.rdzv_timeout}
-            object.__setattr__(self, "rdzv_configs", settings)
+            settings["timeout"] = self.rdzv_timeout
+        object.__setattr__(self, "rdzv_configs", settings)
+        if self.logs_specs is None:
+            from launcher.logs import DefaultLogsSpecs  # noqa: PLC0415 -- the command line has its own
+
+            object.__setattr__(self, "logs_specs", DefaultLogsSpecs())
         if self.start_method not in START_METHODS:
             methods = ", ".join(START_METHODS)
             raise ValueError(f"start_method={self.start_method!r}: expected one of {methods}")

@@ -291,6 +291,10 @@ class ChildFailedError(LauncherError):
         return rank, candidates[rank]
 
     def __str__(self) -> str:
+        return self.format_msg()
+
+    def format_msg(self) -> str:
+        """Return the report on the failures, the first of them last; several lines."""
         root, failure = self.get_first_failure()
         others = [
             _format_failure(index, rank, other)

@@ -28,6 +28,7 @@ __all__ = (
 Fact = str | int | float | bool | None
 """Something known of an event."""
 
+_NOWHERE = ("null", "dynamic_rendezvous")  # the latter torch's, who drops what goes there too
 _FILE = "file:"  # what the destinations begin with that are files
 
 _handlers: dict[str, logging.Handler] = {}
@@ -64,15 +65,17 @@ class Event:
         return json.dumps(asdict(self))
 
     @staticmethod
-    def deserialize(data: str) -> Event:
+    def deserialize(data: str | Event) -> Event:
         """Return the event that JSON was made of.
 
         Args:
-            data: what `serialize` returned.
+            data: what `serialize` returned; an event is returned as it is.
 
         Raises:
             ValueError: it is something else.
         """
+        if isinstance(data, Event):
+            return data
         import json  # noqa: PLC0415 -- few launches write events
 
         try:
@@ -112,7 +115,7 @@ def check_destination(destination: str) -> None:
             raise ValueError(
                 f"event_log_handler={destination!r}: expected a file that can be written: {why}"
             ) from None
-    elif destination not in ("null", "console", *_handlers):
+    elif destination not in (*_NOWHERE, "console", *_handlers):
         names = ", ".join(("null", "console", "file:PATH", *sorted(_handlers)))
         raise ValueError(f"event_log_handler={destination!r}: expected one of {names}")
 
@@ -128,7 +131,7 @@ def record(event: Event, destination: str = "null") -> None:
     Raises:
         ValueError: no handler has that name.
     """
-    if destination == "null":
+    if destination in _NOWHERE:
         return
     text = event.serialize()
     if destination in _handlers:

@@ -17,8 +17,10 @@ __all__ = (
     "ConsoleMetricHandler",
     "MetricData",
     "MetricHandler",
+    "MetricsConfig",
     "NullMetricHandler",
     "configure",
+    "initialize_metrics",
     "prof",
     "put_metric",
 )
@@ -78,6 +80,29 @@ def configure(handler: MetricHandler, group: str | None = None) -> None:
         group: whose; ``None``: of all groups that have no handler of their own.
     """
     _handlers[group] = handler
+
+
+class MetricsConfig:
+    """Settings of a program's metrics; torch's class.
+
+    Args:
+        params: settings by name, whatever they mean to those who read them; ``None``: none.
+    """
+
+    __slots__ = ("params",)
+
+    def __init__(self, params: dict[str, str] | None = None) -> None:
+        self.params = {} if params is None else params
+
+
+def initialize_metrics(cfg: MetricsConfig | None = None) -> None:
+    """Set metrics up at the start of a launch that has a ``metrics_cfg``; torch's hook.
+
+    Does nothing, as torch's: whoever has handlers of their own replaces it, or calls `configure`.
+
+    Args:
+        cfg: the settings of the launch.
+    """
 
 
 def put_metric(metric_name: str, metric_value: float, metric_group: str = DEFAULT_GROUP) -> None:

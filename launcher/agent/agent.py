@@ -73,6 +73,10 @@ class LocalElasticAgent:
     Args:
         spec: what the workers have in common.
         logs_specs: where their output goes; an object of this run alone.
+        start_method: how workers that run a function are started: ``spawn``, ``fork`` or
+            ``forkserver``.
+        exit_barrier_timeout: seconds after which a node that is done says whom it waits for; it
+            goes on waiting, for as long as they live.
         log_line_prefix_template: prefix of teed lines, see `launcher.logs.line_prefix`.
         shutdown_timeout: seconds between the signal that stops workers and SIGKILL, from 0.
         secret: the run's secret, at least 16 bytes, handed to the workers; ``None``: made of this
@@ -83,27 +87,23 @@ class LocalElasticAgent:
         guardian: the process that is to start the workers, closed when the run is over; ``None``:
             a new one.
         stdin: local rank of the worker that gets our standard input; ``None``: nobody.
-        start_method: how workers that run a function are started: ``spawn``, ``fork`` or
-            ``forkserver``.
-        exit_barrier_timeout: seconds after which a node that is done says whom it waits for; it
-            goes on waiting, for as long as they live.
     """
 
     def __init__(
         self,
         spec: WorkerSpec,
         logs_specs: LogsSpecs,
-        *,
+        start_method: str = "spawn",
+        exit_barrier_timeout: float = 300.0,
         log_line_prefix_template: str | None = None,
         shutdown_timeout: float = 30.0,
+        *,
         secret: bytes | None = None,
         signals_to_handle: str = "",
         preempt_signals: Collection[signal.Signals] = (),
         preempt_notice: float = DEFAULT_PREEMPT_NOTICE,
         guardian: Guardian | None = None,
         stdin: int | None = None,
-        start_method: str = "spawn",
-        exit_barrier_timeout: float = 300.0,
     ) -> None:
         self._spec = spec
         self._secret = secret
@@ -314,7 +314,10 @@ class LocalElasticAgent:
             node = NodeRole(role=self._spec.role, local_world_size=self._spec.local_world_size)
             nodes = await exchange_roles(handler, info, node, os.environ)
         # A plain handler counts restarts, but does not tell of them with the round.
-        info = info._replace(restarts=max(info.restarts, handler.restarts))
+        info = info._replace(
+            restarts=max(info.restarts, handler.restarts),
+            bootstrap_store_info=self._spec.master(info.bootstrap_store_info),
+        )
         self._info = info
         self._ranks = assign_ranks(nodes)[info.rank]
         self._group.assign(info, self._ranks)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -16,7 +16,7 @@ from launcher.affinity import NumaOptions
 from launcher.agent.ranks import NodeRanks
 from launcher.agent.state import WorkerState
 from launcher.errors import ProcessFailure
-from launcher.rendezvous import Ending, RendezvousHandler, RendezvousInfo
+from launcher.rendezvous import Ending, RendezvousHandler, RendezvousInfo, RendezvousStoreInfo
 
 if TYPE_CHECKING:  # the name only: a backend that has a store has imported it
     from asyncrpc.store import Store
@@ -28,26 +28,30 @@ _LONGEST_BACKOFF = 60.0  # seconds before a restart, however many there were
 _DOUBLINGS = 16  # of the wait; more make no difference
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class WorkerSpec:
-    """What the workers of a group have in common.
+    """What the workers of a group have in common; torch's fields come first, in torch's order.
 
     Args:
         role: what they are; empty names are refused.
         local_world_size: workers on this node, at least 1.
         rdzv_handler: how the node's agent meets the others.
+        fn: torch's older name of `entrypoint`, which it becomes.
         entrypoint: what each of them runs: path or name of a program, or a function.
         args: its arguments, without the program's own name.
         max_restarts: how often failures may restart the run, on all nodes together, from 0.
-        restart_window: seconds after which a restart no longer counts, above 0.
-        restart_backoff: seconds that the node whose workers failed waits before the first restart,
-            from 0; twice as long for each further one, a minute at most.
+        monitor_interval: accepted for torch's callers: what happens is heard of, not polled for.
+        master_port: what they read as ``MASTER_PORT``; ``None``: what the rendezvous says.
+        master_addr: what they read as ``MASTER_ADDR``; ``None``: likewise.
+        local_addr: accepted for torch's callers: the handler knows where this node is reached.
+        event_log_handler: where events of the group go, see `launcher.events.record`.
         numa_options: which processors each of them may use; ``None``: all.
         duplicate_stdout_filters: texts; lines of stdout with any of them are copied to one file.
         duplicate_stderr_filters: the same for stderr.
-        monitor_interval: accepted for torch's callers: what happens is heard of, not polled for.
-        event_log_handler: where events of the group go, see `launcher.events.record`.
         virtual_local_rank: whether each is told that it is the only one on the node.
+        restart_window: seconds after which a restart no longer counts, above 0.
+        restart_backoff: seconds that the node whose workers failed waits before the first restart,
+            from 0; twice as long for each further one, a minute at most.
         torch_store: whether torch's clients among them find a store of the agent's, see
             `launcher.agent.torch_store`.
 
@@ -58,20 +62,27 @@ class WorkerSpec:
     role: str
     local_world_size: int
     rdzv_handler: RendezvousHandler
-    entrypoint: Callable[..., object] | str
+    fn: Callable[..., object] | None = None
+    entrypoint: Callable[..., object] | str = ""
     args: tuple[object, ...] = ()
+    max_restarts: int = 3
+    monitor_interval: float = 0.1
+    master_port: int | None = None
+    master_addr: str | None = None
+    local_addr: str | None = None
+    event_log_handler: str = "null"
     numa_options: NumaOptions | None = None
     duplicate_stdout_filters: Sequence[str] | None = None
     duplicate_stderr_filters: Sequence[str] | None = None
     virtual_local_rank: bool = False
+    _: KW_ONLY
     torch_store: bool = False
-    monitor_interval: float = 0.1
-    event_log_handler: str = "null"
-    max_restarts: int = 3
     restart_window: float = math.inf
     restart_backoff: float = 0.0
 
     def __post_init__(self) -> None:
+        if self.fn is not None:
+            object.__setattr__(self, "entrypoint", self.fn)
         if not self.role:
             raise ValueError("role='': expected a name")
         if self.local_world_size < 1:
@@ -92,6 +103,16 @@ class WorkerSpec:
         if isinstance(self.entrypoint, str):
             return os.path.basename(self.entrypoint)
         return getattr(self.entrypoint, "__qualname__", repr(self.entrypoint))
+
+    def master(self, found: RendezvousStoreInfo) -> RendezvousStoreInfo:
+        """Return where rank 0 is told to listen.
+
+        Args:
+            found: what the rendezvous says, unless the spec has other ideas.
+        """
+        return RendezvousStoreInfo(
+            self.master_addr or found.master_addr, self.master_port or found.master_port
+        )
 
     def backoff(self, restarts: int) -> float:
         """Return the seconds to wait before the next restart.
@@ -156,7 +177,7 @@ class WorkerGroup:
     def __init__(self, spec: WorkerSpec) -> None:
         self.spec = spec
         self.state = WorkerState.INIT
-        self.workers: list[Worker] = []  # by local rank
+        self.workers = [Worker(rank) for rank in range(spec.local_world_size)]
         self.info: RendezvousInfo | None = None  # of the round; None before the first one
         self.group_rank = -1
         self.group_world_size = -1

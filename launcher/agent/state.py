@@ -59,7 +59,7 @@ __all__ = (
 )
 
 
-class WorkerState(enum.Enum):
+class WorkerState(enum.StrEnum):
     """What is known of the workers of a group; names and values are torch's."""
 
     UNKNOWN = "UNKNOWN"

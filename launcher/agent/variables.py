@@ -79,7 +79,7 @@ def worker_variables(
         "ASYNCRPC_NAME": f"worker{rank}",
         "ASYNCRPC_SECRET_FILE": facts.secret_file,
         "LAUNCHER_ROUND": info.round,
-        "LAUNCHER_STORE": info.store_url,
+        **({"LAUNCHER_STORE": info.store_url} if info.store_url else {}),
         **_jax_variables(facts, info, ranks, rank),
     }
     if "OMP_NUM_THREADS" not in environ and ranks.local_world_size > 1:

@@ -12,7 +12,8 @@ import re
 import string
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, field
 from typing import Self
 
 from launcher.logs.temporary import temporary_folder
@@ -63,17 +64,17 @@ class Std(enum.IntFlag):
         return {int(rank): cls(int(choice)) for rank, choice in pairs}
 
 
-def to_map(value: Std | Mapping[int, Std], local_world_size: int) -> dict[int, Std]:
+def to_map(val_or_map: Std | Mapping[int, Std], local_world_size: int) -> dict[int, Std]:
     """Return one choice for each local rank.
 
     Args:
-        value: one choice for all, or choices by local rank.
+        val_or_map: one choice for all, or choices by local rank.
         local_world_size: number of workers; ranks not named get `Std.NONE`, ranks beyond it are
             dropped.
     """
-    if isinstance(value, Std):
-        return dict.fromkeys(range(local_world_size), value)
-    return {rank: value.get(rank, Std.NONE) for rank in range(local_world_size)}
+    if isinstance(val_or_map, Std):
+        return dict.fromkeys(range(local_world_size), val_or_map)
+    return {rank: val_or_map.get(rank, Std.NONE) for rank in range(local_world_size)}
 
 
 def line_prefix(template: str | None, *, role_name: str, rank: int, local_rank: int) -> str:
@@ -101,15 +102,15 @@ class LogsDest:
     and none in ``tee_stdouts`` (``tee_stderrs``).
     """
 
-    stdouts: dict[int, str]
+    stdouts: dict[int, str] = field(default_factory=dict)
     """File that receives stdout; "" for none, ``/dev/null`` to throw it away."""
-    stderrs: dict[int, str]
+    stderrs: dict[int, str] = field(default_factory=dict)
     """File that receives stderr; likewise."""
-    tee_stdouts: dict[int, str]
+    tee_stdouts: dict[int, str] = field(default_factory=dict)
     """Of the workers whose stdout is also shown, prefixed: the file, "" to keep none."""
-    tee_stderrs: dict[int, str]
+    tee_stderrs: dict[int, str] = field(default_factory=dict)
     """Of the workers whose stderr is also shown, prefixed; likewise."""
-    error_files: dict[int, str]
+    error_files: dict[int, str] = field(default_factory=dict)
     """File a worker may record its error in; "" for none."""
     filtered_stdout: str = ""
     """File for those lines of all workers' stdout that are to be duplicated; "" for none."""
@@ -153,6 +154,10 @@ class LogsSpecs(ABC):
     def descriptors_per_worker(self) -> int:
         """How many the launcher holds open for one worker's output, at most: pipes and files."""
         return 4
+
+    def for_run(self) -> Self:
+        """Return what decides for one run alone; itself, unless it remembers another run."""
+        return self
 
     @abstractmethod
     def reify(self, envs: Mapping[int, Mapping[str, str]]) -> LogsDest:
@@ -204,6 +209,7 @@ class DefaultLogsSpecs(LogsSpecs):
         self._shown = frozenset(local_ranks_filter or ())
         self._run_dir: str | None = None
         self._rounds = 0
+        self._is_taken = False  # by a run
         if not self._is_discarding and self._log_dir and os.path.isfile(self._log_dir):
             raise NotADirectoryError(f"log_dir must be a folder, {self._log_dir} is a file")
 
@@ -225,6 +231,15 @@ class DefaultLogsSpecs(LogsSpecs):
         keeps_file = self._tee != Std.NONE and self._log_dir is not None
         return 4 if keeps_file and not self._is_discarding else 2
 
+    def for_run(self) -> Self:
+        """Return itself for the first run, and for each further one a copy with its own folder."""
+        if not self._is_taken:
+            self._is_taken = True
+            return self
+        own = copy(self)
+        own._run_dir, own._rounds = None, 0
+        return own
+
     def reify(self, envs: Mapping[int, Mapping[str, str]]) -> LogsDest:
         """Make the folders of the next round and return its paths.
 
@@ -243,7 +258,7 @@ class DefaultLogsSpecs(LogsSpecs):
             os.path.join(common, name) if common else ""
             for name in ("filtered_stdout.log", "filtered_stderr.log")
         ]
-        dest = LogsDest({}, {}, {}, {}, {}, *filtered)
+        dest = LogsDest(filtered_stdout=filtered[0], filtered_stderr=filtered[1])
         streams = (
             (Std.OUT, "stdout.log", dest.stdouts, dest.tee_stdouts),
             (Std.ERR, "stderr.log", dest.stderrs, dest.tee_stderrs),
@@ -286,7 +301,7 @@ class DefaultLogsSpecs(LogsSpecs):
     def _make_folders(self, envs: Mapping[int, Mapping[str, str]]) -> dict[int, str | None]:
         if self._is_discarding:
             return dict.fromkeys(envs)
-        if self._run_dir is None:
+        if self._run_dir is None or self._is_tidied():
             self._run_dir = self._make_run_dir(envs)
         attempt = os.path.join(self._run_dir, f"attempt_{self._rounds}")
         self._rounds += 1
@@ -295,6 +310,10 @@ class DefaultLogsSpecs(LogsSpecs):
             if folder is not None:
                 os.makedirs(folder, exist_ok=True)
         return folders
+
+    def _is_tidied(self) -> bool:
+        """Return whether the folder is gone; nobody else may have made it in the meantime."""
+        return self.temporary_dir is not None and not os.path.isdir(self.temporary_dir)
 
     def _make_run_dir(self, envs: Mapping[int, Mapping[str, str]]) -> str:
         first = next(iter(envs.values()), {})

@@ -292,21 +292,21 @@ class ProcessContext(ABC):
         }
 
     async def close(
-        self, death_sig: signal.Signals = signal.SIGTERM, timeout: float = SHUTDOWN_TIMEOUT
+        self, death_sig: signal.Signals | None = None, timeout: float = SHUTDOWN_TIMEOUT
     ) -> None:
         """Stop the workers and everything they left behind. Idempotent.
 
         A call while another one is waiting means now: SIGKILL at once.
 
         Args:
-            death_sig: sent to the process group of each worker that still runs.
+            death_sig: sent to the process group of each worker that still runs; ``None``: SIGTERM.
             timeout: seconds until SIGKILL, for all of them together.
         """
         if self._is_closing:
             self._hurry()
         else:
             self._is_closing = True
-            self._termination.request(death_sig, timeout)
+            self._termination.request(death_sig or signal.SIGTERM, timeout)
             self._settled.set()
         await self._wait_for_supervisor()
 

@@ -41,14 +41,14 @@ class ErrorHandler:
             with suppress(RuntimeError, ValueError, OSError):  # stderr is closed, or no file
                 faulthandler.enable(all_threads=True)
 
-    def record_exception(self, error: BaseException) -> None:
+    def record_exception(self, e: BaseException) -> None:
         """Write an exception with its call stack to the error file.
 
         Args:
-            error: what ended the function.
+            e: what ended the function.
         """
-        extra = {"py_callstack": format_error(error), "timestamp": str(int(time.time()))}
-        message = {"message": f"{type(error).__name__}: {error}", "extraInfo": extra}
+        extra = {"py_callstack": format_error(e), "timestamp": str(int(time.time()))}
+        message = {"message": f"{type(e).__name__}: {e}", "extraInfo": extra}
         self._write({"message": message}, time.time_ns())
 
     def dump_error_file(self, rootcause_error_file: str, error_code: int = 0) -> None:

@@ -37,30 +37,35 @@ class RendezvousStoreInfo(NamedTuple):
     """Free when the round began; whoever is rank 0 may listen on it."""
 
 
-class RendezvousInfo(NamedTuple):
-    """What the agents of a round agreed on."""
-
+class _RoundFacts(NamedTuple):
+    store: Store | Callable[[], Store]
+    """The store, or what opens it at its first call and returns the same one each time."""
     rank: int
     """This agent's group rank, from 0."""
     world_size: int
     """Agents in the round, at least 1."""
     bootstrap_store_info: RendezvousStoreInfo
-    round: int
+    round: int = 0
     """Rounds of the run before this one."""
-    store_url: str
+    store_url: str = ""
     """Where workers find the run's store, ``tcp://host:port`` or ``etcd://host:port,…/prefix``.
 
-    Its keys outlive rounds.
+    Its keys outlive rounds. Empty: there is none for them.
     """
-    open_store: Callable[[], Store]
-    """Returns `store`, the same one each time; opened by the first call."""
     restarts: int = 0
     """Restarts of the run because of failures so far, the same number on every node."""
+
+
+class RendezvousInfo(_RoundFacts):
+    """What the agents of a round agreed on; torch's fields come first, in torch's order."""
+
+    __slots__ = ()
 
     @property
     def store(self) -> Store:
         """The agents' own store of this round, empty at its begin; opened when asked for."""
-        return self.open_store()
+        store = self[0]
+        return store() if callable(store) else store
 
 
 class Outcome(NamedTuple):
@@ -195,6 +200,14 @@ class RendezvousHandler(ABC):
 
     _ended: asyncio.Future[Change | Ending] | None = None  # what `report` decided, until told
     _restarted: tuple[float, ...] = ()  # when the restarts were that `report` allowed
+
+    @property
+    def use_agent_store(self) -> bool:
+        """Whether `store` is what MASTER_ADDR:MASTER_PORT leads to; torch's, False here too.
+
+        ``--torch-store`` serves one there whatever the backend is.
+        """
+        return False
 
     @abstractmethod
     def get_backend(self) -> str:

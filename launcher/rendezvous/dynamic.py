@@ -376,12 +376,12 @@ class DynamicRendezvous(RendezvousHandler):
             )
         first = record.seats[0]
         return RendezvousInfo(
+            store=cache(lambda: self._members.round_store(number)),
             rank=rank,
             world_size=len(record.seats),
             bootstrap_store_info=self._master or RendezvousStoreInfo(first.address, first.port),
             round=number,
             store_url=self._place.url,
-            open_store=cache(lambda: self._members.round_store(number)),
             restarts=record.restarts,
         )
 

@@ -28,21 +28,21 @@ _BUILT_IN = {
 _registered: dict[str, HandlerFactory] = {}
 
 
-def register(backend: str, factory: HandlerFactory) -> None:
+def register(backend: str, creator: HandlerFactory) -> None:
     """Make a backend known.
 
     Args:
         backend: its name, as given to ``--rdzv-backend``.
-        factory: makes its handlers.
+        creator: makes its handlers.
 
     Raises:
-        ValueError: the name is empty or belongs to another factory.
+        ValueError: the name is empty or belongs to another creator.
     """
     if not backend:
         raise ValueError("backend='': expected a name")
-    if backend in _BUILT_IN or _registered.get(backend, factory) is not factory:
+    if backend in _BUILT_IN or _registered.get(backend, creator) is not creator:
         raise ValueError(f"backend={backend!r}: expected a name that is not taken")
-    _registered[backend] = factory
+    _registered[backend] = creator
 
 
 def unregister(backend: str) -> None:
@@ -50,11 +50,11 @@ def unregister(backend: str) -> None:
     _registered.pop(backend, None)
 
 
-def get_rendezvous_handler(parameters: RendezvousParameters) -> RendezvousHandler:
+def get_rendezvous_handler(params: RendezvousParameters) -> RendezvousHandler:
     """Make the handler of the backend that the parameters name.
 
     Args:
-        parameters: what the handler is for.
+        params: what the handler is for.
 
     Returns:
         A handler that has opened nothing yet.
@@ -63,11 +63,10 @@ def get_rendezvous_handler(parameters: RendezvousParameters) -> RendezvousHandle
         ValueError: no such backend, or the backend refuses the parameters.
         RuntimeError: the handler answers to another name than it was registered by.
     """
-    handler = _factory(parameters.backend)(parameters)
-    if handler.get_backend() != parameters.backend:
+    handler = _factory(params.backend)(params)
+    if handler.get_backend() != params.backend:
         raise RuntimeError(
-            f"rdzv_backend={parameters.backend!r}: its handler calls itself "
-            f"{handler.get_backend()!r}"
+            f"rdzv_backend={params.backend!r}: its handler calls itself {handler.get_backend()!r}"
         )
     return handler
 

@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from launcher.config import DEFAULT_RDZV_TIMEOUT
 from launcher.rendezvous.base import RendezvousParameters
 
 __all__ = ("Settings", "read_settings")
@@ -74,6 +75,8 @@ def read_settings(parameters: RendezvousParameters, others: Sequence[str] = ()) 
         if name not in Settings._fields and name not in _ALIASES and name not in others:
             raise ValueError(f"rdzv_conf {name}: {_unknown(name, others)}")
     given = {alias: parameters.get(name) for name, alias in _ALIASES.items()}
+    if parameters.backend != "static" and given["join_timeout"] == DEFAULT_RDZV_TIMEOUT:
+        del given["join_timeout"]  # nobody's choice, and torch's other backends have their own
     given = {name: value for name, value in given.items() if value is not None}
     given |= {name: v for name in Settings._fields if (v := parameters.get(name)) is not None}
     settings = Settings(**{name: _read(parameters, name, value) for name, value in given.items()})

@@ -101,12 +101,12 @@ class TcpRendezvous(RendezvousHandler):
             check_port(*self._master)
         number, self._round = self._round, self._round + 1
         return RendezvousInfo(
+            store=cache(_memory_store),  # there is no other agent to share it with
             rank=0,
             world_size=1,
             bootstrap_store_info=self._master or self._free_place(),
             round=number,
             store_url=self._url,
-            open_store=cache(_memory_store),  # there is no other agent to share it with
             restarts=self.restarts,
         )
 

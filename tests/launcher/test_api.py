@@ -23,6 +23,7 @@ from launcher import (
     events,
     get_entrypoint_name,
     launch_agent,
+    metrics,
 )
 from launcher.agent import LocalElasticAgent, RunResult, WorkerState
 from launcher.events import Event
@@ -79,6 +80,22 @@ async def test_values_are_keyed_by_rank() -> None:
     values = await launch_agent(LaunchConfig(1, 1, 2), "sh", shell("exit 0"))
 
     assert values == {0: None, 1: None}
+
+
+@slow
+@pytest.mark.asyncio
+async def test_a_config_serves_several_runs_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each has its own folders; what the config says of metrics is handed on each time."""
+    given: list[dict[str, str]] = []
+    monkeypatch.setattr(metrics, "initialize_metrics", lambda cfg: given.append(cfg.params))
+    launch = elastic_launch(LaunchConfig(1, 1, 1, metrics_cfg={"a": "b"}), "sh")
+    paths = [
+        result.log_paths[0]["error"]
+        for result in await asyncio.gather(*(launch.run(*shell("exit 1")) for _ in range(2)))
+    ]
+
+    assert len({Path(path).parents[3] for path in paths}) == 2
+    assert given == [{"a": "b"}] * 2
 
 
 @slow

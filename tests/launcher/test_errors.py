@@ -231,8 +231,10 @@ def test_text_of_child_failed_error_has_the_fields_of_torchrun(tmp_path: Path) -
     root = ProcessFailure(0, 11, 1, error_file(tmp_path / "e.json", str(NOW)))
     other = ProcessFailure(1, 12, -15, "", stopped_by_us=True)
 
-    text = str(ChildFailedError("train.py", {2: root, 3: other}))
+    error = ChildFailedError("train.py", {2: root, 3: other})
+    text = str(error)
 
+    assert text == error.format_msg()
     assert "train.py FAILED" in text
     head, _, tail = text.partition("Root Cause (first observed failure):")
     assert "rank      : 3 (local_rank: 1)" in head

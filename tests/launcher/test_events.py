@@ -53,6 +53,7 @@ def test_an_event_survives_json() -> None:
         "metadata": {"rank": 1, "host": None},
     }
     assert Event.deserialize(EVENT.serialize()) == EVENT
+    assert Event.deserialize(EVENT) is EVENT
 
 
 @pytest.mark.parametrize("data", ["{}", "[]", "7", '{"source": "WORKER"}', "{"])
@@ -73,7 +74,7 @@ def test_a_status_event_is_of_now() -> None:
 
 def test_destinations(kept: Kept, capsys: pytest.CaptureFixture[str]) -> None:
     """Nowhere, stderr, or a handler of one's own."""
-    for destination in ("null", "console", "kept"):
+    for destination in ("null", "dynamic_rendezvous", "console", "kept"):
         record(EVENT, destination)
     record(EVENT)
 

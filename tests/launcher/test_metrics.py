@@ -7,7 +7,15 @@ import time
 import pytest
 
 from launcher import metrics
-from launcher.metrics import ConsoleMetricHandler, MetricData, configure, prof, put_metric
+from launcher.metrics import (
+    ConsoleMetricHandler,
+    MetricData,
+    MetricsConfig,
+    configure,
+    initialize_metrics,
+    prof,
+    put_metric,
+)
 
 
 class Kept:
@@ -46,6 +54,14 @@ def test_a_value_goes_to_the_handler_of_its_group(kept: Kept) -> None:
     assert [data[1:] for data in other.values] == [("mine", "loss", 0.5)]
     assert [data[1:] for data in kept.values] == [("torchelastic", "steps", 3)]
     assert abs(kept.values[0].timestamp - time.time()) < 5
+
+
+def test_a_launch_hands_on_its_settings() -> None:
+    """Torch's hook, which does nothing by itself."""
+    initialize_metrics()
+    initialize_metrics(MetricsConfig({"a": "b"}))
+
+    assert (MetricsConfig().params, MetricsConfig({"a": "b"}).params) == ({}, {"a": "b"})
 
 
 def test_nothing_is_shown_unless_asked_for(capsys: pytest.CaptureFixture[str]) -> None:

@@ -39,6 +39,39 @@ def test_a_spec_refuses_what_makes_no_sense(field: str, value: object, rule: str
         spec(**{field: value})
 
 
+def test_a_specs_fields_are_torchs() -> None:
+    """In torch's order, the older name of the entrypoint included."""
+    given: Any = (
+        "r",
+        1,
+        HANDLER,
+        print,
+        "",
+        ("x",),
+        2,
+        0.5,
+        29500,
+        "h",
+        "me",
+        "console",
+    )  # by position
+    some = WorkerSpec(*(*given, None, [], [], True))
+
+    assert (some.fn, some.entrypoint, some.args) == (print, print, ("x",))
+    assert (some.max_restarts, some.monitor_interval) == (2, 0.5)
+    assert (some.master_port, some.master_addr, some.local_addr) == (29500, "h", "me")
+    assert (some.event_log_handler, some.virtual_local_rank) == ("console", True)
+
+
+def test_a_spec_may_say_where_rank_0_listens() -> None:
+    """Host and port each, else what the rendezvous found."""
+    found = RendezvousStoreInfo("found", 1)
+
+    assert spec().master(found) == found
+    assert spec(master_addr="h").master(found) == ("h", 1)
+    assert spec(master_port=2).master(found) == ("found", 2)
+
+
 def test_a_spec_is_named_after_what_runs() -> None:
     """A program without its folder, a function with its class."""
     assert spec().get_entrypoint_name() == "true"
@@ -63,10 +96,11 @@ def test_a_spec_spaces_and_counts_restarts() -> None:
 
 
 def test_a_group_has_the_workers_of_its_round() -> None:
-    """Ranks begin where the node's do; before the first round there are none."""
+    """Ranks begin where the node's do; before the first round nobody has one."""
     group = WorkerGroup(spec())
-    before = (group.state, group.workers, group.group_rank, group.store)
-    info = RendezvousInfo(1, 2, RendezvousStoreInfo("h", 9), 0, "", MemoryStore)
+    before = (group.state, group.group_rank, group.store)
+    unranked = [(w.local_rank, w.global_rank, w.id) for w in group.workers]
+    info = RendezvousInfo(MemoryStore, 1, 2, RendezvousStoreInfo("h", 9))
     ranks = NodeRanks(
         group_rank=1,
         group_world_size=2,
@@ -78,7 +112,8 @@ def test_a_group_has_the_workers_of_its_round() -> None:
     )
     group.assign(info, ranks)
 
-    assert before == (WorkerState.INIT, [], -1, None)
+    assert before == (WorkerState.INIT, -1, None)
+    assert unranked == [(0, -1, None), (1, -1, None)]
     assert (group.group_rank, group.group_world_size) == (1, 2)
     assert (group.master_addr, group.master_port) == ("h", 9)
     assert [(w.local_rank, w.global_rank, w.role_rank) for w in group.workers] == [
@@ -93,6 +128,7 @@ def test_states_say_whether_workers_run() -> None:
     running = [state for state in WorkerState if WorkerState.is_running(state)]
 
     assert running == [WorkerState.HEALTHY, WorkerState.UNHEALTHY]
+    assert all(state == state.name for state in WorkerState)  # as torch's, which are texts
 
 
 def test_a_result_is_made_like_torchs() -> None:

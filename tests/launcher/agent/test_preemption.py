@@ -38,7 +38,7 @@ def info(store: MemoryStore | None = None, rank: int = 0, nodes: int = 1) -> Ren
         bootstrap_store_info=RendezvousStoreInfo("127.0.0.1", 1),
         round=0,
         store_url="",
-        open_store=open_store,
+        store=open_store,
     )
 
 

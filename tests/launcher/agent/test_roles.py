@@ -65,7 +65,7 @@ class Handler(RendezvousHandler):
 def info(store: MemoryStore, rank: int, size: int = 2) -> RendezvousInfo:
     """Return what a node was told of a round."""
     where = RendezvousStoreInfo("127.0.0.1", 1)
-    return RendezvousInfo(rank, size, where, 0, "memory://", lambda: store)
+    return RendezvousInfo(store, rank, size, where)
 
 
 async def test_nodes_learn_what_each_of_them_brings() -> None:

@@ -25,7 +25,7 @@ def round_of(host: str, port: int, *, rank: int = 0, nodes: int = 1) -> Rendezvo
         bootstrap_store_info=RendezvousStoreInfo(host, port),
         round=0,
         store_url="",
-        open_store=MemoryStore,
+        store=MemoryStore,
     )
 
 

@@ -44,7 +44,7 @@ def variables(
             bootstrap_store_info=RendezvousStoreInfo(master_addr=host, master_port=1234),
             round=7,
             store_url="tcp://node0:99",
-            open_store=MemoryStore,
+            store=MemoryStore,
         ),
         assign_ranks(roles[:nodes])[min(1, nodes - 1)],
         local_rank=local_rank,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from launcher.logs import DefaultLogsSpecs, Std, line_prefix, to_map
+from launcher.logs import DefaultLogsSpecs, LogsDest, Std, line_prefix, to_map
 
 ENVS: dict[int, dict[str, str]] = {0: {"TORCHELASTIC_RUN_ID": "run7"}, 1: {}}
 
@@ -36,6 +36,11 @@ def test_std_from_str_refuses(text: str) -> None:
     """Anything else is an error that shows the value."""
     with pytest.raises(ValueError, match="streams must be"):
         Std.from_str(text)
+
+
+def test_a_destination_names_only_what_there_is() -> None:
+    """As torch's, it may be made without anything."""
+    assert LogsDest(stdouts={0: "x"}) == LogsDest({0: "x"}, {}, {}, {}, {}, "", "")
 
 
 def test_to_map() -> None:
@@ -154,6 +159,33 @@ def test_tidy_removes_a_temporary_folder_without_content(
     specs.tidy()
 
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_was_tidied_is_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under another name, for its owner alone again, and rounds are counted on."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    specs = DefaultLogsSpecs()
+    specs.reify(ENVS)
+    first = specs.temporary_dir
+    specs.tidy()
+    again = Path(specs.reify(ENVS).error_files[0])
+
+    assert specs.temporary_dir not in (None, first)
+    assert Path(specs.temporary_dir or "").stat().st_mode & 0o777 == 0o700
+    assert again.parts[-3:-1] == ("attempt_1", "0")
+
+
+def test_each_run_has_its_own_folder(tmp_path: Path) -> None:
+    """The first one is the object's own, so that its owner finds it there."""
+    specs = DefaultLogsSpecs(tmp_path)
+    first, second = specs.for_run(), specs.for_run()
+    paths = [Path(run.reify(ENVS).error_files[0]) for run in (first, second)]
+
+    assert first is specs
+    assert {path.parts[-3] for path in paths} == {"attempt_0"}
+    assert paths[0].parents[2] != paths[1].parents[2]
 
 
 def test_tidy_keeps_error_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -394,14 +394,19 @@ async def test_leaving_the_context_closes(start: Start) -> None:
     assert pids_alive(context.pids()) == []
 
 
-async def test_close_sends_the_signal_it_is_given() -> None:
-    """Any signal may be forwarded."""
+@pytest.mark.parametrize(
+    ("given", "sent"), [(signal.SIGINT, signal.SIGINT), (None, signal.SIGTERM)]
+)
+async def test_close_sends_the_signal_it_is_given(
+    given: signal.Signals | None, sent: signal.Signals
+) -> None:
+    """Any signal may be forwarded; SIGTERM if none is given."""
     context = await start_processes(
         "default", "sleep", {0: ("100",)}, {0: {}}, DefaultLogsSpecs(os.devnull)
     )
-    await context.close(signal.SIGINT)
+    await context.close(given)
 
-    assert (await end_of(context)).failures[0].exitcode == -signal.SIGINT
+    assert (await end_of(context)).failures[0].exitcode == -sent
 
 
 async def test_workers_that_ignore_the_signal_are_killed_at_the_deadline(

@@ -171,8 +171,8 @@ def test_a_handler_of_ones_own(path: Path) -> None:
     seen: list[BaseException] = []
 
     class Handler(ErrorHandler):
-        def record_exception(self, error: BaseException) -> None:
-            seen.append(error)
+        def record_exception(self, e: BaseException) -> None:
+            seen.append(e)
 
     with pytest.raises(RuntimeError):
         record(boom, Handler())()

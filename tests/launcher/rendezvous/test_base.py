@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from asyncrpc.store import Store
+from asyncrpc.store import MemoryStore, Store
 from launcher.agent import LocalElasticAgent, WorkerSpec, WorkerState
 from launcher.logs import DefaultLogsSpecs
 from launcher.rendezvous import (
@@ -42,7 +42,7 @@ class Plain(RendezvousHandler):
         """Form the next round."""
         number, self.rounds, self.waiting = self.rounds, self.rounds + 1, 0
         where = RendezvousStoreInfo("127.0.0.1", 1)
-        return RendezvousInfo(0, 1, where, number, "", no_store)
+        return RendezvousInfo(no_store, 0, 1, where, number)
 
     async def is_closed(self) -> bool:
         """Say that the run goes on."""
@@ -142,6 +142,16 @@ async def test_an_agent_runs_on_a_plain_handler(tmp_path: Path) -> None:
     assert result.state is WorkerState.SUCCEEDED
     assert rounds.read_text().split("\n")[:3] == ["0 0", "1 1", "2 1"]
     assert result.restarts == 1
+
+
+async def test_what_a_round_agreed_on_is_torchs() -> None:
+    """Torch's fields by position, ours after them; the store itself, or what opens it."""
+    store, where = MemoryStore(), RendezvousStoreInfo("h", 1)
+    given = RendezvousInfo(store, 0, 2, where)
+
+    assert (given.store, given.rank, given.world_size) == (store, 0, 2)
+    assert (given.bootstrap_store_info, given.round, given.store_url) == (where, 0, "")
+    assert RendezvousInfo(lambda: store, 0, 2, where, round=3).store is store
 
 
 class Slow(Plain):

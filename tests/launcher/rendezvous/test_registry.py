@@ -46,9 +46,11 @@ def test_the_tcp_backend_has_torchruns_name_too(backend: str) -> None:
 def test_a_registered_backend_is_found(smoke: str) -> None:
     """Registering it again changes nothing."""
     register(smoke, make)
-    register(smoke, make)
+    register(backend=smoke, creator=make)
 
-    assert get_rendezvous_handler(parameters(smoke)).get_run_id() == "run"
+    handler = get_rendezvous_handler(params=parameters(smoke))
+
+    assert (handler.get_run_id(), handler.use_agent_store) == ("run", False)
 
 
 def test_a_handler_answers_to_the_name_it_was_registered_by(smoke: str) -> None:

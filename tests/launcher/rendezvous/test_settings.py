@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from launcher.config import LaunchConfig
 from launcher.rendezvous import RendezvousParameters
 from launcher.rendezvous.settings import Settings, read_settings
 
@@ -39,6 +40,15 @@ def test_timeout_is_another_name_of_join_timeout() -> None:
     """The proper name counts if both are given."""
     assert read(timeout=7).join_timeout == 7.0
     assert read(timeout=7, join_timeout=8).join_timeout == 8.0
+
+
+@pytest.mark.parametrize(("backend", "expected"), [("static", 900.0), ("tcp", 600.0)])
+def test_the_timeout_of_every_config_is_the_static_backends(backend: str, expected: float) -> None:
+    """A `LaunchConfig` has torch's 900 s where nothing was chosen; the others have their own."""
+    config: Any = LaunchConfig(2, 4, 1).rdzv_configs
+    parameters = RendezvousParameters(backend, "a:1", "run", 2, 4, **config)
+
+    assert read_settings(parameters).join_timeout == expected
 
 
 @pytest.mark.parametrize(
