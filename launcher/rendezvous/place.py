@@ -314,9 +314,10 @@ class TcpPlace:
         except OSError as error:
             if self._wants_host is None and error.errno in (*_IS_ELSEWHERE, None):
                 return
+            why = (error.strerror or str(error)).partition(" (while")[0]
+            advice = "; name another port, on every node" * (error.errno == errno.EADDRINUSE)
             raise RendezvousConnectionError(
-                f"rdzv_endpoint={self.endpoint}: cannot listen there: "
-                f"{(error.strerror or str(error)).partition(' (while')[0]}"
+                f"rdzv_endpoint={self.endpoint}: cannot listen there: {why}{advice}"
             ) from error
         host, _ = await self._serve(listening)
         self._own_host = _own_host(listening, host)

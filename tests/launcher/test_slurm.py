@@ -126,6 +126,28 @@ def test_slurm_speaks_for_mpi_too(
     assert f"detected {detected.format(job=job)}" in stderr
 
 
+def test_a_port_that_is_taken_is_told(cluster: SlurmCluster, tmp_path: Path) -> None:
+    """Where the first node uses the port of the job for something else, and what to do then."""
+    taken = tmp_path / "taken.py"
+    taken.write_text("""
+import os, socket, sys
+if os.environ["SLURM_NODEID"] == "0":
+    listening = socket.create_server(("n1", 20000 + int(os.environ["SLURM_JOB_ID"])))
+    listening.set_inheritable(True)
+os.execv(sys.argv[1], sys.argv[1:])
+""")
+    options = ("--nodes=2", "--ntasks-per-node=1", "--kill-on-bad-exit")
+    under = ("srun", *options, sys.executable, str(taken))
+    _, workers, stderr = finish(cluster.start(*under, *LAUNCHER, script(tmp_path)))
+
+    assert workers == []
+    assert re.search(
+        r"launcher: Slurm job (\d+): --rdzv-endpoint=n1:200\d\d: cannot listen there: "
+        r"Address already in use; name another port, on every node\n",
+        stderr,
+    )
+
+
 @soak
 def test_several_tasks_on_a_node_are_told(cluster: SlurmCluster, tmp_path: Path) -> None:
     """They run, each as a node, and the user learns what is meant most likely."""
