@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from launcher.testing import find_etcd
+from tests.etcd import needs_etcd
 from tests.launcher.distributed import Hosts, facts_of, finish, needs_hosts, world
 
 SECONDS = float(os.environ.get("PARTITION_SECONDS", "3"))
@@ -133,6 +135,53 @@ def test_a_cut_in_one_direction_is_a_partition(hosts: Hosts, source: str, target
     assert world(alone) == (0, 1, 1)
     assert old_ended < alone["began"]
     assert alone["began"] - cut_at < TTL + NOTICE
+
+
+@needs_etcd
+@pytest.mark.parametrize("is_one_way", [False, pytest.param(True, marks=in_soak)])
+def test_a_node_that_is_cut_off_from_etcd_stops_and_joins_again(
+    tmp_path: Path, is_one_way: bool
+) -> None:
+    """Also where it still reaches the other nodes: its lease lapses, and they go on without it."""
+    with Hosts(tmp_path, "store", "left", "right") as hosts:
+        agents = on_etcd(hosts, IGNORES="TERM")
+        parted_at = time.monotonic()
+        if is_one_way:  # it hears etcd, which does not hear it
+            hosts.do(hosts.lab.cut("right", "store"))
+        else:
+            hosts.do(hosts.lab.partition(["right"], ["store"]))
+        alone = facts_of(agents[0])
+        time.sleep(max(0.0, parted_at + SECONDS - time.monotonic()))
+        old_ended = last_seen(hosts, 0)
+        hosts.do(hosts.lab.heal())
+        end_together(hosts, agents)
+
+        assert world(alone) == (0, 1, 1)
+        assert old_ended < alone["began"], "there were two worlds"
+        assert alone["began"] - parted_at < TTL + NOTICE
+
+
+def on_etcd(hosts: Hosts, **right: str) -> tuple[subprocess.Popen[str], ...]:
+    """Start a real etcd on the first host, and an agent on each of the others.
+
+    Args:
+        hosts: three.
+        right: variables of the agent on the right and its workers.
+    """
+    address = hosts.lab.address("store")
+    clients = f"http://{address}:2379"
+    urls = (f"--listen-client-urls={clients}", f"--advertise-client-urls={clients}")
+    etcd = (find_etcd(), f"--data-dir={hosts.folder}/etcd", *urls, "--unsafe-no-fsync")
+    hosts.run("store", "sh", "-c", 'exec "$@" 2>etcd.log', "-", *etcd)
+    hosts.wait_for_port("store", 2379)
+    where = ("--rdzv-backend=etcd", f"--rdzv-endpoint={address}:2379", "--rdzv-id=parted")
+    agents = (
+        hosts.agent("left", *OPTIONS, *where, "--node-rank=0", script=WORKER),
+        hosts.agent("right", *OPTIONS, *where, "--node-rank=1", script=WORKER, **right),
+    )
+    for agent in agents:
+        assert world(facts_of(agent))[1:] == (2, 0)
+    return agents
 
 
 @pytest.mark.parametrize("host", [pytest.param("left", marks=in_soak), "right"])
