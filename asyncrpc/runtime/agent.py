@@ -1,7 +1,7 @@
 """`RpcAgent`: what `init_rpc` gives, the parts put together.
 
-Its start is `agent.starting`, its end `ending`; calls go straight to the agent underneath. Several
-agents can live in one process.
+Its start is `agent.starting`, its end `ending`, its questions and settings `inspection`; calls go
+straight to the agent underneath. Several agents can live in one process.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from asyncrpc.agent import (
     CallContext,
     Collectives,
     ContextScope,
-    Monitor,
     RpcFuture,
     RpcStream,
     Started,
@@ -36,11 +35,10 @@ from asyncrpc.identity import WorkerInfo
 from asyncrpc.observe import Clock, LoopClock
 from asyncrpc.options import UNSET, RpcOptions, Unset, check_timeout
 from asyncrpc.retry import RetryPolicy, check_again
-from asyncrpc.rref import RRef, RRefContext, RRefRow
-from asyncrpc.runtime.debug import counters
+from asyncrpc.rref import RRef, RRefContext
 from asyncrpc.runtime.ending import Ending, warn_if_forgotten
+from asyncrpc.runtime.inspection import Inspection
 from asyncrpc.runtime.messages import Message, make_message, send
-from asyncrpc.runtime.metrics import Metrics, measured
 from asyncrpc.runtime.persisting import finished
 from asyncrpc.store import Store
 from asyncrpc.transport import Network
@@ -49,16 +47,14 @@ from asyncrpc.wire import MessageType
 __all__ = ("RpcAgent",)
 
 
-class RpcAgent:
+class RpcAgent(Inspection):
     """One worker of a group; made by `start` or `init_rpc`, never directly."""
 
     def __init__(self, started: Started) -> None:
-        agent = self._agent = started.agent
+        agent = started.agent
+        super().__init__(agent)
         self._started = started
         self._ending = Ending(started)
-        assert isinstance(agent.references, RRefContext)
-        self.references = agent.references
-        """For `RRef`, which finds it here."""
         self._collectives = Collectives(agent)
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
@@ -342,10 +338,6 @@ class RpcAgent:
         """Return a reference to a value, which this worker keeps; see `asyncrpc.RRef`."""
         return self.references.refer_to(value)
 
-    def rref_debug(self) -> list[RRefRow]:
-        """Return what is kept for others; see `asyncrpc.rref_debug`."""
-        return self.references.keeper.rows()
-
     # -- many calls
 
     def wait_all(self) -> WaitAll:
@@ -370,95 +362,6 @@ class RpcAgent:
         """Wait until all workers are here; see `asyncrpc.barrier`."""
         seconds = self.get_rpc_timeout() if timeout is UNSET else check_timeout("timeout", timeout)
         await self._collectives.barrier(worker_names, seconds)
-
-    # -- faults
-
-    def partition(self, peers: Iterable[str | int | WorkerInfo]) -> None:
-        """Lose all that goes to and comes from these workers until `heal`, as a network would.
-
-        Nobody is told: calls run out of time, and heartbeats find the workers lost.
-
-        Args:
-            peers: other workers of the group.
-
-        Raises:
-            ValueError: one of them is this worker itself, or no destination.
-            UnknownWorkerError: the group has no such worker.
-        """
-        names = [peers] if isinstance(peers, (str, int, WorkerInfo)) else peers
-        found = [self._agent.members.route(name) for name in names]
-        if any(peer.info == self.info for peer in found):
-            raise ValueError(f"peers must be other workers, got {self.info.name} itself")
-        self._agent.partition(found)
-
-    def heal(self) -> None:
-        """End all partitions of this worker; what was lost stays lost."""
-        self._agent.heal()
-
-    # -- what is known
-
-    @property
-    def info(self) -> WorkerInfo:
-        """This worker's name and id."""
-        return self._agent.info
-
-    @property
-    def options(self) -> RpcOptions:
-        """The settings it was started with."""
-        return self._agent.options
-
-    @property
-    def is_closed(self) -> bool:
-        """Whether it was shut down."""
-        return self._agent.is_closed
-
-    @property
-    def is_orphaned(self) -> bool:
-        """Whether its loop was closed without a shutdown, so that nothing of it works any more."""
-        return self._loop.is_closed()
-
-    @property
-    def is_computing(self) -> bool:
-        """Whether a plain function runs in its threads that does not itself wait for a call."""
-        return self._agent.is_computing
-
-    def get_worker_info(self, name: str | int | WorkerInfo | None = None) -> WorkerInfo:
-        """Return who a worker is; see `asyncrpc.get_worker_info`."""
-        return self.info if name is None else self._agent.members.route(name).info
-
-    def get_worker_infos(self) -> list[WorkerInfo]:
-        """Return the live members by id; see `asyncrpc.get_worker_infos`."""
-        return [peer.info for peer in self._agent.members.present()]
-
-    def monitor(self, name: str | int | WorkerInfo | None = None) -> Monitor:
-        """Return an iterator of what happens to the members; see `asyncrpc.monitor`."""
-        if name is None:
-            return self._agent.members.monitor(lambda _: True)
-        if isinstance(name, bool) or not isinstance(name, (str, int, WorkerInfo)):
-            raise ValueError(f"name must be a name, an int id, a WorkerInfo or None, got {name!r}")
-        return self._agent.members.monitor(lambda info: name in (info.name, info.id, info))
-
-    def get_rpc_timeout(self) -> float:
-        """Return the default timeout in seconds, 0 for none."""
-        return self._agent.caller.timeout
-
-    def set_rpc_timeout(self, timeout: float | None) -> None:
-        """Set the default timeout of later calls; see `asyncrpc.set_rpc_timeout`."""
-        self._agent.caller.timeout = check_timeout("timeout", timeout)
-
-    def enable_profiling(self, enabled: bool = True) -> None:
-        """Measure served functions, or stop that; see `asyncrpc.enable_profiling`."""
-        if not isinstance(enabled, bool):
-            raise ValueError(f"enabled must be True or False, got {enabled!r}")
-        self._agent.profile(enabled)
-
-    def metrics(self) -> Metrics:
-        """Return counters and gauges as plain values; see `asyncrpc.metrics`."""
-        return measured(self._agent)
-
-    def debug_info(self) -> dict[str, str]:
-        """Return counters by name; see `asyncrpc.debug_info`."""
-        return counters(self._agent, self.references.machine.counts())
 
     def __repr__(self) -> str:
         return f"<RpcAgent {self.info.name} id {self.info.id}>"
