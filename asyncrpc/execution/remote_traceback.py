@@ -74,7 +74,7 @@ def _chain_text(error: BaseException) -> Iterator[str]:
     link: traceback.TracebackException | None = traceback.TracebackException.from_exception(error)
     joint = ""
     for _ in range(MAX_CHAIN):
-        if link is None or (links and link.exc_type is RemoteTraceback):
+        if link is None or (links and _has_travelled(link)):
             break
         had_frames = bool(link.stack)
         _keep_frames_of_users(link, may_serve=not links)
@@ -84,6 +84,14 @@ def _chain_text(error: BaseException) -> Iterator[str]:
     for entry, joint in reversed(links):
         yield from entry.format(chain=False)
         yield joint
+
+
+def _has_travelled(link: traceback.TracebackException) -> bool:
+    """Return whether an error stands for the text that another worker has sent."""
+    name = getattr(link, "exc_type_str", None)  # Python 3.13 has it and warns of exc_type
+    if name is None:
+        return link.exc_type is RemoteTraceback
+    return bool(name == f"{RemoteTraceback.__module__}.{RemoteTraceback.__qualname__}")
 
 
 def _following(

@@ -121,7 +121,7 @@ SCALARS = [
     np.bytes_(b"by\0"),
     np.bytes_(b""),
     np.datetime64("2020-01-01T00:00", "ns"),
-    np.datetime64("NaT"),
+    np.datetime64("NaT", "s"),
     np.timedelta64(5, "D"),
     np.zeros(1, STRUCTURED)[0],
     np.void(b"abc"),
