@@ -132,7 +132,7 @@ def _run(launch: Launch) -> int:
 
     with asyncio.Runner() as runner:
         guardian = runner.run(_start_guardian())  # it boots while we import the rest
-        import launcher.api  # noqa: F401, PLC0415 -- not on the loop, which it would block
+        import launcher.node  # noqa: F401, PLC0415 -- not on the loop, which it would block
         from launcher.limits import raise_open_files  # noqa: PLC0415 -- a launch loads what it needs, when it does
 
         raise_open_files()  # now that the guardian has the limit that its workers are to keep
@@ -149,7 +149,7 @@ async def _start_guardian() -> Guardian:
 
 async def _supervise(launch: Launch, guardian: Guardian) -> int:
     """Run the agent, report failures, and return the exit status."""
-    from launcher.api import run_agent  # noqa: PLC0415 -- a launch loads what it needs, when it does
+    from launcher.node import run_agent  # noqa: PLC0415 -- a launch loads what it needs, when it does
 
     try:
         _show_warnings(launch.names)

@@ -43,6 +43,7 @@ ROWS: dict[str, Sequence[str]] = {
         "environment rendezvous",
         "process timer health preemption",
         "agent report control settings arguments",
+        "node",
         "api commands detection ssh",
         "commandline",
         "kubernetes",
