@@ -6,16 +6,19 @@ What they mean is for `commandline`, its only caller. Loads nothing slow but arg
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable
 from typing import Any, NoReturn
 
 from launcher.errors import UsageError
 from launcher.options import OPTIONS
 
-__all__ = ("HELP_HINT", "make_parser", "print_and_exit")
+__all__ = ("HELP_HINT", "make_parser", "nearest_option", "print_and_exit")
 
 HELP_HINT = "python -m launcher --help lists the options"
 """What to do when a command line is not understood."""
 
+_DISTRIBUTION = "asyncrpc"
+_QUESTIONS = ("--help", "--version", "--print-config", "--print-completion")
 _WIDTH = 100
 _DESCRIPTION = """\
 Start workers on this machine, watch over them, and start them all again when one fails.
@@ -76,6 +79,21 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def nearest_option(words: Iterable[str]) -> str:
+    """Return the option that was probably meant; "" if none is near.
+
+    Args:
+        words: of the command line, those that nobody knows.
+    """
+    from difflib import get_close_matches  # noqa: PLC0415 -- for a mistake only
+
+    known = [*(f"--{option.name}" for option in OPTIONS), *_QUESTIONS]
+    mistyped = next((word for word in words if word.startswith("--") and len(word) > 2), "")
+    flag = mistyped.partition("=")[0].replace("_", "-").lower()
+    begun = [name for name in known if flag and name.startswith(flag)]
+    return begun[0] if len(begun) == 1 else next(iter(get_close_matches(flag, known, 1)), "")
+
+
 def print_and_exit(text: str) -> NoReturn:
     """Answer a question of the command line, which then starts nothing.
 
@@ -117,6 +135,9 @@ class _Parser(argparse.ArgumentParser):
 def _add_questions(parser: argparse.ArgumentParser) -> None:
     """Add the options that print something instead of launching."""
     parser.add_argument(
+        "--version", action=_PrintVersion, nargs=0, help="print the version, and exit"
+    )
+    parser.add_argument(
         "--print-config",
         "--print_config",
         action="store_true",
@@ -130,6 +151,24 @@ def _add_questions(parser: argparse.ArgumentParser) -> None:
         help="print a completion script for bash, zsh or tcsh, and exit; needs the extra "
         "asyncrpc[completion]",
     )
+
+
+class _PrintVersion(argparse.Action):
+    """Prints the version as soon as it is met, as help does."""
+
+    def __call__(
+        self,
+        _parser: argparse.ArgumentParser,
+        _namespace: argparse.Namespace,
+        _values: Any,
+        _option: str | None = None,
+    ) -> NoReturn:
+        from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415 -- slow
+
+        try:
+            print_and_exit(f"launcher {version(_DISTRIBUTION)}")
+        except PackageNotFoundError:
+            print_and_exit("launcher, of a source tree that is not installed")
 
 
 class _PrintCompletion(argparse.Action):

@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from launcher.arguments import HELP_HINT, make_parser, print_and_exit
+from launcher.arguments import HELP_HINT, make_parser, nearest_option, print_and_exit
 from launcher.config import LaunchConfig, has_scheduler, resolve_shutdown_timeout
 from launcher.errors import UsageError
 from launcher.hosts import Fleet, Host
@@ -21,6 +21,8 @@ from launcher.target import Target
 __all__ = ("Launch", "in_users_words", "parse")
 
 _MASTER_PORT = 29500  # torchrun's
+_OF_ONE_NODE = ("standalone", "node_rank", "local_addr")
+_PREFIX_VARIABLE = "TORCHELASTIC_LOG_LINE_PREFIX_TEMPLATE"  # torchrun's, who has no option for it
 _NEAR = ("hosts", "ssh", "config", "environment", "no-detect")  # options for this host alone
 
 
@@ -37,6 +39,8 @@ class Launch(NamedTuple):
     """Lines about what a scheduler says, for the user."""
     fleet: Fleet | None = None
     """Where to launch instead of here; ``None``: here."""
+    of_one_node: tuple[str, ...] = ()
+    """What the user has set that can be true of one node only, in his words."""
     requeue: str = ""
     """The command that has the scheduler start the job again; empty: there is none."""
 
@@ -57,7 +61,8 @@ def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Launch:
     """
     found, unknown = make_parser().parse_known_args(list(argv))
     if unknown not in ([], ["--"]):
-        raise UsageError(f"unrecognized arguments: {' '.join(unknown)}", HELP_HINT)
+        meant = f", did you mean {near}?" if (near := nearest_option(unknown)) else ""
+        raise UsageError(f"unrecognized arguments: {' '.join(unknown)}{meant}", HELP_HINT)
     arguments = vars(found)
     settings = resolve_settings({o.field: arguments[o.field] for o in OPTIONS}, environ)
     notes: tuple[str, ...] = ()
@@ -81,6 +86,11 @@ def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Launch:
     given = [names[field] for field in exclusive if values[field]]
     if len(given) > 1:
         raise UsageError(f"{', '.join(given)}: expected one of them, {len(given)} given")
+    of_one_node = tuple(
+        names[field]
+        for field in _OF_ONE_NODE
+        if values[field] is not None and values[field] is not False
+    )
     return Launch(
         config=_config(values, names, environ),
         target=Target(
@@ -92,21 +102,24 @@ def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Launch:
         ),
         log_dir=values["log_dir"],
         names={option.field: names[option.field] for option in OPTIONS if option.parse},
-        fleet=_fleet(values, settings, command) if values["hosts"] else None,
+        fleet=_fleet(values, settings, command, of_one_node) if values["hosts"] else None,
         notes=notes,
+        of_one_node=of_one_node,
         requeue=requeue,
     )
 
 
 def _fleet(
-    values: Mapping[str, Any], settings: Mapping[str, Setting], command: Sequence[str]
+    values: Mapping[str, Any],
+    settings: Mapping[str, Setting],
+    command: Sequence[str],
+    of_one_node: Sequence[str],
 ) -> Fleet:
     """Return what is to be launched on other hosts, and with which options there."""
     hosts: tuple[Host, ...] = values["hosts"]
     where = f"{settings['hosts'].name}={settings['hosts'].text}"
-    for field in ("standalone", "node_rank", "local_addr"):
-        if values[field] is not None and values[field] is not False:
-            raise UsageError(f"{settings[field].name}: expected without {where}")
+    for name in of_one_node:
+        raise UsageError(f"{name}: expected without {where}")
     is_counted = any(host.workers is not None for host in hosts)
     if is_counted and not settings["nproc_per_node"].is_default:
         name = settings["nproc_per_node"].name
@@ -196,6 +209,7 @@ def _config(
             restart_backoff=values["restart_backoff"],
             torch_store=values["torch_store"],
             local_addr=values["local_addr"],
+            log_line_prefix_template=environ.get(_PREFIX_VARIABLE) or None,
             signals_to_handle=values["signals_to_handle"],
             forward_signals=values["forward_signals"],
             preempt_signals=values["preempt_signals"],

@@ -93,7 +93,8 @@ def _matching(launches: Sequence[Launch], run: str | None) -> Sequence[Launch]:
 
 def _only(launches: Sequence[Launch], command: str) -> Launch:
     if not launches:
-        raise LauncherError("no launch of this user is running on this machine")
+        ended = "; logs of those that have ended are in their --log-dir" * (command == "logs")
+        raise LauncherError(f"no launch of this user is running on this machine{ended}")
     if len(launches) > 1:
         known = ", ".join(map(_named, launches))
         raise LauncherError(f"{command}: expected the run id or pid of one of {known}")
@@ -154,6 +155,8 @@ def _line(row: Iterable[str], widths: Iterable[int]) -> str:
 def _show_logs(launch: Launch, rank: int | None, *, follow: bool) -> None:
     status = launch.status
     workers = [worker for worker in status["workers"] if rank in (None, worker["rank"])]
+    if not status["workers"]:
+        raise LauncherError(f"{status['run_id']}: no worker has been started on this node yet")
     if not workers:
         raise LauncherError(f"--rank={rank}: expected the rank of a worker of this node")
     paths = {

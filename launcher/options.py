@@ -297,7 +297,8 @@ OPTIONS: tuple[Option, ...] = (
     ),
     Option(
         name="tee",
-        help="prefix output on the console and write it to files as well; values as for -r",
+        help="prefix output on the console and write it to files as well; values as for -r; "
+        "$TORCHELASTIC_LOG_LINE_PREFIX_TEMPLATE says with what",
         default="0",
         metavar="STD",
     ),

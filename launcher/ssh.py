@@ -40,7 +40,13 @@ _SSH_FAILED = 255
 _NOT_FOUND = 127
 _CHUNK = 1 << 16
 _PAUSE = 0.2  # seconds after which an unfinished line is passed on
-_INHERITED = ("PYTHONPATH", "PYTHON_EXEC", "OMP_NUM_THREADS", "LOGLEVEL")
+_INHERITED = (
+    "PYTHONPATH",
+    "PYTHON_EXEC",
+    "OMP_NUM_THREADS",
+    "LOGLEVEL",
+    "TORCHELASTIC_LOG_LINE_PREFIX_TEMPLATE",
+)
 
 _log = logging.getLogger("launcher.ssh")
 

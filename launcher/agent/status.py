@@ -26,11 +26,12 @@ def status_of(
         log_dir: folder of its logs; ``None`` for none.
     """
     restarts = 0 if group.info is None else group.info.restarts
+    workers = [] if group.info is None else group.workers  # nobody has a rank before
     return RunStatus(
         run_id=group.spec.rdzv_handler.get_run_id(),
         round=-1 if group.info is None else group.info.round,
         nodes=max(0, group.group_world_size),
-        workers=[_worker_status(group, worker, context, restarts) for worker in group.workers],
+        workers=[_worker_status(group, worker, context, restarts) for worker in workers],
         state=group.state.name,
         node_rank=group.group_rank,
         name=_name(group),

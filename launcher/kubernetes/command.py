@@ -100,6 +100,8 @@ def _deployment(options: dict[str, Any], launch: list[str]) -> Deployment:
     if asked.fleet is not None:
         hosts = ",".join(host.name for host in asked.fleet.hosts)
         raise UsageError(f"--hosts={hosts}: expected without k8s render, whose pods are the hosts")
+    for option in asked.of_one_node:
+        raise UsageError(f"{option}: expected without k8s render, whose pods are a node each")
     config = asked.config
     if config.max_nodes > _MOST_NODES:
         raise UsageError(f"--nnodes={config.max_nodes}: expected at most {_MOST_NODES} pods")

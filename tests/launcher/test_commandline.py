@@ -219,6 +219,31 @@ def test_a_mistyped_option_is_told_before_a_missing_script() -> None:
 
 
 @pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        (["--maxrestarts", "1", "a.py"], "--max-restarts"),
+        (["--max_restart=1", "a.py"], "--max-restarts"),
+        (["--nproc", "2", "a.py"], "--nproc-per-node"),
+        (["--Rdzv-Endpont", "a", "a.py"], "--rdzv-endpoint"),
+        (["--print-confg", "a.py"], "--print-config"),
+    ],
+)
+def test_a_mistyped_option_is_told_with_the_one_that_was_meant(
+    given: list[str], meant: str
+) -> None:
+    """Spelt wrongly, or cut off, which is refused: another option may begin like that one day."""
+    assert refusal(given) == f"unrecognized arguments: {given[0]}, did you mean {meant}?"
+
+
+def test_the_prefix_of_lines_is_torchruns_variable() -> None:
+    """Torchrun has no option for it."""
+    name = "TORCHELASTIC_LOG_LINE_PREFIX_TEMPLATE"
+
+    assert parse(["a.py"], {name: "<${rank}>"}).config.log_line_prefix_template == "<${rank}>"
+    assert parse(["a.py"], {name: ""}).config.log_line_prefix_template is None
+
+
+@pytest.mark.parametrize(
     ("argv", "expected"),
     [
         ([], ("tcp", "", {})),
@@ -239,11 +264,15 @@ def test_a_mistyped_option_is_told_before_a_missing_script() -> None:
         (["--standalone", "--rdzv-endpoint=a"], ("tcp", "", {})),
     ],
 )
-def test_how_nodes_find_each_other(argv: list[str], expected: tuple[str, str, object]) -> None:
+def test_how_nodes_find_each_other(
+    argv: list[str], expected: tuple[str, str, dict[str, object]]
+) -> None:
     """A master address selects the static backend; ranks and counts are settings of a backend."""
     config = parse([*argv, "a.py"], {}).config
+    backend, endpoint, settings = expected
 
-    assert (config.rdzv_backend, config.rdzv_endpoint, config.rdzv_configs) == expected
+    assert (config.rdzv_backend, config.rdzv_endpoint) == (backend, endpoint)
+    assert config.rdzv_configs == {"timeout": 900, **settings}
 
 
 def test_options_of_logs_and_processors() -> None:

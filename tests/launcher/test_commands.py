@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from tests.launcher.rendezvous.meeting import free_port
+
 pytestmark = pytest.mark.slow  # each starts a launcher, a guardian and workers
 
 Start = Callable[..., "subprocess.Popen[str]"]
@@ -46,7 +48,11 @@ def test_without_a_launch_it_says_so(start: Start) -> None:
     assert finish(start("status")) == (0, none, "")
     assert finish(start("status", "--json")) == (0, "[]\n", "")
     assert finish(start("stop")) == (1, "", f"launcher: {none}")
-    assert finish(start("logs")) == (1, "", f"launcher: {none}")
+    assert finish(start("logs")) == (
+        1,
+        "",
+        f"launcher: {none[:-1]}; logs of those that have ended are in their --log-dir\n",
+    )
     status, _, stderr = finish(start("status", "nobody"))
     assert (status, stderr.startswith("launcher: nobody: no such launch")) == (1, True)
     assert finish(start("stop", "--now"))[::2] == (
@@ -94,6 +100,26 @@ def test_logs_of_a_launch(script: Callable[[str], str], start: Start, tmp_path: 
     assert first == "hello from 1\n"
     assert finish(launch)[0] == 143
     assert finish(following)[:2] == (0, "")
+
+
+def test_a_launch_that_waits_for_nodes_has_no_workers_yet(
+    script: Callable[[str], str], start: Start
+) -> None:
+    """Nobody has a rank, and nobody writes logs."""
+    launch = start(
+        "--rdzv-id=r", "--nnodes=2", f"--rdzv-endpoint=127.0.0.1:{free_port()}", script(WORKER)
+    )
+    deadline = time.monotonic() + 20
+    while not (found := json.loads(finish(start("status", "--json"))[1])):
+        assert time.monotonic() < deadline
+
+    assert found[0]["workers"] == []
+    assert finish(start("logs"))[::2] == (
+        1,
+        "launcher: r: no worker has been started on this node yet\n",
+    )
+    launch.terminate()
+    assert finish(launch)[0] == 143
 
 
 def test_a_launch_without_log_files(script: Callable[[str], str], start: Start) -> None:

@@ -16,6 +16,8 @@ from tests.launcher.environment.test_kubernetes import POD
 from tests.launcher.environment.test_mpi import OPEN_MPI
 from tests.launcher.environment.test_slurm import BATCH, TASK
 
+TORCHS = {"timeout": 900}  # what every configuration has, and only the static backend goes by
+
 
 def configured(*options: str, **variables: str) -> LaunchConfig:
     """Return the configuration of a launch by srun."""
@@ -29,7 +31,7 @@ def test_a_task_of_srun_needs_no_options() -> None:
 
     assert (config.min_nodes, config.max_nodes, config.run_id) == (2, 2, "123")
     assert config.rdzv_endpoint == "n09:20123"
-    assert config.rdzv_configs == {"rank": 1, "is_host": "0"}
+    assert config.rdzv_configs == {**TORCHS, "rank": 1, "is_host": "0"}
     (note,) = launch.notes
     assert note == (
         "detected Slurm job 123: --preempt-signals=USR1 --nnodes=2 --rdzv-id=123 --node-rank=1 "
@@ -56,7 +58,7 @@ def test_a_launcher_may_be_alone_under_a_scheduler(
     config = parse([*argv, "a.py"], environ).config
 
     assert (config.min_nodes, config.max_nodes, config.run_id) == (1, 1, "")
-    assert (config.rdzv_endpoint, config.rdzv_configs) == ("", {})
+    assert (config.rdzv_endpoint, config.rdzv_configs) == ("", TORCHS)
 
 
 def test_explicit_options_win_one_by_one() -> None:
@@ -89,7 +91,7 @@ def test_torchs_variables_say_where_to_meet() -> None:
     both = configured(MASTER_ADDR="head", MASTER_PORT="29500")
     host = configured(MASTER_ADDR="fd00::1")
 
-    assert (both.rdzv_endpoint, both.rdzv_configs) == ("head:29500", {"rank": 1})
+    assert (both.rdzv_endpoint, both.rdzv_configs) == ("head:29500", {**TORCHS, "rank": 1})
     assert host.rdzv_endpoint == "[fd00::1]:20123"
 
 
@@ -105,8 +107,8 @@ def test_settings_of_the_rendezvous_are_kept() -> None:
     added = configured("--rdzv-conf=join_timeout=9")
     own = configured("--rdzv-conf=is_host=1")
 
-    assert added.rdzv_configs == {"join_timeout": "9", "rank": 1, "is_host": "0"}
-    assert own.rdzv_configs == {"rank": 1, "is_host": "1"}
+    assert added.rdzv_configs == {**TORCHS, "join_timeout": "9", "rank": 1, "is_host": "0"}
+    assert own.rdzv_configs == {**TORCHS, "rank": 1, "is_host": "1"}
 
 
 def test_auto_is_what_the_node_was_given() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import tomllib
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -54,7 +55,8 @@ def test_values_are_what_their_texts_would_be(config: Path) -> None:
 
     assert launch.config.nproc_per_node == 4
     assert launch.config.shutdown_timeout == 2.5
-    assert launch.config.rdzv_configs == {"join_timeout": "60", "last_call_timeout": "5.5"}
+    assert launch.config.rdzv_configs["join_timeout"] == "60"
+    assert launch.config.rdzv_configs["last_call_timeout"] == "5.5"
 
 
 @pytest.mark.parametrize(
@@ -111,6 +113,28 @@ def test_the_configuration_is_printed_with_its_origins(
     assert tomllib.loads(shown)["tool"]["launcher"]["nproc_per_node"] == "5"
     config.write_text(shown)
     assert parse([f"--config={config}", "pkg"], {}).config.max_restarts == 7
+
+
+def test_the_version_is_that_of_the_distribution(capsys: pytest.CaptureFixture[str]) -> None:
+    """The launcher has none of its own."""
+    with pytest.raises(SystemExit) as caught:
+        main(["--version"])
+
+    assert (caught.value.code, capsys.readouterr().out) == (
+        0,
+        f"launcher {metadata.version('asyncrpc')}\n",
+    )
+
+
+def test_a_tree_that_is_not_installed_has_no_version(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As its own test suite may run."""
+    monkeypatch.setattr("launcher.arguments._DISTRIBUTION", "no-such-distribution")
+    with pytest.raises(SystemExit):
+        main(["--version"])
+
+    assert capsys.readouterr().out == "launcher, of a source tree that is not installed\n"
 
 
 def test_completion_knows_the_options(capsys: pytest.CaptureFixture[str]) -> None:

@@ -103,7 +103,8 @@ def test_the_launchers_find_each_other(name: str, job: str, endpoint: str) -> No
     config = launch.config
 
     assert (config.min_nodes, config.max_nodes, config.run_id) == (2, 4, job)
-    assert (config.rdzv_endpoint, config.rdzv_configs) == (endpoint, {"rank": 3, "is_host": "0"})
+    assert config.rdzv_endpoint == endpoint
+    assert config.rdzv_configs == {"timeout": 900, "rank": 3, "is_host": "0"}
     assert (config.local_addr, config.preempt_signals) == ("10.1.2.3", "SIGTERM")
     assert launch.target.args == ("--name", "a b $HOME")
 
