@@ -96,16 +96,14 @@ class FunctionTable:
         self._kinds: dict[object, TargetKind] = {}  # of methods, by their functions
 
     def method(self, value: object, name: str) -> Target:
-        """Find a public method of a value that peers refer to; instances are looked into, too.
+        """Find a method of a value that peers refer to; instances are looked into, too.
 
         Raises:
-            AttributeError: there is no such attribute, or it is private.
+            AttributeError: there is no such attribute.
             TypeError: it cannot be called.
             PermissionDeniedError: ``expose`` lists neither the value's class nor, where the method
-                is inherited, the class that defines it.
+                is inherited, the class that defines it; or the method is private.
         """
-        if name.startswith("_") or not name.isidentifier():
-            raise AttributeError(f"{name!r} is private: references lead to public methods only")
         if self._exposure is None:
             function = getattr(value, name)
         else:

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 __all__ = ("AsyncProxy", "RemoteProxy", "SyncProxy")
 
+_OF_THE_PROXY = frozenset(("__deepcopy__", "__setstate__"))
+"""What `copy` and `pickle` look for in the proxy itself."""
+
 
 class _Proxy:
     """Common to all proxies; may be kept and used for any number of calls.
@@ -32,11 +35,8 @@ class _Proxy:
         self._timeout = timeout
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):
-            raise AttributeError(
-                f"{name!r} of the value of {self._rref!r} is private: only public methods are "
-                "called by reference"
-            )
+        if name in _OF_THE_PROXY:
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         return _Method(self, name)
 
     def _call(self, *call: Any) -> Any:
