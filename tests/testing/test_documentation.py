@@ -12,15 +12,19 @@ from typing import Any
 import pytest
 
 import asyncrpc as rpc
-from asyncrpc import testing
+from asyncrpc import pytest_plugin, testing
 from asyncrpc.store import TCPStore, TCPStoreServer
 
+FIXTURES = ("chaos_proxy", "fault_plan", "rpc_cluster", "rpc_leak_check", "virtual_clock")
+"""Second names of what is public under its own name."""
+
+NAMES = tuple(name for name in testing.__all__ if name not in FIXTURES)
 NAMESPACE = {
     "asyncio": asyncio,
     "rpc": rpc,
     "TCPStore": TCPStore,
     "TCPStoreServer": TCPStoreServer,
-    **{name: getattr(testing, name) for name in testing.__all__},
+    **{name: getattr(testing, name) for name in NAMES},
 }
 """What the examples take as imported."""
 
@@ -43,7 +47,17 @@ def documented(thing: Any) -> set[str]:
     return set(names)
 
 
-@pytest.mark.parametrize("name", testing.__all__)
+def test_names_of_fixtures(request: pytest.FixtureRequest) -> None:
+    """What a fixture of the plugin gives goes by the fixture's name, too."""
+    for name in (*FIXTURES, "kv_store"):
+        fixture = request.getfixturevalue(name)
+        given = getattr(testing, name)
+
+        assert fixture is given or type(fixture) is given
+    assert {*FIXTURES, "kv_store"} == {name for name in pytest_plugin.__all__ if name.islower()}
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_sections(name: str) -> None:
     """A docstring names each parameter, and the errors where there are any to expect."""
     thing = getattr(testing, name)
@@ -56,7 +70,7 @@ def test_sections(name: str) -> None:
     ("owner", "name"),
     [
         (owner, name)
-        for owner in testing.__all__
+        for owner in NAMES
         if inspect.isclass(getattr(testing, owner))
         for name, method in inspect.getmembers(getattr(testing, owner), inspect.isfunction)
         if not name.startswith("_") and method.__module__.startswith("asyncrpc.")
@@ -71,7 +85,7 @@ def test_methods(owner: str, name: str) -> None:
 
 
 @pytest.mark.asyncio
-@pytest.mark.parametrize("name", testing.__all__)
+@pytest.mark.parametrize("name", NAMES)
 async def test_examples(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The example of a docstring works, on every loop."""
     secret = tmp_path / "secret"
