@@ -151,6 +151,7 @@ async def test_context_manager_in_an_error() -> None:
         ({"world_size": 32769}, "world_size must be at most 32768, got 32769"),
         ({"name": "abc*"}, "Worker name must match"),
         ({"name": " "}, "Worker name must match"),
+        ({"name": ""}, "must be non-empty"),
         ({"name": "x" * 200}, "shorter than 128"),
     ],
 )

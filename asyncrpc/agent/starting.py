@@ -115,7 +115,8 @@ class Starter:
         rank = _variable(self._environ, "RANK", "rank", rank)
         world_size = _variable(self._environ, "WORLD_SIZE", "world_size", world_size)
         _check_place(rank, world_size)
-        name = name or self._environ.get("ASYNCRPC_NAME")
+        if name is None:
+            name = self._environ.get("ASYNCRPC_NAME") or None
         if name is not None:
             WorkerInfo(name, rank or 0)  # a bad name is refused before anything is opened
         secret = load_secret(self._options.secret, self._environ)
