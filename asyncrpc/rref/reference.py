@@ -19,6 +19,7 @@ from asyncrpc.errors import (
 from asyncrpc.execution import current_call
 from asyncrpc.identity import WorkerInfo
 from asyncrpc.options import UNSET, Unset
+from asyncrpc.wire import user_types
 
 from .keeping import NOTHING, Failure
 from .proxy import AsyncProxy, RemoteProxy, SyncProxy
@@ -35,6 +36,7 @@ NO_PICKLE = (
 )
 
 
+@user_types.reserve
 class RRef:
     """A reference to a value on its owner.
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import builtins
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from asyncrpc.identity import WorkerInfo
 
@@ -19,6 +19,8 @@ _NATIVE = frozenset((
     set, frozenset, range, slice, WorkerInfo,
 ))  # fmt: skip
 """Classes whose instances travel as what they are, before anybody looks into the registry."""
+
+_C = TypeVar("_C", bound=type)
 
 
 class Registration(NamedTuple):
@@ -37,13 +39,20 @@ class Registration(NamedTuple):
 class TypeRegistry:
     """Registered classes by class and by name; both are unique."""
 
-    __slots__ = ("_by_class", "_by_name", "version")
+    __slots__ = ("_by_class", "_by_name", "_reserved", "version")
 
     def __init__(self) -> None:
         self._by_class: dict[type, Registration] = {}
         self._by_name: dict[str, Registration] = {}
+        self._reserved = set(_NATIVE)
+        """Classes that are refused: native ones, and those of extensions."""
         self.version = 0
         """Changes with every change: what a codec remembered about classes is then stale."""
+
+    def reserve(self, cls: _C) -> _C:
+        """Refuse ``cls`` from now on, whose instances an `Extension` of every codec takes."""
+        self._reserved.add(cls)
+        return cls
 
     def register(
         self,
@@ -66,6 +75,11 @@ class TypeRegistry:
                 name is registered with something else.
         """
         _check_arguments(cls, name, encode, decode)
+        if cls in self._reserved:
+            raise ValueError(
+                f"cls must be a class that does not travel by itself, got {cls.__qualname__}: its "
+                "instances never get to a registered encode"
+            )
         new = Registration(cls, name, encode, decode)
         for old in (self._by_class.get(cls), self._by_name.get(name)):
             if old is not None and old != new:
@@ -130,9 +144,9 @@ def register_type(
 
     Raises:
         TypeError: ``cls`` is no class, or ``encode`` or ``decode`` cannot be called.
-        ValueError: the class travels by itself (``int``, ``list``, …), the name breaks its rule,
-            or the class or the name is registered with something else; the same registration
-            twice is no error.
+        ValueError: the class travels by itself (``int``, ``list``, ``RRef``, …), the name breaks
+            its rule, or the class or the name is registered with something else; the same
+            registration twice is no error.
     """
     user_types.register(cls, name, encode, decode)
 
@@ -140,11 +154,6 @@ def register_type(
 def _check_arguments(cls: object, name: object, encode: object, decode: object) -> None:
     if not isinstance(cls, type):
         raise TypeError(f"cls must be a class, got {cls!r}")
-    if cls in _NATIVE:
-        raise ValueError(
-            f"cls must be a class that does not travel by itself, got {cls.__qualname__}: its "
-            "instances never get to a registered encode"
-        )
     if not isinstance(name, str) or not 1 <= len(name) <= MAX_NAME_LENGTH:
         raise ValueError(f"name must be a str of 1 to {MAX_NAME_LENGTH} characters, got {name!r}")
     if isinstance(vars(builtins).get(name), type):

@@ -99,3 +99,6 @@ async def test_bad_arguments() -> None:
         rpc.register_type(Broke, "broke", "x", int)  # type: ignore[arg-type]  # likewise
     with pytest.raises(ValueError, match="name must be a str of 1 to 255"):
         rpc.register_type(Broke, "", str, int)
+    for native in (int, rpc.WorkerInfo, rpc.RRef):
+        with pytest.raises(ValueError, match=f"does not travel by itself, got {native.__name__}"):
+            rpc.register_type(native, "native", str, int)
