@@ -344,7 +344,7 @@ class _Decoder:
         whole = self._unpack(entry["whole"]) if "whole" in entry else None
         if isinstance(whole, BaseException):
             cls = type(whole)
-        if cls is None or (number in self._catchable and not self._is_allowed(cls)):
+        if cls is None or (number in self._catchable and not self._is_allowed(cls, entry)):
             return None
         members = [self._build(member) for member in entry.get("group", ())]
         fields = {name: self._unpack(packed) for name, packed in entry["fields"].items()}
@@ -363,9 +363,10 @@ class _Decoder:
                 return error
         return None
 
-    def _is_allowed(self, cls: type[BaseException]) -> bool:
+    def _is_allowed(self, cls: type[BaseException], entry: dict[str, Any]) -> bool:
         if issubclass(cls, RpcError):
-            return self._is_ours or cls is RemoteError
+            # One that says what failed says so still after another hop.
+            return self._is_ours or (cls is RemoteError and "type_name" in entry["state"])
         return not issubclass(cls, _CONTROL_FLOW)
 
     def _unpack(self, packed: Any) -> object:

@@ -491,6 +491,7 @@ async def test_what_python_turned_into_a_runtime_error_is_named_as_raised() -> N
         RpcTimeoutError("late", phase="execute"),
         FunctionNotFoundError("f"),
         MyRpcError("mine", code=StatusCode.DATA_LOSS),
+        RemoteError("made by hand"),
     ],
     ids=repr,
 )
