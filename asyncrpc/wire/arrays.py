@@ -32,6 +32,7 @@ __all__ = ("ARRAY_BUILDERS", "find_array_encoder")
 _NDARRAY = mark(Kind.NDARRAY)
 _NUMPY_SCALAR = mark(Kind.NUMPY_SCALAR)
 _TENSOR = mark(Kind.TENSOR)
+_OBJECT = "|O"
 _PLAIN_KINDS = "biufcmMSUV?"  # dtype kinds whose items are nothing but their own bytes
 _TENSOR_CLASSES = ("Tensor", "Parameter")
 
@@ -105,6 +106,8 @@ def _read_dtype(numpy: Any, description: object) -> Any:
 
 def _encode_ndarray(state: EncodeState, value: Any) -> object:
     numpy = sys.modules["numpy"]
+    if value.dtype.str == _OBJECT and value.dtype.metadata is None:
+        return [_NDARRAY, _OBJECT, "C", value.reshape(-1).tolist(), *value.shape]
     description = _describe_dtype(numpy, value.dtype)
     if value.nbytes == 0:
         return [_NDARRAY, description, "C", None, *value.shape]
@@ -128,12 +131,24 @@ def _make_contiguous(array: Any) -> Any:
 def _build_ndarray(state: DecodeState, node: list[Any]) -> object:
     _, description, order, index, *shape = node
     numpy = _load("numpy")
+    if description == _OBJECT:
+        return _build_objects(numpy, index, shape)
     dtype = _read_dtype(numpy, description)
     data = bytearray() if index is None else _writable(state.take_buffer(index))
     _check_shape(shape, dtype.itemsize, len(data))
     if order not in ("C", "F"):
         raise MalformedError(f"order must be C or F, got {order!r}")
     return numpy.ndarray(tuple(shape), dtype, data, order=order)
+
+
+def _build_objects(numpy: Any, items: object, shape: list[Any]) -> object:
+    if type(items) is not list:
+        raise MalformedError("an array of objects must hold a list of them")
+    _check_shape(shape, 1, len(items))
+    array = numpy.empty(len(items), object)
+    for at, item in enumerate(items):  # one by one: numpy would look into items that are sequences
+        array[at] = item
+    return array.reshape(shape)
 
 
 def _encode_numpy_scalar(_: EncodeState, value: Any) -> object:

@@ -73,6 +73,10 @@ def find_loaded(module: object, qualname: str) -> object:
     return found
 
 
+_ALIAS = "__orig_class__"
+"""Where typing notes that an instance was made by ``Generic[int](...)``; only pickle carries it."""
+
+
 def find_class_encoder(policy: Policy, cls: type) -> Encoder | None:
     """Return the encoder of a user class, or ``None`` if it is of no kind handled here.
 
@@ -191,6 +195,8 @@ def _encode_dataclass(
     others = {
         key: item for key, item in getattr(value, "__dict__", {}).items() if key not in fields
     }
+    if not state.policy.allow_pickle:
+        others.pop(_ALIAS, None)
     if others:
         node.append(others)
     return node

@@ -79,7 +79,7 @@ def rebuild_exception(
     slots = {
         name for base in _bases(cls) if not _is_builtin(base) for name, _ in _descriptors(base)
     }
-    vars(error).update({name: attributes[name] for name in attributes.keys() - slots})
+    vars(error).update({name: value for name, value in attributes.items() if name not in slots})
     return error
 
 

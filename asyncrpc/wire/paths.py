@@ -59,6 +59,8 @@ def _step(state: EncodeState, original: object, encoded: Any, key: Any, item: ob
         return f"[{_show(key)}]" if index % 2 else f"[key {_show(key)}]"
     if kind in (Kind.SET, Kind.FROZENSET):
         return f"{{{_show(item)}}}"
+    if kind == Kind.NDARRAY:
+        return ".flat"  # an array of objects: the items follow, in one list
     if kind in (Kind.DATACLASS, Kind.NAMEDTUPLE):
         names = state.references[encoded[1]]
         return f".{names[index]}" if index < len(names) else ".__dict__"

@@ -13,7 +13,7 @@ import math
 import pathlib
 import uuid
 import zoneinfo
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import pytest
 from hypothesis import given, settings
@@ -72,6 +72,14 @@ class Partial:
 class Pair(NamedTuple):
     left: Any
     right: Any = None
+
+
+T = TypeVar("T")
+
+
+@dataclasses.dataclass
+class Holder(Generic[T]):
+    item: T
 
 
 class Outer:
@@ -416,6 +424,18 @@ def test_dataclass_is_rebuilt_without_its_init() -> None:
 
     assert {"x": 1, "y": 2, "norm": 3, "extra": "not a field"} == vars(decoded)
     assert (1, False) == (partial.a, hasattr(partial, "b"))
+
+
+@pytest.mark.parametrize("allow_pickle", [True, False])
+def test_generic_dataclass_travels_however_it_was_made(allow_pickle: bool) -> None:
+    """Where pickle is off without typing's note about it, which says nothing of the value."""
+    holder = Holder[int](3)
+
+    decoded = travel(holder, Codec(allow_pickle=allow_pickle))
+
+    assert type(decoded) is Holder
+    assert holder == decoded
+    assert allow_pickle == hasattr(decoded, "__orig_class__")
 
 
 def test_exception_keeps_attributes_notes_and_cause() -> None:

@@ -143,21 +143,67 @@ class Sub(np.ndarray[Any, Any]):
 
 
 def test_arrays_that_are_more_than_bytes_are_pickled_where_allowed() -> None:
-    """Arrays of objects and subclasses of ndarray; large memory still goes out of band."""
-    objects = np.array([1, "a", None], object)
+    """Subclasses of ndarray and fields of objects; large memory still goes out of band."""
+    fields = np.array([(1, "a"), (2, None)], [("number", "i4"), ("object", "O")])
     masked = np.ma.masked_array(np.arange(10_000), np.arange(10_000) % 2 == 1)
     codec = Codec()
 
-    assert objects.tolist() == travel(objects, codec).tolist()
+    assert fields.tolist() == travel(fields, codec).tolist()
     assert Sub is type(travel(np.zeros(3).view(Sub), codec))
     body, buffers = codec.encode(masked)
     decoded = codec.decode(body, [bytearray(buffer) for buffer in buffers])
     assert masked.sum() == decoded.sum()
     assert len(buffers) >= 1
     assert 1000 > len(body)
-    for value in (objects, masked, np.zeros(3).view(Sub), np.dtype("f8")):
+    for value in (fields, masked, np.zeros(3).view(Sub), np.dtype("f8")):
         with pytest.raises(EncodingError, match=r"args\[0\]"):
             Codec(allow_pickle=False).encode_call((value,), {})
+
+
+@pytest.mark.parametrize("allow_pickle", [True, False])
+def test_arrays_of_objects_come_back(allow_pickle: bool) -> None:
+    """Item by item, whatever the items are, with or without pickle."""
+    codec = Codec(allow_pickle=allow_pickle)
+    mixed = np.array([[1, "a", None], [b"x" * 5000, {"k": (2.5,)}, 2**70]], object)
+    holders = np.empty(4, object)
+    holders[:] = [np.arange(3), [1, [2]], np.array(5), mixed]
+    for array in (mixed, mixed.T, mixed[::-1, ::2], np.array(None), np.empty((0, 2), object)):
+        decoded = travel(array, codec)
+
+        assert (array.dtype, array.shape) == (decoded.dtype, decoded.shape)
+        assert array.tolist() == decoded.tolist()
+    decoded = travel(holders, codec)
+    assert [np.ndarray, list, np.ndarray, np.ndarray] == [type(item) for item in decoded]
+    assert mixed.tolist() == decoded[3].tolist()
+
+
+def test_object_that_cannot_travel_is_named_by_its_place_in_the_array() -> None:
+    """As `ndarray.flat` counts; an array that holds itself is refused like a list."""
+    codec = Codec(allow_pickle=False)
+    array = np.array([[1, 2], [3, None]], object)
+    array[1, 1] = object()
+    with pytest.raises(EncodingError, match=r"^args\[0\]\.flat\[3\] cannot be encoded"):
+        codec.encode_call((array,), {})
+    array[1, 1] = array
+    with pytest.raises(EncodingError, match="it contains itself"):
+        codec.encode_call((array,), {})
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b"\x92\x01\xc0\x02", b"\x92\x01\xc0\x03"),
+        (b"\x92\x01\xc0\x02", b"\x92\x01\xc0\xff"),
+        (b"\x92\x01\xc0\x02", b"\x02\x02"),
+    ],
+)
+def test_forged_array_of_objects_is_a_protocol_error(old: bytes, new: bytes) -> None:
+    """Too few items for the shape, a negative size, no items at all."""
+    body, buffers = Codec().encode(np.array([1, None], object))
+    assert 1 == body.count(old)
+
+    with pytest.raises(RemoteProtocolError):
+        Codec().decode(body.replace(old, new), buffers)
 
 
 @pytest.mark.parametrize(

@@ -88,6 +88,7 @@ def test_parts_make_the_same_exception(error: BaseException) -> None:
 
     assert type(rebuilt) is type(error)
     assert split_exception(rebuilt) == parts
+    assert list(vars(rebuilt)) == list(vars(error))
     assert str(rebuilt) == str(error)
 
 
