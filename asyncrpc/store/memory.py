@@ -125,8 +125,7 @@ class MemoryStore(Operations):
 
     def _deliver(self) -> None:
         while self._table.outbox:
-            outbox, self._table.outbox = self._table.outbox, []
-            for _, number, outcome in outbox:
+            for _, number, outcome in self._table.take_outbox():
                 self._take(number, outcome)
 
     def _take(self, number: int, outcome: object) -> None:

@@ -286,8 +286,7 @@ class TCPStoreServer:
             self._expiry.update()
 
     def _deliver(self) -> None:
-        outbox, self._table.outbox = self._table.outbox, []
-        for session, number, outcome in outbox:
+        for session, number, outcome in self._table.take_outbox():
             session.deliver(number, outcome)
 
 

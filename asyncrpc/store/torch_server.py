@@ -253,8 +253,7 @@ class TorchStoreServer:
                 del self._barriers[key]
 
     def _deliver(self) -> None:
-        outbox, self._table.outbox = self._table.outbox, []
-        for session, number, _ in outbox:
+        for session, number, _ in self._table.take_outbox():
             session.waiting.discard(number)
             session.reply(_GO_ON)
 

@@ -62,8 +62,7 @@ class Client:
 
     def outcomes(self) -> list[tuple[str, int, object]]:
         """Take what became due."""
-        outbox, self.table.outbox = self.table.outbox, []
-        return outbox
+        return self.table.take_outbox()
 
     def versions(self) -> list[object]:
         """Take what became due: versions of events, other outcomes as they are."""
@@ -171,7 +170,7 @@ def test_deadlines_of_answered_waiters_are_forgotten(client: Client) -> None:
         client(Set("k", b"", NO_LEASE))
         client(DeleteKey("k"))
 
-    assert len(client.table._deadlines._heap) < 200
+    assert len(client.table._requests.deadlines._heap) < 200
 
 
 def test_a_request_number_cannot_wait_twice(client: Client) -> None:
@@ -255,7 +254,7 @@ def test_a_barrier_knows_who_was_let_through(client: Client) -> None:
     assert client(Barrier("b", 2, 5.0, b"three")) is PENDING
     client.now = 1000.0
     assert client(Barrier("b", 2, 5.0, b"one")) is None  # opens the next round with "three"
-    assert len(client.table._released) == 2
+    assert len(client.table._barriers._released) == 2
 
 
 # --- versions, events, watches
@@ -292,7 +291,7 @@ def test_a_watch_resumes_after_a_version(client: Client) -> None:
 
 def test_a_long_past_is_told_in_portions(monkeypatch: pytest.MonkeyPatch) -> None:
     """The next one when it is asked for, then what came meanwhile; a ping says how far it is."""
-    monkeypatch.setattr("asyncrpc.store.changes._PORTION", 2)
+    monkeypatch.setattr("asyncrpc.store.table.changes._PORTION", 2)
     client = Client(Table(max_events=100))
     for index in range(3):
         client(Set("k", b"%d" % index, NO_LEASE))
@@ -313,7 +312,7 @@ def test_a_long_past_is_told_in_portions(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_a_reader_slower_than_the_writers_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     """If the rest of the past is dropped before it is asked for, the watch ends with an error."""
-    monkeypatch.setattr("asyncrpc.store.changes._PORTION", 2)
+    monkeypatch.setattr("asyncrpc.store.table.changes._PORTION", 2)
     client = Client(Table(max_events=5))
     for index in range(5):
         client(Set("k", b"%d" % index, NO_LEASE))

@@ -1,6 +1,6 @@
 """What changed in a store: the history of events and the watches that hear of new ones.
 
-Pure: no clock, no I/O; `table.Table` is the only caller.
+Pure: no clock, no I/O; used by the parts of the table.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Leases of a store's table: which keys hang on them, who holds them, when they lapse.
 
-Pure: no clock, no I/O; `table.Table` is the only caller.
+Pure: no clock, no I/O; used by the parts of the table.
 """
 
 from __future__ import annotations

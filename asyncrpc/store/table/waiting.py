@@ -1,6 +1,6 @@
 """Requests that wait in a store's table: found by key, by session and by deadline.
 
-Pure: no clock, no I/O; `table.Table` is the only caller.
+Pure: no clock, no I/O; used by the parts of the table.
 """
 
 from __future__ import annotations
@@ -8,10 +8,11 @@ from __future__ import annotations
 import heapq
 import itertools
 import math
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from asyncrpc.errors import StoreTimeoutError
     from asyncrpc.store.commands import Barrier, Get, MultiGet, QueuePop, Wait
 
 __all__ = ("Deadlines", "KeyIndex", "Waiter")
@@ -22,7 +23,16 @@ _COMPACT_AT = 64  # below this many dead heap entries rebuilding costs more than
 class Waiter:
     """One request that waits, its session and how many of its keys are still missing."""
 
-    __slots__ = ("command", "deadline", "index", "keys", "missing", "request", "session")
+    __slots__ = (
+        "command",
+        "deadline",
+        "index",
+        "is_waiting",
+        "keys",
+        "missing",
+        "request",
+        "session",
+    )
 
     def __init__(
         self,
@@ -37,17 +47,23 @@ class Waiter:
         self.request = request
         self.command = command
         self.deadline = deadline
-        self.index: KeyIndex | None = index  # None once it was answered or withdrawn
+        self.index = index
+        self.is_waiting = True  # until it was answered or withdrawn
         self.keys = keys  # under which it stands in the index
         self.missing = len(keys)  # invariant: counts the keys that have not appeared since
 
 
 class KeyIndex:
-    """Waiters by key, in order of arrival."""
+    """Waiters by key, in order of arrival.
 
-    __slots__ = ("_by_key",)
+    Args:
+        late: makes the error for one whose deadline has come, while it still stands here.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_by_key", "late")
+
+    def __init__(self, late: Callable[[Waiter], StoreTimeoutError]) -> None:
+        self.late = late
         self._by_key: dict[str, dict[Waiter, None]] = {}
 
     def __contains__(self, key: str) -> bool:
@@ -101,13 +117,13 @@ class Deadlines:
             return
         self._dead += 1
         if self._dead > _COMPACT_AT and self._dead * 2 > len(self._heap):
-            self._heap = [entry for entry in self._heap if entry[2].index is not None]
+            self._heap = [entry for entry in self._heap if entry[2].is_waiting]
             heapq.heapify(self._heap)
             self._dead = 0
 
     def next(self) -> float:
         """Return the earliest deadline, infinity if there is none."""
-        while self._heap and self._heap[0][2].index is None:
+        while self._heap and not self._heap[0][2].is_waiting:
             heapq.heappop(self._heap)
             self._dead -= 1
         return self._heap[0][0] if self._heap else math.inf
