@@ -1,13 +1,21 @@
-"""Errors of waiting that every store words alike. Pure."""
+"""Errors that every store words alike. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-from asyncrpc.errors import StoreError, StoreTimeoutError
-from asyncrpc.store.commands import Barrier
+from asyncrpc.errors import Delivery, StoreConnectionError, StoreError, StoreTimeoutError
+from asyncrpc.store.commands import Barrier, Command
 
-__all__ = ("barrier_error", "mismatch_error", "missing_error")
+__all__ = (
+    "barrier_error",
+    "closed_error",
+    "fresh_error",
+    "lost_error",
+    "mismatch_error",
+    "missing_error",
+    "unanswered_error",
+)
 
 _MAX_NAMED = 16  # keys an error names, as the reference does
 
@@ -48,3 +56,50 @@ def missing_error(keys: Iterable[str], timeout: float) -> StoreTimeoutError:
     return StoreTimeoutError(
         f"wait timed out after {timeout:g} s, missing keys: {named}", keys=missing
     )
+
+
+def unanswered_error(command: Command, store: str, state: str) -> StoreTimeoutError:
+    """Return the error of a request that a store has not answered in time.
+
+    Args:
+        command: what was asked.
+        store: its address.
+        state: what it does instead.
+    """
+    keys = getattr(command, "keys", None) or [getattr(command, "key", "")]
+    return StoreTimeoutError(
+        f"{type(command).__name__.lower()} timed out: the store at {store} {state}, "
+        f"keys: {', '.join(keys[:_MAX_NAMED])}",
+        keys=tuple(keys),
+        delivery=Delivery.UNKNOWN,
+    )
+
+
+def closed_error(store: str) -> StoreConnectionError:
+    """Return the error of what is asked of a client that was closed, or was waiting then.
+
+    Args:
+        store: its address.
+    """
+    return StoreConnectionError(
+        f"the client of the store at {store} was closed", delivery=Delivery.NOT_SENT
+    )
+
+
+def lost_error(store: str, reason: str) -> StoreConnectionError:
+    """Return the error of a connection that is gone.
+
+    Args:
+        store: its address.
+        reason: why it is gone.
+    """
+    return StoreConnectionError(f"store at {store} lost: {reason}")
+
+
+def fresh_error(error: Exception) -> Exception:
+    """Return a new error for a later call, so that tracebacks do not pile up in one."""
+    fresh = type(error)(str(error))
+    if isinstance(fresh, StoreConnectionError):
+        fresh.delivery = Delivery.NOT_SENT
+    fresh.__cause__ = error.__cause__
+    return fresh

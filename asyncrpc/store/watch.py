@@ -1,7 +1,7 @@
 """The receiving end of a watch: a bounded queue of events, and the iterator users hold.
 
-Filled by `memory` and `client`, which keep only the `Feed`: so a `Watch` that nobody holds any
-more is collected, and withdraws itself.
+Filled by the stores, which keep only the `Feed`: so a `Watch` that nobody holds any more is
+collected, and withdraws itself.
 """
 
 from __future__ import annotations
@@ -57,6 +57,10 @@ class Feed:
         self.version = event.version
         self._wake()
         return True
+
+    def note_version(self, version: int) -> None:
+        """Learn that everything up to a version has arrived."""
+        self.version = max(self.version, version)
 
     def end(self, error: Exception | None) -> None:
         """Let the reader take what is here, then stop, or raise ``error``."""

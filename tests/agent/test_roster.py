@@ -283,7 +283,7 @@ async def test_store_out_of_reach() -> None:
         a, b, c = await asyncio.gather(*starts)
         proxy.pause()
         proxy.disconnect_all()
-        await until(lambda: far._stream is None)
+        await until(lambda: far._exchange.outlet.stream is None)
         a._agent.members.lose(a._agent.members.route("worker2"), "the test says so")
         await asyncio.sleep(0.3)
         meanwhile = [state(agent, "worker2") for agent in (a, b)]

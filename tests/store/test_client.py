@@ -33,7 +33,7 @@ class Setting(NamedTuple):
     async def cut(self) -> None:
         """Break the client's connection; return when both sides know."""
         self.proxy.disconnect_all(reset=True)
-        while self.client._stream is not None:
+        while self.client._exchange.outlet.stream is not None:
             await asyncio.sleep(0)
 
 
@@ -181,7 +181,7 @@ async def test_calls_of_unknown_fate_fail(setting: Setting) -> None:
     client = setting.client
     setting.proxy.pause("up")
     lost = asyncio.create_task(client.add("n", 1))
-    while not client._calls:
+    while not client._exchange._calls:
         await asyncio.sleep(0)
     await setting.cut()
     setting.proxy.resume("up")
@@ -360,7 +360,7 @@ async def test_a_slow_iterator_is_bounded(
 
     assert [(await anext(again)).value for _ in range(5)] == [b"%d" % n for n in range(10, 15)]
     await again.aclose()
-    assert not client._feeds
+    assert not client._exchange._feeds
 
 
 async def test_a_dropped_watch_is_withdrawn(setting: Setting) -> None:
@@ -436,9 +436,9 @@ async def test_nothing_is_left_of_many_calls(setting: Setting) -> None:
     await asyncio.gather(*(one(number) for number in range(500)))
     await client.num_keys()
 
-    assert not client._calls
-    assert not client._callbacks
-    assert not client._feeds
+    assert not client._exchange._calls
+    assert not client._exchange._callbacks
+    assert not client._exchange._feeds
     assert setting.server.debug_info()["waiting"] == 0
 
 

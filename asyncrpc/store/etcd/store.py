@@ -48,6 +48,7 @@ from asyncrpc.store.etcd.refusals import RefusedError
 from asyncrpc.store.etcd.stream import Happened, WatchStream
 from asyncrpc.store.etcd.values import Values
 from asyncrpc.store.etcd.waits import Waits
+from asyncrpc.store.failures import closed_error, unanswered_error
 from asyncrpc.store.keeping import Keeper
 from asyncrpc.store.lease import Lease
 from asyncrpc.store.operations import Operations
@@ -209,23 +210,12 @@ class EtcdStore(Operations):
         except TimeoutError:
             if not scope.expired():
                 raise
-            raise self._timeout_error(command) from None
+            raise unanswered_error(command, str(self._gateway), "does not answer") from None
         finally:
             turn.leave()
 
-    def _timeout_error(self, command: Command) -> StoreTimeoutError:
-        keys = getattr(command, "keys", None) or [getattr(command, "key", "")]
-        return StoreTimeoutError(
-            f"{type(command).__name__.lower()} timed out: the store at {self._gateway} does not "
-            f"answer, keys: {', '.join(keys[:16])}",
-            keys=tuple(keys),
-            delivery=Delivery.UNKNOWN,
-        )
-
     def _closed(self) -> StoreConnectionError:
-        return StoreConnectionError(
-            f"the client of the store at {self._gateway} was closed", delivery=Delivery.NOT_SENT
-        )
+        return closed_error(str(self._gateway))
 
     # Watches
 
