@@ -12,11 +12,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 from collections import deque
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from asyncrpc.errors import (
     AuthenticationError,
@@ -25,14 +22,15 @@ from asyncrpc.errors import (
     StoreError,
 )
 from asyncrpc.identity import new_incarnation
-from asyncrpc.observe import Clock, LoopClock
-from asyncrpc.store.arguments import check_host, check_integer, check_port, check_span
+from asyncrpc.observe import Clock
+from asyncrpc.store.arguments import check_integer, check_span
 from asyncrpc.store.codec import CONNECTION, FrameReader, Packer, Reply, decode_requests, failure
 from asyncrpc.store.commands import Command, StoreEvent
 from asyncrpc.store.dialing import Credentials
 from asyncrpc.store.expiry import Expiry
+from asyncrpc.store.listening import ListeningServer
 from asyncrpc.store.table import BEHIND, DEFAULT_GRACE, DEFAULT_MAX_VALUE, PENDING, Table
-from asyncrpc.transport import Address, Greeter, Listener, Network, SocketNetwork, Stream
+from asyncrpc.transport import Greeter, Network, Stream
 
 __all__ = ("TCPStoreServer",)
 
@@ -41,11 +39,9 @@ _MAX_FRAME = 80 << 20  # bytes; what the client's own limits add up to
 _MAX_REPLY = 1 << 30  # bytes; as the client takes
 _MAX_EVENTS = 1 << 14  # that wait for one client to read
 _MAX_EVENT_BYTES = 16 << 20
-_SEEN_ERRORS = 1.0  # seconds between log lines about peers that were turned away
-_log = logging.getLogger("asyncrpc.store")
 
 
-class TCPStoreServer:
+class TCPStoreServer(ListeningServer):
     """Holds a store and serves it; async context manager.
 
     Args:
@@ -80,79 +76,22 @@ class TCPStoreServer:
         handshake_timeout: float = 5.0,
         clock: Clock | None = None,
     ) -> None:
-        self._address = Address("tcp", check_host(host), check_port(port, 0))
+        super().__init__(host, port, network=network, max_connections=max_connections, clock=clock)
         self._credentials = Credentials.load(secret, run_id)
         self._credentials.check_address(self._address)
-        self._network: Network = network or SocketNetwork()
-        self._max_connections = check_integer(max_connections, "max_connections", 1)
         self._handshake_timeout = check_span(handshake_timeout, "handshake_timeout")
         self._incarnation = new_incarnation()
         self._table = Table(
             max_value=check_integer(max_value, "max_value", 1), grace=check_span(grace, "grace")
         )
-        self._clock: Clock = clock or LoopClock()
         self._expiry = Expiry(self._table, self._clock, self._deliver)
         self._packer = Packer()
         self._sessions: set[_Session] = set()
         self._is_unused = asyncio.Event()
         self._greetings: set[asyncio.Task[None]] = set()
-        self._listener: Listener | None = None
-        self._is_closed = False
-        self._quiet_until = 0.0
 
-    def __repr__(self) -> str:
-        return f"<TCPStoreServer {self._address}>"
-
-    @property
-    def host(self) -> str:
-        """The host it listens on."""
-        return self._address.host
-
-    @property
-    def port(self) -> int:
-        """The port it listens on: the real one once it was started."""
-        return self._address.port
-
-    async def __aenter__(self) -> Self:
-        await self.start()
-        return self
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self.close()
-
-    async def start(self) -> None:
-        """Listen.
-
-        Raises:
-            StoreConnectionError: the address cannot be listened on, in use for instance; names
-                it, and has the ``errno``.
-            RuntimeError: it was started before.
-        """
-        if self._listener is not None or self._is_closed:
-            raise RuntimeError("a store server can be started only once")
-        try:
-            self._listener = await self._network.listen(
-                self._address, self._accept, max_connections=self._max_connections
-            )
-        except OSError as error:
-            raise StoreConnectionError(
-                f"store server {error.strerror or error}", errno=error.errno
-            ) from error
-        self._address = self._listener.address
-
-    async def close(self) -> None:
-        """Stop: clients learn that the store is gone, and its keys with it. Idempotent."""
-        if self._is_closed:
-            return
-        self._is_closed = True
+    async def _end_sessions(self) -> None:
         self._expiry.close()
-        if self._listener is not None:
-            await self._listener.close()
         for task in self._greetings:
             task.cancel()
         sessions = list(self._sessions)
@@ -222,13 +161,6 @@ class TCPStoreServer:
         session = _Session(self, stream, FrameReader(_MAX_FRAME))
         self._sessions.add(session)
         stream.attach(session, greeter.handshake.leftover)
-
-    def _report(self, message: str, *arguments: object) -> None:
-        """Log at most one line per second: strangers must not fill the disk."""
-        now = self._clock.time()
-        if now >= self._quiet_until:
-            self._quiet_until = now + _SEEN_ERRORS
-            _log.warning(message, *arguments)
 
     # Requests: called by sessions
 

@@ -14,19 +14,15 @@ on loopback where that will do.
 from __future__ import annotations
 
 import itertools
-import logging
 from collections import deque
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from asyncrpc.errors import (
     RemoteProtocolError,
-    StoreConnectionError,
     StoreError,
     StoreTimeoutError,
 )
-from asyncrpc.observe import Clock, LoopClock, Timer
-from asyncrpc.store.arguments import check_host, check_integer, check_port
+from asyncrpc.observe import Clock, Timer
 from asyncrpc.store.commands import (
     NO_LEASE,
     Add,
@@ -37,9 +33,10 @@ from asyncrpc.store.commands import (
     QueueLen,
     QueuePop,
 )
+from asyncrpc.store.listening import ListeningServer
 from asyncrpc.store.table import PENDING, Table
 from asyncrpc.store.torch_codec import CancelWait, Echo, Request, RequestReader, encode_reply
-from asyncrpc.transport import Address, Listener, Network, SocketNetwork, Stream
+from asyncrpc.transport import Network, Stream
 
 __all__ = ("TorchStoreServer",)
 
@@ -47,11 +44,9 @@ _ROOM = 1 << 18  # bytes taken in at one time
 _LARGE = 1 << 16  # bytes of a reply that is sent without being joined to others
 _MAX_VALUE = 1 << 30  # bytes; a value appended to may become larger than one request can carry
 _GREETING = 30.0  # seconds in which a connection has to begin: clients do at once
-_SEEN_ERRORS = 1.0  # seconds between log lines about clients that were turned away
-_log = logging.getLogger("asyncrpc.store")
 
 
-class TorchStoreServer:
+class TorchStoreServer(ListeningServer):
     """Holds a store and serves it in torch's dialect; async context manager.
 
     Args:
@@ -74,10 +69,7 @@ class TorchStoreServer:
         max_connections: int = 4096,
         clock: Clock | None = None,
     ) -> None:
-        self._address = Address("tcp", check_host(host), check_port(port, 0))
-        self._network: Network = network or SocketNetwork()
-        self._max_connections = check_integer(max_connections, "max_connections", 1)
-        self._clock: Clock = clock or LoopClock()
+        super().__init__(host, port, network=network, max_connections=max_connections, clock=clock)
         # Nobody can watch, so no event is kept.
         self._table = Table(max_value=_MAX_VALUE, max_events=0, push_wakes_one=True)
         self._numbers = itertools.count(1)
@@ -85,62 +77,8 @@ class TorchStoreServer:
         self._sessions: set[_Session] = set()
         # One for all connections: what is read is copied out of it before the next read.
         self._room = memoryview(bytearray(_ROOM))
-        self._listener: Listener | None = None
-        self._is_closed = False
-        self._quiet_until = 0.0
 
-    def __repr__(self) -> str:
-        return f"<TorchStoreServer {self._address}>"
-
-    @property
-    def host(self) -> str:
-        """The host it listens on."""
-        return self._address.host
-
-    @property
-    def port(self) -> int:
-        """The port it listens on: the real one once it was started."""
-        return self._address.port
-
-    async def __aenter__(self) -> Self:
-        await self.start()
-        return self
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self.close()
-
-    async def start(self) -> None:
-        """Listen.
-
-        Raises:
-            StoreConnectionError: the address cannot be listened on, in use for instance; names
-                it, and has the ``errno``.
-            RuntimeError: it was started before.
-        """
-        if self._listener is not None or self._is_closed:
-            raise RuntimeError("a store server can be started only once")
-        try:
-            self._listener = await self._network.listen(
-                self._address, self._accept, max_connections=self._max_connections
-            )
-        except OSError as error:
-            raise StoreConnectionError(
-                f"store server {error.strerror or error}", errno=error.errno
-            ) from error
-        self._address = self._listener.address
-
-    async def close(self) -> None:
-        """Stop: the connections end, and the keys are gone. Idempotent."""
-        if self._is_closed:
-            return
-        self._is_closed = True
-        if self._listener is not None:
-            await self._listener.close()
+    async def _end_sessions(self) -> None:
         sessions = list(self._sessions)
         for session in sessions:
             session.stream.abort()
@@ -182,10 +120,7 @@ class TorchStoreServer:
 
     def break_off(self, session: _Session, error: Exception) -> None:
         """End the connection of a client that asked for what there is not."""
-        now = self._clock.time()
-        if now >= self._quiet_until:  # strangers must not fill the disk
-            self._quiet_until = now + _SEEN_ERRORS
-            _log.warning("closed the connection of %s: %s", session.stream.peer, error)
+        self._report("closed the connection of %s: %s", session.stream.peer, error)
         session.stream.abort()
 
     def forget(self, session: _Session) -> None:
