@@ -8,10 +8,11 @@ from __future__ import annotations
 import dataclasses
 import enum
 import math
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Final, Literal
+from typing import Final, Literal, TypeGuard
 
 from asyncrpc.faults import FaultPlan
 from asyncrpc.interception import Interceptor
@@ -158,7 +159,7 @@ class RpcOptions:
     num_worker_threads: int = 16
     init_method: str = "env://"
     listen: str | None = None
-    secret: bytes | Path | None = None
+    secret: bytes | Path | None = dataclasses.field(default=None, repr=False)  # not for logs
     tls: TlsOptions | None = None
     expose: Sequence[Callable[..., object] | ModuleType] | None = None
     allow_pickle: bool | None = None
@@ -364,15 +365,12 @@ def _check_int(field: str, value: object, least: int, most: int | None = None) -
 
 
 def _check_positive(field: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    if not _is_finite(value) or value <= 0:
         raise ValueError(f"{field} must be a number of seconds, above 0 and finite, got {value!r}")
-    if not check_timeout(field, value):  # which takes infinity for no limit
-        raise ValueError(f"{field} must be above 0 seconds and finite, got {value!r}")
 
 
 def _check_span(field: str, value: object) -> None:
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not is_number or not 0 <= value < math.inf:  # type: ignore[operator]  # a number
+    if not _is_finite(value) or value < 0:
         raise ValueError(f"{field} must be a finite number of seconds, at least 0, got {value!r}")
 
 
@@ -382,6 +380,12 @@ def _check_threshold(field: str, value: object) -> None:
 
 
 def _check_rate(field: str, value: object) -> None:
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not is_number or not 0 < value < math.inf:  # type: ignore[operator]  # a number
+    if not _is_finite(value) or value <= 0:
         raise ValueError(f"{field} must be a number above 0, per second, or None, got {value!r}")
+
+
+def _is_finite(value: object) -> TypeGuard[float]:
+    """Whether a value is a number that a float can hold; an int may be too large for that."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    return abs(value) <= sys.float_info.max

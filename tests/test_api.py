@@ -283,6 +283,14 @@ async def test_stale_file(tmp_path: Path, content: str) -> None:
     assert 11 == result
 
 
+async def test_file_in_no_folder(tmp_path: Path) -> None:
+    """A file:// whose folder is missing is named as it was given."""
+    options = RpcOptions(secret=SECRET, init_method=f"file://{tmp_path}/none/meet")
+
+    with pytest.raises(ValueError, match=r"^init_method must name a file in a folder .*none/meet"):
+        await RpcAgent.start(rank=0, world_size=1, options=options, environ={})
+
+
 async def test_unix_sockets(tmp_path: Path) -> None:
     """A directory to listen in gives a socket for each worker; they are gone in the end."""
     options = RpcOptions(secret=SECRET, listen=f"unix://{tmp_path}")

@@ -202,7 +202,12 @@ class StorePlace:
         """Use the store whose address a file holds; serve one and write the file if nobody does."""
         import fcntl  # noqa: PLC0415 -- not on every system, and used only here
 
-        lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except FileNotFoundError:
+            raise ValueError(
+                f"init_method must name a file in a folder that exists, got {self.init_method!r}"
+            ) from None
         try:
             await _flock(lock, fcntl.LOCK_EX, timeout)
             link = await self._read_file(path, timeout)

@@ -113,7 +113,8 @@ class Inspection:
             ValueError: one of them is this worker itself, or no destination.
             UnknownWorkerError: the group has no such worker.
         """
-        names = [peers] if isinstance(peers, (str, int, WorkerInfo)) else peers
+        given: object = peers
+        names = peers if isinstance(given, Iterable) and not isinstance(peers, str) else [peers]
         found = [self._agent.members.route(name) for name in names]
         if any(peer.info == self.info for peer in found):
             raise ValueError(f"peers must be other workers, got {self.info.name} itself")

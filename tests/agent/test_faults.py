@@ -276,6 +276,8 @@ async def test_bad_partition() -> None:
             a.partition(["worker0"])
         with pytest.raises(rpc.UnknownWorkerError):
             a.partition(["nobody"])
+        with pytest.raises(ValueError, match="Cannot get WorkerInfo from name None"):
+            a.partition(None)  # type: ignore[arg-type]  # what is tested
 
 
 # -- the reference's faulty agent
