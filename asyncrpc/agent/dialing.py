@@ -12,7 +12,7 @@ import random
 from typing import TYPE_CHECKING, Protocol
 
 from asyncrpc.agent.connection import Connection
-from asyncrpc.errors import AuthenticationError, PeerLostError
+from asyncrpc.errors import AuthenticationError, PeerLostError, RemoteProtocolError
 from asyncrpc.observe import time_limit
 from asyncrpc.retry import full_jitter
 from asyncrpc.transport import Greeter, Stream
@@ -132,7 +132,10 @@ class Dialer:
             if isinstance(error, HandshakeRefused) and error.reason.startswith(FENCED):
                 self._agent.members.fence(error.reason.removeprefix(FENCED))
                 return
-            if self._is_final(error) or clock.time() >= give_up:
+            is_late = clock.time() >= give_up
+            if is_late and self._is_alive_with_tls(error):
+                raise AuthenticationError(f"{error}; it may not trust this worker's certificate")
+            if is_late or self._is_final(error):
                 self._agent.members.lose(peer, str(error))
                 return
             await clock.sleep(full_jitter(attempt, _FIRST_DELAY, 2.0, _MAX_DELAY, random.random))
@@ -165,6 +168,10 @@ class Dialer:
     async def _connect(self, flags: int) -> tuple[Greeter, Stream]:
         errors: list[Exception] = []
         for address in self._peer.record.addresses:
+            if address.scheme == "tcp" and self._agent.options.tls is not None:
+                reason = f"{self._peer} listens without TLS at {address}; this worker has tls="
+                errors.append(AuthenticationError(reason))
+                continue
             greeter = Greeter(self._agent.make_handshake(is_client=True, flags=flags))
             try:
                 stream = await self._agent.network.connect(
@@ -188,6 +195,12 @@ class Dialer:
         except TimeoutError:
             return False
         return True
+
+    def _is_alive_with_tls(self, error: Exception) -> bool:
+        """Whether a worker that closes new links does so because of TLS: a dead one opens none."""
+        is_refused = isinstance(error, HandshakeRefused)
+        is_closed = isinstance(error, RemoteProtocolError) and not is_refused
+        return is_closed and self._agent.options.tls is not None
 
     def _is_final(self, error: Exception) -> bool:
         """Whether an error proves that the worker is gone, or that it took this one for gone."""

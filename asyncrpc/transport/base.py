@@ -41,6 +41,7 @@ class Network(Protocol):
 
         Raises:
             ConnectionError: nobody listens there or the network refused; names the address.
+            AuthenticationError: the certificate that is shown there is not trusted.
             TimeoutError: no answer within ``timeout``; names the address.
         """
         ...

@@ -13,6 +13,7 @@ import socket
 import stat
 from typing import TYPE_CHECKING
 
+from asyncrpc.errors import AuthenticationError
 from asyncrpc.observe import Clock, LoopClock, time_limit
 from asyncrpc.transport.address import Address
 from asyncrpc.transport.stream import Stream, StreamHandler
@@ -72,7 +73,8 @@ class SocketNetwork:
                 f"no answer from {address} within {round(timeout, 2):g} s"
             ) from error
         except (OSError, UnicodeError) as error:  # a name that IDNA refuses is a UnicodeError
-            raise ConnectionError(f"cannot connect to {address}: {_reason(error)}") from error
+            kind = AuthenticationError if _is_untrusted(address, error) else ConnectionError
+            raise kind(f"cannot connect to {address}: {_reason(error)}") from error
         stream.peer = str(address)
         return stream
 
@@ -277,6 +279,15 @@ def _tune(stream: Stream) -> None:
 def _check_scheme(address: Address) -> None:
     if address.scheme not in {"tcp", "tls", "unix"}:
         raise ValueError(f"address {address} must start with tcp://, tls:// or unix://")
+
+
+def _is_untrusted(address: Address, error: Exception) -> bool:
+    """Whether it is the peer's certificate that a link failed of."""
+    if address.scheme != "tls":
+        return False
+    import ssl  # noqa: PLC0415 -- it has been loaded
+
+    return isinstance(error, ssl.SSLCertVerificationError)
 
 
 def _reason(error: Exception) -> str:
