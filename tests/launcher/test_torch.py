@@ -97,6 +97,28 @@ SHARDED = """
 """Trains one network on all the data, and twice with parts of it on each worker."""
 
 
+GROUPS = """
+    import torch, torch.distributed as dist
+
+    rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    place = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    serves = rank == 0 and os.environ["TORCHELASTIC_USE_AGENT_STORE"] == "False"
+    store = dist.TCPStore(*place, world_size, is_master=serves)
+    for number in range(20):
+        own = dist.PrefixStore(f"group{number}", store)
+        dist.init_process_group("gloo", store=own, rank=rank, world_size=world_size)
+        total = torch.tensor([rank + number])
+        dist.all_reduce(total)
+        assert total.item() == 1 + 2 * number
+        if rank == number % world_size:
+            time.sleep(0.02)  # the other one begins anew before this one has ended
+        dist.destroy_process_group()
+    print("done", flush=True)
+    store.barrier("end", world_size)
+"""
+"""Groups one after the other, as the README advises."""
+
+
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep the user's secret to itself in launches from this process."""
@@ -138,6 +160,20 @@ def test_a_sum_over_the_agents_store(script: Callable[[str], str], start: Start)
     found = [json.loads(line) for agent in agents for line in output(agent).splitlines()]
 
     assert found == [[6, "True"]] * 4
+
+
+@pytest.mark.parametrize(
+    "store",
+    [
+        pytest.param(["--torch-store"], id="store-of-the-agents"),
+        pytest.param([], id="store-of-rank-0", marks=long),
+    ],
+)
+def test_twenty_groups_follow_each_other(
+    script: Callable[[str], str], start: Start, store: list[str]
+) -> None:
+    """In parts of one store; in the store as it is torch's second group fails."""
+    assert output(start("--nproc-per-node=2", *store, script(GROUPS))) == "done\n" * 2
 
 
 @pytest.mark.parametrize(
