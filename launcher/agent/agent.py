@@ -377,8 +377,16 @@ class LocalElasticAgent:
         assert guardian is not None
         if not await self._processes.start(facts, ranks, watchdog, guardian):
             return Event.START_FAILED
+        if self._spec.rdzv_handler.alive_until() < math.inf:
+            self._activities.begin(self._keep_fenced())
         self._recorder.started()
         return Event.STARTED
+
+    async def _keep_fenced(self) -> None:
+        from launcher.agent.fencing import keep_fenced  # noqa: PLC0415 -- only among several nodes
+
+        handler, info = self._spec.rdzv_handler, self._info
+        await keep_fenced(handler, self._processes, lambda: self._info is info)
 
     async def _watch(self) -> Stimulus:
         assert self._watchdog is not None

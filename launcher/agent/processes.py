@@ -191,6 +191,15 @@ class Processes:
         if self.context is not None:
             self.context.send_signal(number)
 
+    def fence_at(self, deadline: float) -> None:
+        """Have the workers killed at a time, if this process is stopped then.
+
+        Args:
+            deadline: seconds of ``time.monotonic``; infinite: never.
+        """
+        if self.context is not None:
+            self.context.fence_at(deadline)
+
     async def stop(self, number: signal.Signals, within: float = math.inf) -> None:
         """End the workers, if there are any; a second call while one is under way kills them.
 

@@ -284,6 +284,14 @@ class ProcessContext(ABC):
         for process in self._processes.values():
             self._guardian.signal(process, number)
 
+    def fence_at(self, deadline: float) -> None:
+        """Have the workers killed at a time, if this process is stopped then, as by SIGSTOP.
+
+        Args:
+            deadline: seconds of ``time.monotonic``, in place of an earlier one; infinite: never.
+        """
+        self._guardian.fence_at(deadline)
+
     def exits(self) -> dict[int, int | None]:
         """Return the exit status of each worker by now, by local rank; ``None`` while it runs."""
         return {

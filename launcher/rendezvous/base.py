@@ -277,6 +277,14 @@ class RendezvousHandler(ABC):
         self._ended = None
         return decision.result()
 
+    def alive_until(self) -> float:
+        """Return until when the others wait for this node, should it say nothing from now on.
+
+        Returns:
+            Seconds of ``time.monotonic``; then none of its workers may run. Infinite: for ever.
+        """
+        return math.inf
+
     def store_credentials(self) -> bytes:
         """Return what the workers need to be let into the run's store beside the run's secret.
 

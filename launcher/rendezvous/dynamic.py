@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
+import time
 from contextlib import suppress
 from functools import cache
 from typing import Any
@@ -164,6 +166,12 @@ class DynamicRendezvous(RendezvousHandler):
                 self._round = min(self._round, record.round - 1)
                 return Change(record.reason if is_later else "the run goes on elsewhere")
             await self._members.changes.wait()
+
+    def alive_until(self) -> float:
+        """Return when the lease lapses; never where the store stands still with us."""
+        if self._place.is_host:
+            return math.inf
+        return time.monotonic() + self._members.lapse - self._clock.time()
 
     def store_credentials(self) -> bytes:
         """Return what lets workers into the run's store; see the base class."""

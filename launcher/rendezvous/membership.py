@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -45,6 +46,8 @@ from launcher.rendezvous.state import End, Node, Record, decode_node, decode_rec
 __all__ = ("Membership",)
 
 _MARGIN = 1 / 12  # of a lease's life: for workers to end in order, and again before it lapses
+
+_KILL_TIME = 0.2  # seconds that killing workers takes, with some to spare
 
 _logger = logging.getLogger("launcher.rendezvous")
 
@@ -101,6 +104,13 @@ class Membership:
         if self._lease is None:
             return self._clock.time()
         return self._lease.renewed + self._ttl * (1 - _MARGIN)
+
+    @property
+    def lapse(self) -> float:
+        """When the others give this node up if it says nothing more, but for the time of a kill."""
+        if self._lease is None:
+            return math.inf
+        return self._lease.renewed + self._ttl - min(self._ttl * _MARGIN, _KILL_TIME)
 
     @property
     def has_announced(self) -> bool:

@@ -492,7 +492,10 @@ def test_a_node_that_comes_after_all_have_gone_hears_that_nobody_is_there(
 
 
 def test_a_silent_node_is_lost_and_may_come_back(agent: Agent, tmp_path: Path) -> None:
-    """After three signs of life that it missed; awake again, it stops what it ran and joins."""
+    """After three signs of life that it missed; by then its workers are gone, though it cannot act.
+
+    The launcher alone is stopped here, not what it started.
+    """
     alive = "--rdzv-conf=keep_alive_interval=0.4,last_call_timeout=600"
     one = agent(1, "--nnodes=1:2", alive)
     wait_for_host(one)
@@ -501,12 +504,14 @@ def test_a_silent_node_is_lost_and_may_come_back(agent: Agent, tmp_path: Path) -
     worker = psutil.Process(int(facts_of(two)[0]["pid"]))
     two.send_signal(signal.SIGSTOP)
     alone = facts_of(one)[0]
+    fenced = worker.status() if worker.is_running() else psutil.STATUS_ZOMBIE
     two.send_signal(signal.SIGCONT)
     together = facts_of(one)[0], facts_of(two)[0]
     gone = not worker.is_running()
     (tmp_path / "go").touch()
 
     assert world(alone) == (0, 1, 1, 0)
+    assert fenced == psutil.STATUS_ZOMBIE, "it ran on beside the new world"
     assert sorted(world(fact)[:2] for fact in together) == [(0, 2), (1, 2)]
     assert together[0]["LAUNCHER_ROUND"] == together[1]["LAUNCHER_ROUND"]
     assert gone

@@ -216,6 +216,14 @@ class Guardian:
         self._send(messages.encode(Kind.CLEAR, body))
         return cleared
 
+    def fence_at(self, deadline: float) -> None:
+        """Have everything below the guardian killed at a time, if this process is stopped then.
+
+        Args:
+            deadline: seconds of ``time.monotonic``, in place of an earlier one; infinite: never.
+        """
+        self._send(messages.encode(Kind.FENCE, messages.FENCE.pack(deadline)))
+
     def remove_at_end(self, path: str | os.PathLike[str]) -> None:
         """Have a path removed when we are gone, be it that we were killed.
 

@@ -17,6 +17,7 @@ __all__ = (
     "CLEAR",
     "CLEARED",
     "EXITED",
+    "FENCE",
     "MAX_DESCRIPTORS",
     "SIGNAL",
     "STARTED",
@@ -36,6 +37,8 @@ CLEAR = struct.Struct("!IBddd")
 The signal is sent after the first span, except to groups that were signalled before. SIGKILL
 follows after the second span to members of the workers' groups, after the third to all others.
 """
+FENCE = struct.Struct("!d")
+"""When to kill everything if the agent is stopped then, seconds of time.monotonic."""
 STARTED = struct.Struct("!IIi?")
 """Worker, process id, errno or 0, whether the errno is about the folder it should start in."""
 EXITED = struct.Struct("!Ii?d")
@@ -53,6 +56,7 @@ class Kind:
     SIGNAL = 2
     CLEAR = 3
     REMOVE = 4  # the body is the path
+    FENCE = 5
     STARTED = 1
     EXITED = 2
     CLEARED = 3

@@ -29,10 +29,12 @@ import struct
 import sys
 import time
 
+from launcher.process.guardian.fence import Fence
 from launcher.process.guardian.messages import (
     CLEAR,
     CLEARED,
     EXITED,
+    FENCE,
     MAX_DESCRIPTORS,
     SIGNAL,
     STARTED,
@@ -165,6 +167,7 @@ class _Program:
         self._ended_groups: dict[int, int | None] = {}  # when each was signalled, see _Worker
         self._clearings: list[_Clearing] = []
         self._removals: list[bytes] = []  # paths, should the agent not remove them itself
+        self._fence = Fence(agent_pid)
         self._has_children = False
         self._wakeup, self._woken = _wake_on_child()
         self._poll = select.poll()
@@ -179,7 +182,9 @@ class _Program:
         try:
             timeout = None
             while self._turn(timeout):
-                timeout = self._clear(time.monotonic())
+                now = time.monotonic()
+                steps = self._clear(now), self._fence.advance(self._kill_fenced, now)
+                timeout = min((step for step in steps if step is not None), default=None)
         except (BrokenPipeError, ConnectionResetError):
             pass  # the agent died while we wrote to it
         finally:
@@ -210,6 +215,8 @@ class _Program:
                 self._signal(*SIGNAL.unpack(body))
             elif kind == Kind.REMOVE:
                 self._removals.append(body)
+            elif kind == Kind.FENCE:
+                (self._fence.deadline,) = FENCE.unpack(body)
             else:
                 self._clearings.append(_Clearing(body, time.monotonic()))
         return bool(data)
@@ -310,15 +317,25 @@ class _Program:
     def _send(self, kind: int, body: bytes) -> None:
         self._agent.sendall(encode(kind, body))
 
+    def _kill_fenced(self) -> bool:
+        for worker in self._by_pid.values():
+            worker.signalled_at = now_in_ticks()
+        return bool(self._kill_known())
+
+    def _kill_known(self) -> list[int]:
+        """Kill all children there are, and the groups of workers; return who they were."""
+        for pid in self._by_pid:  # their groups at once: most trees are gone in one step
+            send_signal(-pid, _SIGKILL)
+        left = [*children()]
+        for pid in left:
+            send_signal(pid, _SIGKILL)
+        return left
+
     def _kill_everything(self) -> None:
         """Kill all processes below this one; those that cannot be killed are named on stderr."""
         deadline = time.monotonic() + _LAST_KILL_WAIT
         while True:
-            for pid in self._by_pid:  # their groups at once: most trees are gone in one step
-                send_signal(-pid, _SIGKILL)
-            left = [*children()]
-            for pid in left:
-                send_signal(pid, _SIGKILL)
+            left = self._kill_known()
             if not _reap_all(self._by_pid) or not (left or self._by_pid):
                 return
             if time.monotonic() > deadline:

@@ -9,7 +9,15 @@ TYPE_CHECKING = False  # the typing module is not worth its import time here
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-__all__ = ("children", "group_of", "now_in_ticks", "process_state", "send_signal", "started_at")
+__all__ = (
+    "children",
+    "group_of",
+    "is_stopped",
+    "now_in_ticks",
+    "process_state",
+    "send_signal",
+    "started_at",
+)
 
 _START_TIME = 19  # of the fields of /proc/<pid>/stat that follow the name
 
@@ -48,6 +56,11 @@ def process_state(pid: int) -> str:
         One letter, "" if the process is gone.
     """
     return b"".join(_stat_fields(pid)[:1]).decode()
+
+
+def is_stopped(pid: int) -> bool:
+    """Return whether a process was stopped, by a signal or a debugger."""
+    return _is_proc_ours() and process_state(pid) in ("T", "t")
 
 
 def started_at(pid: int) -> int:

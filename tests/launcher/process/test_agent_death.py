@@ -41,6 +41,8 @@ async def main():
             if os.fork() == 0:
                 time.sleep(100)  # holds the agent's end of the socket
                 os._exit(0)
+        if "fence" in sys.argv:
+            context.fence_at(time.monotonic())
         await context.wait()
 
 asyncio.run(main())
@@ -157,6 +159,21 @@ def test_agent_and_guardian_killed_together() -> None:
         assert died_within(workers, 1.0) == []
         for pid in alive(pids):  # grandchildren: nobody who knew them is left
             os.kill(pid, signal.SIGKILL)
+
+
+def test_nothing_outlives_the_fence_of_an_agent_that_is_stopped() -> None:
+    """One that is merely late keeps its workers; those of one that cannot act are ended."""
+    with agent(COUNT, "fence") as (process, pids):
+        (guardian,) = children_of(process.pid)
+        time.sleep(0.7)  # longer than until the guardian looks again
+        late = alive(pids)
+        process.send_signal(signal.SIGSTOP)
+        left = died_within([pid for pid in pids if pid != guardian], 3.0)
+        process.send_signal(signal.SIGCONT)
+
+        assert late == pids
+        assert left == []
+        assert process.wait(10) == 0  # its context says that they were ended by a signal
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from pathlib import Path
 
 import pytest
@@ -113,6 +114,7 @@ async def test_nothing_else_need_be_done() -> None:
     await handler.close()
 
     assert not handler.is_shut_down
+    assert handler.alive_until() == math.inf
 
 
 @pytest.mark.slow
