@@ -43,10 +43,10 @@ class Replier(Protocol):
 
 
 class Hold(Protocol):
-    """Keeps a call from user code until something is known."""
+    """Keeps a call from user code until something is known, or takes what it makes."""
 
     def withdraw(self) -> None:
-        """Learn that the call is cancelled: it ends here."""
+        """Learn that the call is cancelled: it ends here, or makes nothing any more."""
         ...
 
 
@@ -70,7 +70,7 @@ class ServedCall:
         headers: what its caller sent beside function and arguments, ``None`` for nothing but a
             reference.
         reference: ids of the remote references that it is about, empty for none.
-        held: what keeps it from user code, ``None`` for nothing.
+        held: told of a cancel besides the task, ``None`` for nothing.
     """
 
     # no __slots__: with defaults in the class fewer attributes are set per call

@@ -28,7 +28,7 @@ __all__ = ("NOTHING", "Failure", "Keeper", "RRefRow")
 _FETCHES = (int(MessageType.PYTHON_RREF_FETCH_CALL), int(MessageType.SCRIPT_RREF_FETCH_CALL))
 _TIMED_OUT = (
     "RRef creation via rpc.remote() timed out, and it is possible that the RRef on the owner node "
-    "does not exist: its function was stopped"
+    "does not exist: its function was told to stop"
 )
 
 
@@ -207,7 +207,14 @@ class Keeper:
         except Exception as error:  # noqa: BLE001 -- a property of the user's class may raise all
             call.replier.fail(call, error)
         else:
-            self._agent.executor.start(call, target, args, kwargs)
+            self._start(call, target, args, kwargs)
+
+    def _start(
+        self, call: ServedCall, target: Target, args: tuple[object, ...], kwargs: dict[str, object]
+    ) -> None:
+        if isinstance(call.replier, _Creation):
+            call.held = call.replier  # told of a cancel from here on, too
+        self._agent.executor.start(call, target, args, kwargs)
 
     # -- creation
 
@@ -249,14 +256,21 @@ class Keeper:
         if of is not None:
             start = partial(self._use_method, call, of, target.name[1:], args, kwargs)
         else:
-            start = partial(self._agent.executor.start, call, target, args, kwargs)
+            start = partial(self._start, call, target, args, kwargs)
         if self._context.arrived:
             HeldCall(creation, call, start, self._context).hold()
         else:
             start()
 
+    def stopped(self, rref: GlobalId) -> None:
+        """Fail what waits for a value whose function was told to stop."""
+        self._machine.stopped(rref, _TIMED_OUT)
+        self._context.perform()
+
     def settle(self, rref: GlobalId, call: ServedCall, value: object) -> None:
         """Keep what the function of a creation gave, and tell its creator that it ended.
+
+        Not where that was told to stop: its creator knows, or finds out by its own clock.
 
         Args:
             rref: id of the value.
@@ -273,7 +287,7 @@ class Keeper:
         link: Any = creation.server
         if link.is_closed and link.peer.connection is not None:
             link = link.peer.connection.server
-        if not link.is_closed:
+        if not link.is_closed and not call.is_cancelled:
             link.confirm(call.ident, is_early=False)
 
     # -- what is shown
@@ -356,7 +370,10 @@ class _Creation:
 
     def succeed(self, call: ServedCall, value: object) -> None:
         """See `Replier.succeed`."""
-        self._keeper.settle(self._rref, call, value)
+        if call.is_cancelled:  # a function that did not heed it
+            self.drop(call, RRefCreationError(_TIMED_OUT))
+        else:
+            self._keeper.settle(self._rref, call, value)
 
     def fail(self, call: ServedCall, error: BaseException) -> None:
         """See `Replier.fail`."""
@@ -368,6 +385,10 @@ class _Creation:
     def drop(self, call: ServedCall, error: RpcError) -> None:
         """Take an error of the agent's own as the outcome."""
         self._settle(call, error, is_ours=True)
+
+    def withdraw(self) -> None:
+        """See `Hold.withdraw`: whatever its function does now, there will be no value."""
+        self._keeper.stopped(self._rref)
 
     def _settle(self, call: ServedCall, error: BaseException, *, is_ours: bool) -> None:
         failure = Failure(error, is_ours, call.target.name)

@@ -167,6 +167,10 @@ class Lifecycle:
         self._users.creation_failed(fork, cause, is_unsent=is_unsent)
         self._owners.creation_failed(fork, cause)
 
+    def stopped(self, rref: GlobalId, text: str) -> None:
+        """Learn that the function of a creation was told to stop, which it may not heed."""
+        self._owners.stopped(rref, Cause(CauseKind.CREATION, text))
+
     def settled(self, rref: GlobalId, *, is_error: bool) -> None:
         """Learn that the function of a creation ended; the shell has kept what it gave."""
         self._owners.settled(rref, is_error=is_error)

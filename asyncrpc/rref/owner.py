@@ -73,7 +73,8 @@ class Owners:
         self._fetches: dict[Token, tuple[GlobalId, Worker]] = {}
         # The same the other way round, and who fetches.
         self._doubts: dict[GlobalId, Cause] = {}
-        # Why the creation may never come: of what is RESERVED, or made by this worker.
+        # Why the creation may never come, or gave nothing: of what is RESERVED, was stopped, or is
+        # made by this worker.
         self._ended = Tombstones(_TOMBSTONES)  # forks deleted, or deleted before they came
         self._freed = Tombstones(_TOMBSTONES)  # values freed; disjoint from `_uses`
         self._doubted = Tombstones(_TOMBSTONES)  # values unknown here whose creator gave up
@@ -147,6 +148,12 @@ class Owners:
             self._doubted.add(rref, cause)
         elif self.state(rref) is OwnerState.RESERVED:
             self._doubts[rref] = cause
+            self._fail_fetches(rref, cause)
+
+    def stopped(self, rref: GlobalId, cause: Cause) -> None:
+        """Learn that the function was told to stop: whether it heeds that, nobody waits for it."""
+        if self.state(rref) is OwnerState.RUNNING:
+            self._doubts.setdefault(rref, cause)
             self._fail_fetches(rref, cause)
 
     # -- handles of this process
@@ -244,7 +251,7 @@ class Owners:
         """Answer a fetch, or let it wait for the value (F9)."""
         assert token not in self._fetches, "a fetch waits once"
         cause = self._ended.get(fork) or self._find(rref)
-        if cause is None and self.state(rref) is OwnerState.RESERVED:
+        if cause is None and rref in self._unmade:
             cause = self._doubts.get(rref)
         if cause is not None:
             self._exchange.emit(FailFetch(token, cause))
