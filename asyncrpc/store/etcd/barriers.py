@@ -78,10 +78,10 @@ class Barriers:
         """Arrive, and wait to be released, or to be the one who releases."""
         own = folder + secrets.token_hex(8).encode()
         try:
-            await self._arrive(command, own)
+            crowd = await self._arrive(command, folder, own)
             turn.leave()
-            while not await self._is_open(command, folder, own, inbox, deadline):
-                pass
+            while not await self._is_open(command, folder, own, crowd, inbox, deadline):
+                crowd = await self._look(command, folder, own)
         except BaseException as error:
             leaving = self._leave(self._core.lane.join(), command, own)
             if isinstance(error, TimeoutError) and not isinstance(error, StoreTimeoutError):
@@ -93,27 +93,42 @@ class Barriers:
             raise
 
     async def _is_open(
-        self, command: Barrier, folder: bytes, own: bytes, inbox: Inbox, deadline: float
+        self,
+        command: Barrier,
+        folder: bytes,
+        own: bytes,
+        crowd: _Crowd,
+        inbox: Inbox,
+        deadline: float,
     ) -> bool:
-        """Look, and open it or wait for a change; say whether it is open now."""
-        crowd = await self._look(command, folder, own)
+        """Open it or wait for a change; say whether it is open now."""
         if crowd.own is None:  # this client was silent for too long
             async with self._core.lane.join():
-                await self._arrive(command, own)
-        elif crowd.own.value == _RELEASED:
-            self._core.spawn(self._leave(self._core.lane.join(), command, own))
-            return True
-        elif _is_last(crowd.waiting, command.world_size, own):
-            async with self._core.lane.join():
-                first = crowd.waiting[: command.world_size - 1]
-                return await self._release(folder, crowd, first, own)
-        else:
+                await self._arrive(command, folder, own)
+            return False
+        if crowd.own.value != _RELEASED:
+            if _is_last(crowd.waiting, command.world_size, own):
+                async with self._core.lane.join():
+                    first = crowd.waiting[: command.world_size - 1]
+                    return await self._release(folder, crowd, first, own)
             self._core.hub.begin(crowd.revision)
-            await self._await_crowd(command, inbox, own, crowd, deadline)
-        return False
+            if not await self._is_released(command, inbox, own, crowd, deadline):
+                return False
+        self._core.spawn(self._depart(self._core.lane.join(), own))
+        return True
 
-    async def _arrive(self, command: Barrier, own: bytes) -> None:
-        await self._core.writer.write([], [put(own, b"%d" % command.world_size, SESSION)])
+    async def _arrive(self, command: Barrier, folder: bytes, own: bytes) -> _Crowd:
+        """Write the own key; return who is there then."""
+        arriving = put(own, b"%d" % command.world_size, SESSION)
+        written = await self._core.writer.write([], [arriving, read_prefix(folder)])
+        if not written.responses:  # it was sent twice, and the first answer is lost
+            return await self._look(command, folder, own)
+        return _crowd_of(command, rows_of(written.responses[1][1]), written.revision, own)
+
+    async def _depart(self, turn: Turn, own: bytes) -> None:
+        """Take the own key away once it is released."""
+        async with turn:
+            await self._core.writer.write([], [delete(own)])
 
     async def _leave(self, turn: Turn, command: Barrier, own: bytes) -> int:
         """Take the own key away; say how many had arrived, 0 if the barrier has opened."""
@@ -146,41 +161,47 @@ class Barriers:
         return written.is_done
 
     async def _look(self, command: Barrier, folder: bytes, own: bytes = b"") -> _Crowd:
-        """Return who is there.
-
-        Raises:
-            StoreError: others were there earlier who wait for another number.
-        """
+        """Return who is there; see `_crowd_of`."""
         (found,), revision = await self._core.look([read_prefix(folder)])
-        rows = sorted(rows_of(found), key=lambda row: row.created)
-        size = b"%d" % command.world_size
-        waiting = [row for row in rows if row.value == size]
-        mine = next((row for row in rows if row.key == own), None)
-        for row in rows:
-            is_earlier = mine is None or row.created < mine.created
-            if row.value not in (size, _RELEASED) and is_earlier:
-                raise mismatch_error(command, int(row.value))
-        return _Crowd(waiting, mine, revision)
+        return _crowd_of(command, rows_of(found), revision, own)
 
-    async def _await_crowd(
+    async def _is_released(
         self, command: Barrier, inbox: Inbox, own: bytes, crowd: _Crowd, deadline: float
-    ) -> None:
-        """Wait until there is something for this one to do."""
+    ) -> bool:
+        """Wait until there is something for this one to do; say whether that is to go on."""
         waiting = {row.key: row for row in crowd.waiting}
         while not _is_last([*waiting.values()], command.world_size, own):
             events = await inbox.take(deadline)
             if not events:
-                return
+                return False
             for event in events:
                 row = event.row
                 if row.modified <= crowd.revision:
                     continue
                 if row.key == own:
-                    return
+                    return event.is_put and row.value == _RELEASED
                 if event.is_put and row.value == b"%d" % command.world_size:
                     waiting[row.key] = row
                 else:
                     waiting.pop(row.key, None)
+        return False
+
+
+def _crowd_of(command: Barrier, rows: list[Row], revision: int, own: bytes) -> _Crowd:
+    """Return who is there.
+
+    Raises:
+        StoreError: others were there earlier who wait for another number.
+    """
+    rows.sort(key=lambda row: row.created)
+    size = b"%d" % command.world_size
+    waiting = [row for row in rows if row.value == size]
+    mine = next((row for row in rows if row.key == own), None)
+    for row in rows:
+        is_earlier = mine is None or row.created < mine.created
+        if row.value not in (size, _RELEASED) and is_earlier:
+            raise mismatch_error(command, int(row.value))
+    return _Crowd(waiting, mine, revision)
 
 
 def _is_last(waiting: list[Row], world_size: int, own: bytes) -> bool:

@@ -78,6 +78,8 @@ class EtcdStore(Operations):
     * Versions are comparable among watches of the same prefix; `snapshot`'s are among all.
     * A value has at most 1 MiB, and so have all values of a `multi_set` together.
     * `delete` events also stand for leases that lapsed.
+    * Each who waits at a barrier hears of all others: 256 clients cost etcd, and them together,
+      about 3 s of processor time each, and twice as many four times that.
     """
 
     @classmethod
