@@ -12,7 +12,7 @@ from launcher.testing import EtcdCluster, find_etcd
 __all__ = ("etcd", "needs_etcd", "new_url", "on_one_loop")
 
 needs_etcd = pytest.mark.skipif(
-    not find_etcd(), reason="etcd is not installed: apt-get install etcd-server"
+    not find_etcd(), reason="needs the program etcd, of the package etcd-server"
 )
 
 on_one_loop = [pytest.mark.asyncio(loop_factories=["uvloop"]), pytest.mark.slow]

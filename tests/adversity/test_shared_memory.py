@@ -28,7 +28,7 @@ KEPT = 12  # results in use at once
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.asyncio,
-    pytest.mark.skipif(not IS_POSSIBLE, reason="this system has no memfd"),
+    pytest.mark.skipif(not IS_POSSIBLE, reason="needs memfd of the system"),
     pytest.mark.timeout(30 + TRANSFERS // 10),
 ]
 

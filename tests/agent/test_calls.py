@@ -427,7 +427,7 @@ async def test_expose() -> None:
 
 async def test_large_and_small_interleave() -> None:
     """A small call passes a large one, and both arrive whole."""
-    np = pytest.importorskip("numpy")
+    np = pytest.importorskip("numpy", reason="needs numpy, of the extra test")
     array = np.arange(4 << 20, dtype="u1").reshape(4, -1)
     async with cluster(2) as (a, _):
         large = a.rpc_async("worker1", targets.echo, args=(array,))

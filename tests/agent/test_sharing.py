@@ -26,7 +26,7 @@ from tests.agent.processes import dynamic_group
 
 pytestmark = [
     pytest.mark.asyncio,
-    pytest.mark.skipif(not IS_POSSIBLE, reason="this system has no memfd"),
+    pytest.mark.skipif(not IS_POSSIBLE, reason="needs memfd of the system"),
 ]
 
 MIB = 1 << 20
@@ -122,7 +122,7 @@ async def test_what_is_sent_is_a_copy() -> None:
 
 async def test_torch_tensors() -> None:
     """Tensors go the same way; what requires grad still does."""
-    torch = pytest.importorskip("torch")
+    torch = pytest.importorskip("torch", reason="needs torch: pip install torch==2.13.0")
     async with sharing_pair() as (a, b):
         before = sent(a, "worker1") + sent(b, "worker0")
         tensor = torch.arange(MIB, dtype=torch.float32, requires_grad=True)

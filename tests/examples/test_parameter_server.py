@@ -9,7 +9,7 @@ import pytest
 
 from tests.examples.launched import numbers_of, run_example
 
-np = pytest.importorskip("numpy")
+np = pytest.importorskip("numpy", reason="needs numpy, of the extra test")
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(90)]
 

@@ -84,13 +84,13 @@ class Network:
         try:
             _ip("netns", "add", self._namespace(_SWITCH))
         except subprocess.CalledProcessError as error:
-            pytest.skip(f"network namespaces cannot be made here: {error.stderr}")
+            pytest.skip(f"needs network namespaces: {error.stderr}")
         try:
             self._in(_SWITCH, "link", "add", _SWITCH, "type", "bridge")
             self._in(_SWITCH, "link", "set", _SWITCH, "up")
         except subprocess.CalledProcessError as error:
             _ip("netns", "del", self._namespace(_SWITCH))
-            pytest.skip(f"bridges cannot be made here: {error.stderr}")
+            pytest.skip(f"needs network bridges: {error.stderr}")
         return self
 
     def __exit__(

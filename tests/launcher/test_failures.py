@@ -165,7 +165,7 @@ def test_a_disk_for_logs_that_is_full(
     mount = f"mount -t tmpfs -o size=8k tmpfs {tmp_path / 'logs'}"
     (tmp_path / "logs").mkdir()
     if subprocess.run([*own, mount], check=False, capture_output=True).returncode:
-        pytest.skip("file systems cannot be mounted here")
+        pytest.skip("needs to mount file systems, which is not allowed here")
     launch = shlex.join(
         [sys.executable, "-m", "launcher", "-r", redirects, "--log-dir", "logs", path]
     )

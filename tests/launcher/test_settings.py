@@ -139,7 +139,7 @@ def test_a_tree_that_is_not_installed_has_no_version(
 
 def test_completion_knows_the_options(capsys: pytest.CaptureFixture[str]) -> None:
     """Of each option its spelling with dashes, at least."""
-    pytest.importorskip("shtab")
+    pytest.importorskip("shtab", reason="needs shtab, of the extra test")
     with pytest.raises(SystemExit):
         main(["--print-completion", "bash"])
     shown = capsys.readouterr().out

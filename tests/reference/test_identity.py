@@ -109,8 +109,10 @@ async def test_world_size_one(mode: str) -> None:
 @pytest.mark.parametrize("rpc_first", [True, False])
 async def test_init_pg_then_rpc(rpc_first: bool, tmp_path: Path) -> None:
     """Another distributed runtime in the process does no harm, whichever is first."""
-    pytest.importorskip("torch")
-    distributed: Any = pytest.importorskip("torch.distributed")
+    pytest.importorskip("torch", reason="needs torch: pip install torch==2.13.0")
+    distributed: Any = pytest.importorskip(
+        "torch.distributed", reason="needs torch: pip install torch==2.13.0"
+    )
 
     def start_other() -> None:
         distributed.init_process_group(

@@ -16,7 +16,7 @@ import pytest
 
 from asyncrpc.transport import IS_POSSIBLE, Arena, Pool, Window
 
-pytestmark = pytest.mark.skipif(not IS_POSSIBLE, reason="this system has no memfd")
+pytestmark = pytest.mark.skipif(not IS_POSSIBLE, reason="needs memfd of the system")
 
 PAGE = mmap.PAGESIZE
 SIZE = 8 << 20

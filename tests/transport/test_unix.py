@@ -92,7 +92,9 @@ async def test_busy_file_is_not_stolen(address: Address, path: Path) -> None:
         assert path.exists()
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may connect anywhere")
+@pytest.mark.skipif(
+    os.geteuid() == 0, reason="needs a user who is not root, who may connect anywhere"
+)
 async def test_forbidden_file_is_not_stolen(address: Address, path: Path) -> None:
     """Nor is one that this user may not ask."""
     with listen_on(path):

@@ -249,7 +249,7 @@ def test_importing_the_codec_imports_no_array_library() -> None:
 @pytest.mark.slow
 def test_tensors_come_back() -> None:
     """dtype, shape, requires_grad and class; not copied on the way out, a view on the way in."""
-    torch = pytest.importorskip("torch")
+    torch = pytest.importorskip("torch", reason="needs torch: pip install torch==2.13.0")
     tensors = [
         torch.arange(6.0).reshape(2, 3),
         torch.arange(6.0).reshape(2, 3).T,
