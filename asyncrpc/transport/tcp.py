@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import socket
 import stat
@@ -154,8 +155,7 @@ class _SocketListener:
                 return
             self._server = await self._start_tcp(context, listening)
         except (OSError, UnicodeError) as error:
-            code = error.errno if isinstance(error, OSError) else None
-            raise OSError(code, f"cannot listen on {address}: {_reason(error)}") from error
+            raise _listen_error(address, error) from error
         port = self._server.sockets[0].getsockname()[1]
         self.address = Address(address.scheme, address.host, port)
 
@@ -288,6 +288,14 @@ def _is_untrusted(address: Address, error: Exception) -> bool:
     import ssl  # noqa: PLC0415 -- it has been loaded
 
     return isinstance(error, ssl.SSLCertVerificationError)
+
+
+def _listen_error(address: Address, error: OSError | UnicodeError) -> OSError:
+    code = error.errno if isinstance(error, OSError) else None
+    if type(error) is OSError and code is None:
+        # asyncio of Python 3.13 passes over addresses that are not this host's, until none is left.
+        error = OSError(code := errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL))
+    return OSError(code, f"cannot listen on {address}: {_reason(error)}")
 
 
 def _reason(error: Exception) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
 
 import pytest
@@ -119,8 +120,9 @@ async def test_host_that_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_address_of_another_machine() -> None:
     """An address that is not ours cannot be bound, and the error names it."""
     address = Address.parse("tcp://192.0.2.1:0")
-    with pytest.raises(OSError, match=r"cannot listen on tcp://192\.0\.2\.1:0: cannot assign"):
+    with pytest.raises(OSError, match=r"listen on tcp://192\.0\.2\.1:0: cannot assign") as caught:
         await SocketNetwork().listen(address, lambda _: Recorder(), max_connections=1)
+    assert caught.value.errno == errno.EADDRNOTAVAIL
 
 
 async def test_taken_over_socket() -> None:
