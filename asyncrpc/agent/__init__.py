@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from asyncrpc.agent.agent import Agent, ControlHandler
 from asyncrpc.agent.alternatives import call_any, call_hedged
-from asyncrpc.agent.blocking import Blocked, run_there
+from asyncrpc.agent.blocking import Blocked, Crossing, crossing, run_there
 from asyncrpc.agent.calling import NOT_INITIALIZED
 from asyncrpc.agent.collectives import Collectives
 from asyncrpc.agent.connection import Connection
@@ -33,6 +33,7 @@ __all__ = (
     "Connection",
     "ContextScope",
     "ControlHandler",
+    "Crossing",
     "Deadlines",
     "Drain",
     "HeldCall",
@@ -54,6 +55,7 @@ __all__ = (
     "call_any",
     "call_hedged",
     "code_of",
+    "crossing",
     "current_traceparent",
     "is_inside_interceptor",
     "run_there",

@@ -1,7 +1,7 @@
 """`Blocked`: a thread that waits for a call on the loop; what `rpc_sync` is made of.
 
 The one place where a thread other than the loop's touches a call, and it does so by
-``call_soon_threadsafe`` only.
+``call_soon_threadsafe`` only, or by what stands in for it in a test: see `Crossing`.
 """
 
 from __future__ import annotations
@@ -11,14 +11,54 @@ import concurrent.futures
 import contextlib
 import contextvars
 from collections.abc import Callable
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any, Final, Protocol, TypeVar
 
 from asyncrpc.agent.pending import RpcFuture
 from asyncrpc.errors import NotInitializedError, RpcError, StatusCode
 
-__all__ = ("Blocked", "run_there")
+__all__ = ("Blocked", "Crossing", "crossing", "run_there")
 
 T = TypeVar("T")
+
+
+class Crossing(Protocol):
+    """The way from a thread to the loop and back."""
+
+    def enter(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        callback: Callable[[], object],
+        context: contextvars.Context,
+    ) -> None:
+        """Have ``callback`` run on the loop; called in the thread, which waits for it then."""
+        ...
+
+    def leave(self) -> None:
+        """Learn that the thread is about to go on; called on the loop."""
+        ...
+
+
+class _Open:
+    """A way that nothing stands in."""
+
+    def enter(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        callback: Callable[[], object],
+        context: contextvars.Context,
+    ) -> None:
+        loop.call_soon_threadsafe(callback, context=context)
+
+    def leave(self) -> None:
+        pass
+
+
+_OPEN: Final = _Open()
+crossing: contextvars.ContextVar[Crossing] = contextvars.ContextVar(
+    "asyncrpc.crossing", default=_OPEN
+)
+"""The way that a plain function's thread takes; tests put an order into it."""
 
 
 def run_there(loop: asyncio.AbstractEventLoop, function: Callable[[], T]) -> T:
@@ -29,15 +69,20 @@ def run_there(loop: asyncio.AbstractEventLoop, function: Callable[[], T]) -> T:
         BaseException: what the function raised.
     """
     done: concurrent.futures.Future[T] = concurrent.futures.Future()
+    way = crossing.get()
 
     def run() -> None:
         try:
-            done.set_result(function())
+            result = function()
         except BaseException as error:  # noqa: BLE001 -- raised in the waiting thread
+            way.leave()
             done.set_exception(error)
+        else:
+            way.leave()
+            done.set_result(result)
 
     try:
-        loop.call_soon_threadsafe(run, context=contextvars.copy_context())
+        way.enter(loop, run, contextvars.copy_context())
     except RuntimeError as error:
         raise NotInitializedError("the loop that ran init_rpc is closed") from error
     return done.result()
@@ -56,6 +101,7 @@ class Blocked:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
+        self._way = crossing.get()
         self._done: concurrent.futures.Future[Any] = concurrent.futures.Future()
         self._call: RpcFuture[Any] | None = None
 
@@ -70,7 +116,7 @@ class Blocked:
         context = contextvars.copy_context()
         try:
             try:
-                self._loop.call_soon_threadsafe(self._start, start, context=context)
+                self._way.enter(self._loop, partial(self._start, start), context)
             except RuntimeError as error:
                 raise NotInitializedError(_LOOP_IS_CLOSED) from error
             return self._outcome()
@@ -97,11 +143,13 @@ class Blocked:
         try:
             self._call = start()
         except BaseException as error:  # noqa: BLE001 -- raised in the waiting thread
+            self._way.leave()
             self._done.set_exception(error)
         else:
             self._call.add_done_callback(self._finish)
 
     def _finish(self, call: asyncio.Future[Any]) -> None:
+        self._way.leave()
         if call.cancelled():
             self._done.set_exception(
                 RpcError(

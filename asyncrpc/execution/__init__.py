@@ -18,7 +18,7 @@ from asyncrpc.execution.naming import SCRIPT, FunctionRef, describe
 from asyncrpc.execution.outcome import decode_failure, encode_failure
 from asyncrpc.execution.profiling import Profiler
 from asyncrpc.execution.streams import Outlet
-from asyncrpc.execution.threads import ThreadPool
+from asyncrpc.execution.threads import OnDone, ThreadPool
 
 __all__ = (
     "SCRIPT",
@@ -26,6 +26,7 @@ __all__ = (
     "FunctionRef",
     "FunctionTable",
     "Memory",
+    "OnDone",
     "Outlet",
     "Profiler",
     "Replier",

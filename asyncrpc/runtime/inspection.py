@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from asyncrpc.agent import Agent, Monitor
+from asyncrpc.execution import ThreadPool
 from asyncrpc.identity import WorkerInfo
 from asyncrpc.options import RpcOptions, check_timeout
 from asyncrpc.rref import RRefContext, RRefRow
@@ -54,6 +55,11 @@ class Inspection:
     def is_computing(self) -> bool:
         """Whether a plain function runs in its threads that does not itself wait for a call."""
         return self._agent.is_computing
+
+    @property
+    def threads(self) -> ThreadPool:
+        """The threads in which it runs plain functions."""
+        return self._agent.executor.threads
 
     def get_worker_info(self, name: str | int | WorkerInfo | None = None) -> WorkerInfo:
         """Return who a worker is; see `asyncrpc.get_worker_info`."""

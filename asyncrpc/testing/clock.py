@@ -13,19 +13,14 @@ import heapq
 import itertools
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
 
 from asyncrpc.observe import Timer
 from asyncrpc.testing.arguments import is_finite
+from asyncrpc.testing.lockstep import Lockstep
+from asyncrpc.testing.rest import is_idle, turns_to_rest
 
 __all__ = ("VirtualClock",)
 
-# How many turns in a row the loop must look idle. Where its ready queue can be seen, one turn more
-# lets it poll its sockets; where it cannot (uvloop), chains of callbacks without a task show
-# only by what they end in, so they get room to run.
-_IDLE_TURNS_SEEN = 2
-_IDLE_TURNS_UNSEEN = 16
-_UNKNOWN: Any = object()  # a task of another kind does not show what it waits for
 _MAX_TURNS = 100_000  # a loop that is still busy then polls, or two tasks wake each other for ever
 _PATIENCE = 2.0  # seconds of real time for work in threads: more, and it waits for time to move
 _ROUNDING = 1e-9  # seconds: ten steps of 0.1 reach a timer at 1.0, though their sum is less
@@ -62,6 +57,8 @@ class VirtualClock:
         self._ages = itertools.count()
         self._is_advancing = False
         self._holds: list[_Hold] = []
+        self.lockstep = Lockstep()
+        """Orders what plain functions return in the groups of this clock; see `cluster`."""
 
     def now(self) -> float:
         """Return the virtual time in seconds."""
@@ -161,14 +158,14 @@ class VirtualClock:
     async def _come_to_rest(self, loop: asyncio.AbstractEventLoop) -> None:
         """Let the loop turn until nothing in it is ready to run, and no work elsewhere holds."""
         idle_turns = 0
-        enough = _IDLE_TURNS_SEEN if hasattr(loop, "_ready") else _IDLE_TURNS_UNSEEN
+        enough = turns_to_rest(loop)
         for _ in range(_MAX_TURNS):
             await asyncio.sleep(0)
             if any(hold.is_on() for hold in self._holds):
                 idle_turns = 0  # what it ends with has to be seen to as well
                 await asyncio.sleep(_POLL)
                 continue
-            idle_turns = idle_turns + 1 if _is_idle(loop) else 0
+            idle_turns = idle_turns + 1 if is_idle(loop) else 0
             if idle_turns >= enough:
                 return
         raise RuntimeError(f"the loop did not come to rest in {_MAX_TURNS} turns")
@@ -220,17 +217,3 @@ class _VirtualTimer:
 def _wake(future: asyncio.Future[None]) -> None:
     if not future.done():
         future.set_result(None)
-
-
-def _is_idle(loop: asyncio.AbstractEventLoop) -> bool:
-    ready = getattr(loop, "_ready", None)
-    if ready is not None:
-        return not ready
-    current = asyncio.current_task(loop)
-    return not any(_is_runnable(task) for task in asyncio.all_tasks(loop) if task is not current)
-
-
-def _is_runnable(task: asyncio.Task[object]) -> bool:
-    """Whether a task waits only for its turn."""
-    awaited = getattr(task, "_fut_waiter", _UNKNOWN)
-    return awaited is None or (awaited is not _UNKNOWN and awaited.done())

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import dataclasses
 import secrets
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Any, TypeVar
 
 from asyncrpc.faults import FaultPlan
@@ -43,7 +43,8 @@ async def cluster(
     unset in the body. They end gracefully after it, or at once if it raised. Under a `VirtualClock`
     time moves on by itself in that end where something waits for it, and `VirtualClock.advance`
     waits for plain functions, which the workers run in threads. All happens in the same order then
-    each time, but for the ends of plain functions that run at once: their threads decide that.
+    each time: what plain functions return is taken in the order in which they began, once none of
+    them computes any more. One that takes longer than half a second of real time is not waited for.
 
     Args:
         n: number of workers, at least 1.
@@ -73,7 +74,7 @@ async def cluster(
     meeting = MemoryStore(clock=clock) if store is None else store
     network = MemoryNetwork() if network is None else network
     agents = await _start(settings, meeting, network, clock)
-    with _held_by(agents, clock):
+    async with _held_by(agents, clock):
         try:
             yield agents
         except BaseException:
@@ -143,14 +144,16 @@ async def _start(
         raise
 
 
-@contextlib.contextmanager
-def _held_by(agents: Sequence[RpcAgent], clock: Clock | None) -> Iterator[None]:
-    """Let virtual time wait for functions in the agents' threads, which the loop does not see."""
+@contextlib.asynccontextmanager
+async def _held_by(agents: Sequence[RpcAgent], clock: Clock | None) -> AsyncIterator[None]:
+    """Let virtual time wait for functions in the agents' threads, and take them in order."""
     if not isinstance(clock, VirtualClock):
         yield
         return
+    pools = [agent.threads for agent in agents]
     with clock.hold_while(lambda: any(agent.is_computing for agent in agents)):
-        yield
+        async with clock.lockstep.ordering(pools):
+            yield
 
 
 async def _end(agents: Sequence[RpcAgent], clock: Clock | None, *, graceful: bool) -> None:

@@ -324,8 +324,7 @@ async def test_waiting_for_held_work_is_no_busy_loop(monkeypatch: pytest.MonkeyP
 async def test_held_for_some_time_only(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is still busy then is let be until it has ended once."""
     monkeypatch.setattr(clock_module, "_PATIENCE", 0.02)
-    monkeypatch.setattr(clock_module, "_IDLE_TURNS_SEEN", 1)
-    monkeypatch.setattr(clock_module, "_IDLE_TURNS_UNSEEN", 1)
+    monkeypatch.setattr(clock_module, "turns_to_rest", lambda _: 1)
     clock = VirtualClock()
     is_busy = True
     looks = 0
