@@ -55,6 +55,7 @@ __all__ = ("Agent", "ControlHandler")
 
 _log = logging.getLogger("asyncrpc.agent")
 _MOST = 2**32 - 1  # places in flight that the hello can tell
+_MOST_BYTES = 2**64 - 1  # and of a message
 # Seconds for what is being closed: last bytes of a link, clean-up of functions. Real ones whatever
 # the clock is: a bound on the system and on user code, with nobody left to move another clock on.
 _CLOSING = 1.0
@@ -295,6 +296,7 @@ class Agent:
             flags=flags,
             features=features_of(self.options.shared_memory_threshold),
             max_inflight=min(self.options.limits.max_inflight, _MOST),
+            max_message_size=min(self.options.limits.max_message_size, _MOST_BYTES),
         )
         return Handshake(key=self._key, hello=hello, is_client=is_client, authorize=authorize)
 

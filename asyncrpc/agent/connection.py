@@ -81,6 +81,7 @@ class Connection:
         "hello",
         "hook",
         "is_heard",
+        "max_message_size",
         "peer",
         "received",
         "serve",
@@ -98,6 +99,9 @@ class Connection:
         self.stream = stream
         self.hello = hello
         self.hook: FaultHook | None = agent.fault_hook
+        limit = agent.options.limits.max_message_size
+        self.max_message_size = min(limit, (hello and hello.max_message_size) or limit)
+        """Bytes of the largest message that both sides take; the handshake tells the other's."""
         self.is_heard = True
         """Whether bytes came since the last look of the failure detector."""
         self.received = 0

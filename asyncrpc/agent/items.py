@@ -35,7 +35,7 @@ class Items:
         self._connection = connection
         self._encode = agent.codec.encode
         self._ident = ident
-        self._limit = agent.options.limits.max_message_size
+        self._limit = connection.max_message_size
         self._plain = min(CHUNK_SIZE, self._limit + 1)
 
     def send_item(self, number: int, item: object) -> None:

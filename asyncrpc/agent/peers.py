@@ -19,6 +19,7 @@ import logging
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
+from asyncrpc.agent.bounds import refuse_too_large
 from asyncrpc.agent.dialing import Dialer, Opener
 from asyncrpc.agent.keeping import KeptServer
 from asyncrpc.agent.pending import RpcFuture
@@ -317,6 +318,8 @@ class Peer:
         self.limit = self._agent.options.limits.max_inflight
         if connection.hello is not None and connection.hello.max_inflight:
             self.limit = min(self.limit, connection.hello.max_inflight)
+        if connection.max_message_size < self._agent.options.limits.max_message_size:
+            refuse_too_large(self._agent, self)
         self.admit()
         if self.queue:
             self._admit_uncounted()
@@ -413,6 +416,15 @@ class Peer:
     def refuse(self, future: RpcFuture[Any]) -> None:
         """Fail a call that was to go to a worker that has gone meanwhile."""
         self._fail(future, self.gone_error(Delivery.NOT_SENT, future.function))
+
+    def drop(self, request: Request, future: RpcFuture[Any] | None, error: RpcError) -> None:
+        """Fail a message that was not sent and will not be."""
+        if future is not None:
+            self._fail(future, error)
+            return
+        _log.error("a one-way call to %s was not sent: %s", self, error)
+        self._agent.references.taken(request.call_id, self)
+        self._agent.references.take_back(request.enclosed, self)
 
     def drop_waiting(self, reason: str) -> None:
         """Forget what waits; nobody hears of one-way calls otherwise, so say it."""

@@ -168,7 +168,7 @@ class Replies:
         return Request(call.reply, call.ident, body, buffers, flags=ERROR)
 
     def _send_large(self, reply: Request) -> None:
-        limit = self._agent.options.limits.max_message_size
+        limit = self._connection.max_message_size
         if reply.enclosed:
             self.passing(reply.call_id, reply.enclosed)
         if reply.size > limit:

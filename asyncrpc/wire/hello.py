@@ -14,7 +14,7 @@ __all__ = ("Hello", "Purpose")
 
 MAX_NAME_BYTES = 255  # its length travels in one byte
 
-_FIXED = struct.Struct("!B32s16s16sQiIIB")  # as in Hello, last the length of the name behind it
+_FIXED = struct.Struct("!B32s16s16sQiIIQB")  # as in Hello, last the length of the name behind it
 
 
 class Purpose(enum.IntEnum):
@@ -40,6 +40,7 @@ class Hello:
         worker_id: id of the worker; -1 where it has none.
         flags: bit set for the purpose's own use, 0 to 2**32 - 1.
         max_inflight: calls it serves at once over this connection, 0 to 2**32 - 1; 0: not said.
+        max_message_size: bytes of the largest message that it takes, 0 to 2**64 - 1; 0: not said.
 
     Raises:
         ValueError: a field breaks its rule.
@@ -54,6 +55,7 @@ class Hello:
     worker_id: int = -1
     flags: int = 0
     max_inflight: int = 0
+    max_message_size: int = 0
 
     def __post_init__(self) -> None:
         for field, size in (("run_id", 32), ("incarnation", 16), ("host", 16)):
@@ -66,6 +68,7 @@ class Hello:
             ("worker_id", -1, 2**31),
             ("flags", 0, 2**32),
             ("max_inflight", 0, 2**32),
+            ("max_message_size", 0, 2**64),
         ):
             if not low <= getattr(self, field) < high:
                 raise ValueError(
@@ -78,7 +81,7 @@ class Hello:
             )
 
     def encode(self) -> bytes:
-        """Return the form in which it travels, at most 341 bytes."""
+        """Return the form in which it travels, at most 349 bytes."""
         name = self.name.encode("ascii")
         return (
             _FIXED.pack(
@@ -90,6 +93,7 @@ class Hello:
                 self.worker_id,
                 self.flags,
                 self.max_inflight,
+                self.max_message_size,
                 len(name),
             )
             + name
@@ -104,7 +108,7 @@ class Hello:
         """
         if len(data) < _FIXED.size or len(data) != _FIXED.size + data[_FIXED.size - 1]:
             raise ValueError(f"hello of {len(data)} bytes does not have the length it states")
-        purpose, run_id, incarnation, host, features, worker_id, flags, max_inflight, _ = (
+        purpose, run_id, incarnation, host, features, worker_id, flags, inflight, size, _ = (
             _FIXED.unpack_from(data)
         )
         return cls(
@@ -116,5 +120,6 @@ class Hello:
             name=data[_FIXED.size :].decode("ascii"),
             worker_id=worker_id,
             flags=flags,
-            max_inflight=max_inflight,
+            max_inflight=inflight,
+            max_message_size=size,
         )
