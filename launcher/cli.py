@@ -179,7 +179,7 @@ async def _supervise(launch: Launch, guardian: Guardian) -> int:
     if not failures:
         return 0
     _, root = ChildFailedError(launch.target.name, failures).get_first_failure()
-    return _status(root.exitcode)
+    return _status(root.status)
 
 
 def _entrypoint(target: Target) -> tuple[Callable[..., object] | str, tuple[str, ...]]:

@@ -1,6 +1,6 @@
 """Every exception of the launcher, and the record of one failed worker.
 
-Imported by every other module; imports nothing of the package.
+Imported by every other module; imports nothing of the package but `lostpeer`, when a worker failed.
 
 Tree::
 
@@ -20,7 +20,6 @@ Tree::
 from __future__ import annotations
 
 import os
-import re
 import signal
 import time
 from collections.abc import Mapping
@@ -46,14 +45,7 @@ NOT_AVAILABLE = "<N/A>"  # torchrun's word for "no error file" and "no signal"
 NO_MESSAGE = "<NONE>"
 TRACEBACK_HINT = "To enable traceback see: https://pytorch.org/docs/stable/elastic/errors.html"
 _MAX_BORDER = 60  # torchrun's: wider ones wrap in job consoles
-_TRACEBACK = "Traceback (most recent call last):"
 _UNCAUGHT = 1  # Python's exit status after an exception
-# What `asyncrpc` raises at those who need a worker that is gone, below the frames that led there.
-_LOST_PEER = re.compile(
-    r"(?:\A|^[ \t].*\n)(?:(?:asyncrpc\.errors\.)?RemoteError: )?"
-    r"(?:asyncrpc\.errors\.)?(?:PeerLostError|OwnerLostError)(?::|$)",
-    re.MULTILINE,
-)
 
 
 class LauncherError(Exception):
@@ -165,6 +157,8 @@ class ProcessFailure:
             is a consequence and never the cause.
         stderr_tail: the last lines it wrote to stderr, without line ends, oldest first.
         overran: which block of its code took too long, if the launcher killed it for that.
+        asked_at: when the launcher signalled it, if `stopped_by_us`, seconds of ``time.monotonic``.
+            One that had recorded its error before was failing by itself, and took its time to end.
     """
 
     local_rank: int
@@ -175,6 +169,9 @@ class ProcessFailure:
     stopped_by_us: bool = field(default=False, kw_only=True)
     stderr_tail: tuple[str, ...] = field(default=(), kw_only=True, repr=False)
     overran: str = field(default="", kw_only=True)
+    asked_at: float | None = field(default=None, kw_only=True, repr=False)
+    was_leaving: bool = field(init=False, default=False, repr=False)
+    """Whether it was stopped while it was failing by itself; it counts as not stopped then."""
     error_file_data: dict[str, object] = field(init=False, repr=False)
     """The parsed error file; ``{"message": "<NONE>"}`` without one."""
     message: str = field(init=False)
@@ -192,6 +189,9 @@ class ProcessFailure:
         self.timestamp = exit_wall if recorded_at is None else recorded_at
         # A worker records its error before it ends; the clamp undoes clocks that were stepped.
         self.moment = min(exited_at, exited_at - (exit_wall - self.timestamp))
+        if recorded_at is not None and self.stopped_by_us and self.asked_at is not None:
+            self.was_leaving = self.moment < self.asked_at
+            self.stopped_by_us = not self.was_leaving
         if not self.message:
             self.message = self._explain_exit()
 
@@ -210,6 +210,8 @@ class ProcessFailure:
             return f"was killed because {self.overran}"
         if self.exitcode >= 0:
             return f"exited with status {self.exitcode}"
+        if self.was_leaving:
+            return "had failed, and was stopped when that took long"
         name = self.signal_name()
         return f"was ended by {f'signal {-self.exitcode}' if name == NOT_AVAILABLE else name}"
 
@@ -217,14 +219,21 @@ class ProcessFailure:
         """Return whether it ended with an exception that the end of another worker causes.
 
         Told by the type of the exception in the error file, else in the last traceback on stderr:
-        asyncrpc's ``PeerLostError`` or ``OwnerLostError``, or a ``RemoteError`` about one.
+        asyncrpc's ``PeerLostError`` or ``OwnerLostError``, a ``RemoteError`` about one, or a group
+        of nothing else.
         """
-        if self.exitcode != _UNCAUGHT or self.overran:
+        if self.overran or (self.exitcode != _UNCAUGHT and not self.was_leaving):
             return False
+        from launcher.lostpeer import tells_of_lost_peer  # noqa: PLC0415 -- most runs do not fail
+
         recorded = self.traceback() or self.message
         has_file = self.error_file != NOT_AVAILABLE
-        text = recorded if has_file else "\n".join(self.stderr_tail)
-        return _LOST_PEER.search(text.rpartition(_TRACEBACK)[2]) is not None
+        return tells_of_lost_peer(recorded if has_file else "\n".join(self.stderr_tail))
+
+    @property
+    def status(self) -> int:
+        """The exit status that counts: of one that was failing, what its exception stands for."""
+        return _UNCAUGHT if self.was_leaving else self.exitcode
 
     def timestamp_isoformat(self) -> str:
         """Return the timestamp as local time, ISO 8601, to the second."""

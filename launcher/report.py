@@ -99,7 +99,7 @@ def _describe(
     yield _field("error_file", failure.error_file)
     if failure.overran:
         yield _field("timer", f"{failure.overran} (launcher.timer.expires), so it was killed")
-    elif failure.exitcode < 0:
+    elif failure.exitcode < 0 and not failure.was_leaving:
         yield _field("signal", _meaning(failure.exitcode))
     if trace := failure.traceback():
         yield from _recorded("traceback", trace)

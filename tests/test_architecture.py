@@ -36,6 +36,7 @@ ROWS: dict[str, Sequence[str]] = {
         "__init__",
     ),
     "launcher": (
+        "lostpeer",
         "errors",
         "signals target limits affinity logs init hosts rules pmi",
         "config",

@@ -223,7 +223,7 @@ class Processes:
         if self._ended is None or not self._ended.is_failed():
             return "", 0
         rank, failure = self._first_failure(self._ended)
-        return f"rank {rank} (pid {failure.pid}) {failure.ending()}", failure.exitcode
+        return f"rank {rank} (pid {failure.pid}) {failure.ending()}", failure.status
 
     def is_consequence(self) -> bool:
         """Return whether the round failed here because of a worker that is not ours."""

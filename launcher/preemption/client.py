@@ -38,7 +38,8 @@ def on_preempt(hook: HookT) -> HookT:
     the workers by SIGTERM. A coroutine function runs on the event loop that is running now, a plain
     function in a thread, while the worker goes on. Hooks are called one after the other, in the
     order they were given; one that is given after the notice is called at once. What a hook raises
-    is shown on stderr, and the others are called all the same.
+    is shown on stderr, after its name and the worker's rank, and the others are called all the
+    same.
 
     Without a launcher, or under one that was told of no signal that means it, no hook is called;
     nor in processes that multiprocessing starts for a worker, which may import its main module.
@@ -119,9 +120,19 @@ class _Notice:
             if hasattr(result, "__await__"):
                 _finish(result, loop, left)
         except BaseException:  # noqa: BLE001 -- the end of the thread: nobody is above us
-            import traceback  # noqa: PLC0415 -- only then
+            _tell_failure(hook)
 
-            traceback.print_exc()
+
+def _tell_failure(hook: Hook) -> None:
+    """Show what a hook has raised, and whose it is: all workers of a node may share one stderr."""
+    import traceback  # noqa: PLC0415 -- only then
+
+    rank = os.environ.get("RANK", "?")
+    name = getattr(hook, "__qualname__", repr(hook))
+    if sys.stderr is not None:  # closed
+        sys.stderr.write(
+            f"launcher.preemption: rank {rank}: hook {name} failed:\n{traceback.format_exc()}"
+        )
 
 
 def _finish(result: Awaitable[object], loop: AbstractEventLoop | None, left: float) -> None:

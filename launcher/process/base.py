@@ -44,6 +44,7 @@ SHUTDOWN_TIMEOUT = 30.0  # torchrun's
 _STRAY_GRACE = 1.0
 # A worker that others have lost, and failed over, gets this long to end by itself.
 _CAUSE_GRACE = 1.0
+_LEAVING_GRACE = 5.0  # more, if it has told why it fails: its threads may take their time
 
 _log = logging.getLogger("launcher.process")
 
@@ -363,10 +364,17 @@ class ProcessContext(ABC):
         return result
 
     async def _wait_for_cause(self) -> None:
-        """Wait a moment while all that failed did so because of another that still runs."""
+        """Wait a moment while all that failed did so because of another that still runs.
+
+        And longer for one that is known to be on its way.
+        """
+        await self._wait_while(lambda: self._endings.is_cause_missing, _CAUSE_GRACE)
+        await self._wait_while(lambda: self._endings.is_cause_leaving, _LEAVING_GRACE)
+
+    async def _wait_while(self, condition: Callable[[], bool], timeout: float) -> None:
         with suppress(TimeoutError):
-            async with asyncio.timeout(_CAUSE_GRACE):
-                while not self._is_closing and self._endings.is_cause_missing:
+            async with asyncio.timeout(timeout):
+                while not self._is_closing and condition():
                     self._settled.clear()
                     await self._settled.wait()
 

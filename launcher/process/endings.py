@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from launcher.errors import ProcessFailure
+from launcher.errors import NOT_AVAILABLE, ProcessFailure
 from launcher.process.guardian import Exit
 
 if TYPE_CHECKING:
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from launcher.process.termination import Termination
 
 __all__ = ("Endings",)
+
+
+_TRACEBACK = "Traceback (most recent call last):"
 
 
 class Endings:
@@ -53,6 +56,14 @@ class Endings:
         is_over = not any(process.is_running for process in self._processes.values())
         return not is_over and all(self.failure(rank).is_consequence() for rank in self._failed())
 
+    @property
+    def is_cause_leaving(self) -> bool:
+        """Whether one of those that still run has told why it fails, and not for another."""
+        return self.is_cause_missing and any(
+            process.is_running and self._is_leaving(rank)
+            for rank, process in self._processes.items()
+        )
+
     def failures(self) -> dict[int, ProcessFailure]:
         """Return the failures by local rank; a worker that still runs cannot be killed."""
         return {
@@ -76,11 +87,20 @@ class Endings:
             exited_at=end.at,
             stopped_by_us=rank in self._termination.signalled and end.was_signalled,
             stderr_tail=self._stderr_tail(rank),
+            asked_at=self._termination.asked_at,
         )
         if process.is_running:
             state = self._termination.stuck.get(rank) or "unknown"
             failure.message = f"PID {process.pid} survives SIGKILL, in state {state}"
         return failure
+
+    def _is_leaving(self, rank: int) -> bool:
+        """Return whether a worker has an error file, or a traceback on stderr, of its own."""
+        tail = self._stderr_tail(rank)
+        pid, path = self._processes[rank].pid, self._error_files[rank]
+        failure = ProcessFailure(rank, pid, 1, path, stderr_tail=tail)
+        has_told = failure.error_file != NOT_AVAILABLE or any(_TRACEBACK in line for line in tail)
+        return has_told and not failure.is_consequence()
 
     def _failed(self) -> Iterator[int]:
         for rank, process in self._processes.items():

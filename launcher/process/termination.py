@@ -43,7 +43,8 @@ class Termination:
         self._guardian = guardian
         self._processes = processes
         self._loop = asyncio.get_running_loop()
-        self._asked_at = math.inf  # when the first signal was asked for
+        self.asked_at = math.inf
+        """When the first signal was asked for, seconds of the loop's clock; infinite before."""
         self._asked_for = signal.SIGTERM  # that signal
         self._has_grace = False  # whether anything else than SIGKILL at once was asked for
         self._deadline = math.inf
@@ -66,8 +67,8 @@ class Termination:
         is_new = not self.signalled or signum != self.signum
         now = self._loop.time()
         self.signum = signum
-        if self._asked_at == math.inf:
-            self._asked_at, self._asked_for = now, signum
+        if self.asked_at == math.inf:
+            self.asked_at, self._asked_for = now, signum
         self._has_grace |= signum != signal.SIGKILL and timeout > 0
         self._deadline = min(self._deadline, now + timeout)
         if is_new:
@@ -98,7 +99,7 @@ class Termination:
         self._note_stuck()
         killed = [local_rank for local_rank in running if local_rank not in self.stuck]
         if killed and self._has_grace:
-            waited, name = killed_at - self._asked_at, self._asked_for.name
+            waited, name = killed_at - self.asked_at, self._asked_for.name
             _log.warning(
                 "killed with SIGKILL %.1f s after %s: %s", waited, name, self._names(killed)
             )

@@ -8,6 +8,7 @@ import pickle
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -215,6 +216,23 @@ def test_first_failure_is_no_consequence_if_there_is_another() -> None:
 
     assert ChildFailedError("job", {0: lost, 1: own, 2: stopped}).get_first_failure() == (1, own)
     assert ChildFailedError("job", {0: lost, 2: stopped}).get_first_failure() == (0, lost)
+
+
+def test_a_worker_that_recorded_its_error_before_it_was_stopped_is_to_blame(tmp_path: Path) -> None:
+    """It took its time to end after the others had lost it; a signal explains nothing then."""
+    now, wall = time.monotonic(), time.time()
+    victim = ProcessFailure(0, 1, 1, "", exited_at=now, stderr_tail=(*FRAMES, LOST))
+    early = error_file(tmp_path / "early.json", wall - 2)
+    late = error_file(tmp_path / "late.json", wall - 0.5)
+    ended: Any = {"exited_at": now, "asked_at": now - 1, "stopped_by_us": True}
+    cause = ProcessFailure(1, 2, -15, early, **ended)
+    stopped = ProcessFailure(2, 3, -15, late, **ended)
+
+    assert ChildFailedError("job", {0: victim, 1: cause}).get_first_failure() == (1, cause)
+    assert ChildFailedError("job", {0: victim, 2: stopped}).get_first_failure() == (0, victim)
+    assert (cause.was_leaving, cause.stopped_by_us, cause.status) == (True, False, 1)
+    assert cause.ending() == "had failed, and was stopped when that took long"
+    assert (stopped.was_leaving, stopped.stopped_by_us, stopped.status) == (False, True, -15)
 
 
 def test_recorded_error_counts_from_when_it_was_recorded(tmp_path: Path) -> None:

@@ -126,6 +126,30 @@ async def test_hooks_are_called_in_order_and_late_ones_at_once(server: NoticeSer
 
 @pytest.mark.slow
 @pytest.mark.asyncio
+async def test_a_hook_that_fails_is_named_with_its_rank(server: NoticeServer) -> None:
+    """Workers of a node share the console; the hooks after it are called all the same."""
+    process = await worker(
+        server,
+        """
+        os.environ["RANK"] = "7"
+        sys.stderr = sys.stdout
+        def save(left):
+            raise OSError("disk full")
+        on_preempt(save)
+        on_preempt(lambda left: done.set())
+        done = threading.Event()
+        done.wait(20)
+        """,
+    )
+
+    assert await server.give(60) == 0
+    lines = await output(process)
+    assert lines[0] == "launcher.preemption: rank 7: hook save failed:"
+    assert (lines[1][:9], lines[-1]) == ("Traceback", "OSError: disk full")
+
+
+@pytest.mark.slow
+@pytest.mark.asyncio
 async def test_a_forked_process_hears_of_it_by_itself(server: NoticeServer) -> None:
     """Its parent's thread is not in it."""
     process = await worker(

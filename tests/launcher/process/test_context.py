@@ -81,6 +81,37 @@ async def test_a_worker_that_others_lost_gets_a_moment_to_end_by_itself(
     assert ChildFailedError("job", result.failures).get_first_failure()[0] == 1
 
 
+async def test_a_worker_that_told_why_it_fails_gets_longer(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its threads end before it does, and take their time; others get the moment alone."""
+    monkeypatch.setattr("launcher.process.base._CAUSE_GRACE", 0.05)
+    victim = f"while [ ! -e {tmp_path}/told ]; do sleep 0.01; done; {LOST_PEER}"
+    told = "echo 'Traceback (most recent call last):' >&2; echo 'ValueError: x' >&2"
+    late = f"{told}; sleep 0.2; touch {tmp_path}/told; sleep 0.5; exit 7"
+    result = await end_of(await start(victim, late, FOREVER))
+
+    codes = {rank: failure.exitcode for rank, failure in result.failures.items()}
+    assert codes == {0: 1, 1: 7, 2: -15}
+
+
+async def test_a_worker_that_recorded_why_it_fails_is_to_blame(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though it is stopped in the end, like those that are not."""
+    monkeypatch.setattr("launcher.process.base._CAUSE_GRACE", 0.05)
+    monkeypatch.setattr("launcher.process.base._LEAVING_GRACE", 0.05)
+    victim = f"while [ ! -e {tmp_path}/told ]; do sleep 0.01; done; {LOST_PEER}"
+    told = """echo '{"message": "ValueError: x"}' > $TORCHELASTIC_ERROR_FILE"""
+    late = f"{told}; touch {tmp_path}/told; {FOREVER}"
+    specs = DefaultLogsSpecs(tmp_path)
+    result = await end_of(await start(victim, late, FOREVER, logs_specs=specs))
+    rank, failure = ChildFailedError("job", result.failures).get_first_failure()
+
+    assert (rank, failure.message, failure.exitcode) == (1, "ValueError: x", -15)
+    assert [rank for rank, f in result.failures.items() if f.stopped_by_us] == [2]
+
+
 async def test_a_worker_that_lost_a_peer_is_blamed_if_nobody_else_fails(start: Start) -> None:
     """The others are stopped when the moment is over."""
     result = await end_of(await start(LOST_PEER, FOREVER))
