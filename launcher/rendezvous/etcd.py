@@ -17,6 +17,7 @@ from urllib.parse import quote
 from asyncrpc.discovery import route_to
 from asyncrpc.errors import AuthenticationError, StatusCode
 from asyncrpc.store import (
+    CREDENTIALS_VARIABLE,
     EtcdAddress,
     EtcdCredentials,
     EtcdStore,
@@ -157,6 +158,9 @@ def _credentials(given: Mapping[str, str]) -> EtcdCredentials:
     """Return what the settings say on top of the file that the environment names."""
     try:
         known = asdict(EtcdCredentials.of_environment(os.environ))
+    except ValueError as error:
+        raise ValueError(f"${CREDENTIALS_VARIABLE}: {error}") from None
+    try:
         credentials = EtcdCredentials(**known | {n: given[n] for n in _CREDENTIALS if n in given})
         credentials.make_context()  # a file that is missing is found out before anything starts
     except ValueError as error:

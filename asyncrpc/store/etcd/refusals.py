@@ -151,5 +151,6 @@ def _unconnected(error: Any) -> MemberError:
     inner: OSError = getattr(error, "certificate_error", None) or error.os_error
     is_hopeless = "[SSL" in str(inner)  # certificates do not mend by themselves
     why = os.strerror(inner.errno) if inner.errno and not is_hopeless else str(inner)
+    why = why or "disconnected when TLS was to begin"  # about which aiohttp says nothing
     text = f"{error.host}:{error.port}: {why}"
     return MemberError(text, may_have_run=False, is_hopeless=is_hopeless)

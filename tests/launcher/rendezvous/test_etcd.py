@@ -107,6 +107,16 @@ def test_credentials_come_from_settings_and_from_a_file(
     assert "'q'" not in repr(place_of(handler_of(password="q"))._credentials)
 
 
+def test_a_file_of_credentials_is_named_by_the_variable_that_says_where(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No option has named it."""
+    monkeypatch.setenv("ASYNCRPC_STORE_CREDENTIALS", str(tmp_path / "missing"))
+    expected = r"\$ASYNCRPC_STORE_CREDENTIALS: credentials .*missing: No such file"
+    with pytest.raises(ValueError, match=f"^{expected}"):
+        handler_of()
+
+
 def test_an_etcd_that_falls_silent_may_be_back() -> None:
     """One that shuts this node out is not worth waiting for."""
     place = place_of(handler_of("a:1,b:2"))

@@ -232,6 +232,13 @@ def secured(authority: trustme.CA, tmp_path: Path) -> Iterator[tuple[EtcdCluster
 
 
 @needs_etcd
+async def test_a_member_without_tls_is_not_asked_by_it(etcd: EtcdCluster) -> None:
+    """The error says what happened, and what to leave out."""
+    expected = r"failed with 127\.0\.0\.1:\d+: disconnected when TLS was to begin; if it does not"
+    with pytest.raises(StoreConnectionError, match=expected):
+        await EtcdStore.connect(etcd.url("p"), 1, EtcdCredentials(protocol="https"))
+
+
 async def test_certificates(secured: tuple[EtcdCluster, EtcdCredentials], tmp_path: Path) -> None:
     """Both sides show one; who has none, or trusts another authority, is told at once."""
     cluster, credentials = secured
