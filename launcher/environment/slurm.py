@@ -53,10 +53,7 @@ def _of_task(environ: Mapping[str, str], found: Environment, job: int, step: int
     """Return what the task of a step is told."""
     tasks = read_integer(environ, "SLURM_STEP_NUM_TASKS", 1)
     nodes = read_integer(environ, "SLURM_STEP_NUM_NODES", 1)
-    hosts = expand_hostlist(environ.get("SLURM_STEP_NODELIST", ""))
-    if len(hosts) != nodes:
-        listed = environ.get("SLURM_STEP_NODELIST", "")
-        raise ValueError(f"SLURM_STEP_NODELIST={listed:.100}: expected {nodes} hosts")
+    hosts = _hosts(environ.get("SLURM_STEP_NODELIST", ""), nodes)
     has_each_a_node = tasks == nodes
     name = "SLURM_NODEID" if has_each_a_node else "SLURM_PROCID"
     if (rank := read_integer(environ, name)) >= tasks:
@@ -73,6 +70,16 @@ def _of_task(environ: Mapping[str, str], found: Environment, job: int, step: int
         is_host=rank == 0 if has_each_a_node else None,
         warning=_several_tasks(environ),
     )
+
+
+def _hosts(listed: str, count: int) -> list[str]:
+    try:
+        hosts = expand_hostlist(listed)
+    except ValueError as error:
+        raise ValueError(f"SLURM_STEP_NODELIST: {error}") from None
+    if len(hosts) != count:
+        raise ValueError(f"SLURM_STEP_NODELIST={listed:.100}: expected {count} hosts")
+    return hosts
 
 
 def _several_tasks(environ: Mapping[str, str]) -> str:

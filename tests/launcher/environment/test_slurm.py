@@ -122,7 +122,7 @@ def test_workers_fit_what_the_node_was_given(variables: dict[str, str], workers:
         ({"SLURM_JOB_ID": "x"}, "SLURM_JOB_ID=x: expected an integer, at least 1"),
         ({"SLURM_NODEID": "-1"}, "SLURM_NODEID=-1: expected an integer, at least 0"),
         ({"SLURM_NODEID": "2"}, "SLURM_NODEID=2: expected below SLURM_STEP_NUM_TASKS=2"),
-        ({"SLURM_STEP_NODELIST": "n[1"}, "host list 'n[1': expected names"),
+        ({"SLURM_STEP_NODELIST": "n[1"}, "SLURM_STEP_NODELIST: host list 'n[1': expected names"),
         ({"SLURM_STEP_NODELIST": "n1"}, "SLURM_STEP_NODELIST=n1: expected 2 hosts"),
         ({"SLURM_STEP_NODELIST": ""}, "SLURM_STEP_NODELIST=: expected 2 hosts"),
         ({"SLURM_RESTART_COUNT": "٣"}, "SLURM_RESTART_COUNT=٣: expected an integer"),
