@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from asyncrpc.agent.inlet import NUMBERS
 from asyncrpc.agent.request import Request
-from asyncrpc.errors import MessageTooLargeError
+from asyncrpc.errors import EncodingError, MessageTooLargeError
 from asyncrpc.wire import CHUNK_SIZE, HEADER, MessageType
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class Items:
         """Send an item.
 
         Raises:
-            EncodingError: it cannot travel.
+            EncodingError: it cannot travel, or who owns what it refers to is not known yet.
             MessageTooLargeError: it is above ``limits.max_message_size``.
         """
         connection = self._connection
@@ -64,6 +64,12 @@ class Items:
                 self._agent.references.take_back(item.enclosed, connection.peer)
             raise MessageTooLargeError(
                 f"item has {item.size} bytes, above max_message_size {self._limit}"
+            )
+        if item.enclosed and self._agent.references.is_held_back(item):
+            self._agent.references.take_back(item.enclosed, connection.peer)
+            raise EncodingError(
+                "item has a reference to a value on a worker that is still being looked up: await "
+                "the reference first"
             )
         if item.enclosed:
             connection.server.passing((item.call_id, item.function), item.enclosed)

@@ -26,6 +26,7 @@ from asyncrpc.agent.pending import RpcFuture
 from asyncrpc.agent.request import Request
 from asyncrpc.agent.tally import code_of
 from asyncrpc.agent.unsent import unsent_requests
+from asyncrpc.agent.withheld import WithheldRequest
 from asyncrpc.errors import Delivery, PeerLostError, RpcError, StatusCode, UnknownWorkerError
 from asyncrpc.wire import CALLS, Frame, MessageType, encode_frame
 
@@ -135,6 +136,11 @@ class Peer:
     def submit(self, request: Request, future: RpcFuture[Any] | None, *, counts: bool) -> None:
         """Send a message as soon as there is a link and, for calls, a place in flight."""
         connection = self.connection
+        if (
+            request.enclosed
+            and WithheldRequest(self._agent, self, request, future, counts=counts).is_held()
+        ):
+            return
         if connection is None:
             self.queue.append((request, future))
             self.dialer.start()

@@ -25,7 +25,15 @@ if TYPE_CHECKING:
     from asyncrpc.agent.serving import Server
     from asyncrpc.agent.settling import Settling
 
-__all__ = ("HeldCall", "HeldMessage", "HeldReply", "References", "Waiting", "entrust", "look_back")
+__all__ = (
+    "HeldCall",
+    "HeldMessage",
+    "HeldReply",
+    "References",
+    "Waiting",
+    "entrust",
+    "look_back",
+)
 
 
 class Waiting(Protocol):
@@ -96,8 +104,20 @@ class References(Protocol):
         """Learn who a worker is that was being looked up, before anything goes to it."""
         ...
 
-    def unfound(self, stand_in: Peer) -> None:
+    def unfound(self, stand_in: Peer, error: RpcError) -> None:
         """Learn that there is no worker that was being looked up; all calls to it have failed."""
+        ...
+
+    def hold_back(self, message: Request, waiting: Waiting) -> bool:
+        """Have ``waiting`` run or fail once it is known who owns what a message encloses.
+
+        Returns:
+            Whether there is anything to wait for.
+        """
+        ...
+
+    def is_held_back(self, message: Request) -> bool:
+        """Whether it is unknown yet who owns what a message encloses."""
         ...
 
     def notified(self, call_id: int, enclosed: Sequence[Any], peer: Peer) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from asyncrpc.agent.request import Request
+from asyncrpc.agent.withheld import WithheldReply
 from asyncrpc.errors import (
     Delivery,
     EncodingError,
@@ -176,10 +177,18 @@ class Replies:
             raise MessageTooLargeError(
                 f"result has {reply.size} bytes, above max_message_size {limit}"
             )
-        self._send(reply)
+        if not (
+            reply.enclosed and self._agent.references.hold_back(reply, WithheldReply(self, reply))
+        ):
+            self._send(reply)
 
     def _send(self, reply: Request) -> None:
         self._connection.send(reply.frame(0.0))
+
+    def send_late(self, reply: Request) -> None:
+        """Send a reply that was ready before, if there is a link still."""
+        if not self._connection.stream.is_closed:
+            self._send(reply)
 
     # -- references in results
 

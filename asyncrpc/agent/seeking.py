@@ -83,7 +83,7 @@ class Seeker:
 
     def _fail(self, error: RpcError) -> None:
         self.peer.fail_waiting(error)
-        self._agent.references.unfound(self.peer)
+        self._agent.references.unfound(self.peer, error)
 
     def found(self, peer: Peer) -> None:
         """Give what waits, now and later, to the worker that was found, in its order."""

@@ -16,19 +16,20 @@ from functools import partial
 from threading import get_ident
 from types import FrameType
 from typing import Any, TypeVar
-from weakref import WeakSet
 
 from asyncrpc.agent import Agent, Deadlines, Peer, Request, Waiting, run_there
-from asyncrpc.errors import Delivery, EncodingError, RpcTimeoutError
+from asyncrpc.errors import Delivery, EncodingError, RpcError, RpcTimeoutError
 from asyncrpc.wire import Hook, MessageType
 
 from .control import ControlMessages
+from .futures import FAILED
 from .holding import Holder
 from .ids import maker_of, number_of, pack_fork, unpack_fork
 from .intercepting import InterceptedHolder
 from .keeping import Keeper
 from .lifecycle import Lifecycle
 from .reference import NO_PICKLE, RRef
+from .sought import Sought
 from .values import (
     AnswerFetch,
     Deleted,
@@ -68,8 +69,8 @@ class RRefContext:
         self._is_used = False
         self._unsure: dict[Peer, dict[int, Sequence[Fork]]] = {}
         self._endings: dict[GlobalId, _Ending] = {}
-        self.sought: dict[Worker, WeakSet[RRef]] = {}
-        """RRefs to values on workers that are being looked up, by the ids of their stand-ins."""
+        self.sought = Sought()
+        """What is known of workers that are being looked up."""
         self._is_over: Callable[[], bool] = lambda: False
         self._over: asyncio.Future[None] | None = None
         self._actions: dict[type, Callable[[Any], None]] = {
@@ -217,14 +218,14 @@ class RRefContext:
         self._is_used = True
         rref = RRef.__new__(RRef)
         rref._take(self, handle)
-        if self.sought and handle.owner in self.sought:
-            self.sought[handle.owner].add(rref)
+        if self.sought:
+            self.sought.add(handle.owner, rref)
         return rref
 
     def begin(self, peer: Peer) -> Fork:
         """Return the first handle of a value that ``peer`` is to be asked for."""
         if self.agent.members.sought and self.agent.members.is_sought(peer):
-            self.sought.setdefault(peer.record.incarnation, WeakSet())
+            self.sought.begin(peer.record.incarnation)
         return self.machine.create(peer.record.incarnation)
 
     def create(
@@ -304,12 +305,6 @@ class RRefContext:
         if rref._context is not self:
             raise EncodingError(f"{rref!r} belongs to another agent of this process")
         fork = self.machine.fork(rref._usable()._fork, to.record.incarnation)
-        if self.sought and fork.owner in self.sought:
-            self.machine.roll_back((fork,), to.record.incarnation)
-            raise self.agent.members.unknown_error(
-                rref.owner_name(),
-                " yet, so that no reference to a value there can go elsewhere: await it first",
-            )
         return pack_fork(fork), fork
 
     def _decode(self, data: object) -> RRef:
@@ -353,22 +348,29 @@ class RRefContext:
         """See `References.found`."""
         old, new = stand_in.record.incarnation, peer.record.incarnation
         self.machine.found(old, new)
-        for rref in self.sought.pop(old, ()):
-            rref._owner = new
         for ending in self._endings.values():
             if ending.owner == old:
                 ending.owner = new
         unsure = self._unsure.pop(stand_in, None)
         if unsure is not None:
             self._unsure.setdefault(peer, {}).update(unsure)
+        self.sought.found(old, new)
 
-    def unfound(self, stand_in: Peer) -> None:
+    def unfound(self, stand_in: Peer, error: RpcError) -> None:
         """See `References.unfound`."""
         for enclosed in self._unsure.pop(stand_in, {}).values():
             self.take_back(enclosed, stand_in)
-        self.sought.pop(stand_in.record.incarnation, None)
+        self.sought.unfound(stand_in.record.incarnation, f"{FAILED}: {error}")
         self.machine.unfound(stand_in.record.incarnation)
         self.perform()
+
+    def hold_back(self, message: Request, waiting: Waiting) -> bool:
+        """See `References.hold_back`."""
+        return self.sought.hold(message, waiting)
+
+    def is_held_back(self, message: Request) -> bool:
+        """See `References.is_held_back`."""
+        return self.sought.lacks(message) is not None
 
     def notified(self, call_id: int, enclosed: Sequence[Fork], peer: Peer) -> None:
         """See `References.notified`."""

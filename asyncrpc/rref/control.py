@@ -12,7 +12,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from asyncrpc.agent import Agent, Connection, Peer, Request, RetriedFuture
-from asyncrpc.errors import RpcError
+from asyncrpc.errors import RpcError, UnknownWorkerError
 from asyncrpc.retry import RetryPolicy
 from asyncrpc.wire import HEADER, MessageType
 
@@ -126,9 +126,10 @@ class _ControlFuture(RetriedFuture[Any]):
         self.context.answered(self.sent.ticket, result)
 
     def fail(self, exception: Any) -> None:
-        """Have it sent again, unless its worker or this agent is gone."""
+        """Have it sent again, unless its worker or this agent is gone, or nobody has the name."""
         peer: Any = self.owner
-        if self.agent.is_closed or not peer.is_present:
+        is_nobody = isinstance(exception, UnknownWorkerError)
+        if self.agent.is_closed or not peer.is_present or is_nobody:
             self.cancel()  # nobody waits for the answer
             return
         if self.retrier is None:

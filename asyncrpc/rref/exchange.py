@@ -94,6 +94,12 @@ class Exchange:
         for ticket in [t for t, (to, _, _) in self._tickets.items() if to == worker]:
             del self._tickets[ticket]
 
+    def rename(self, old: Worker, new: Worker) -> None:
+        """Have a worker known by another id."""
+        for ticket, (to, on_answer, on_exhausted) in self._tickets.items():
+            if to == old:
+                self._tickets[ticket] = (new, on_answer, on_exhausted)
+
     def clear(self) -> None:
         """Drop everything that is out."""
         self._tickets.clear()

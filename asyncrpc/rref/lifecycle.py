@@ -327,11 +327,14 @@ class Lifecycle:
 
     def found(self, stand_in: Worker, worker: Worker) -> None:
         """Learn who a worker is that was known by the id of a stand-in, to which nothing went."""
+        self.exchange.rename(stand_in, worker)
+        self._notices.rename(stand_in, worker)
         self._users.rename(stand_in, worker)
         self._owners.holders.rename(stand_in, worker)
 
     def unfound(self, stand_in: Worker) -> None:
         """Learn that there is no such worker; what was made for it has failed already."""
+        self.exchange.forget(stand_in)
         self._notices.worker_gone(stand_in)
 
     def _let_go(self, fork: Fork, holder: Worker) -> None:

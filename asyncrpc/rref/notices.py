@@ -112,6 +112,12 @@ class Notices:
         if unsent:
             self._exchange.emit(Deleted(tuple(unsent)))
 
+    def rename(self, old: Worker, new: Worker) -> None:
+        """Have an owner known by another id; none is a parent before it is known."""
+        for table in (self._deletes, self._doubts):
+            if old in table:
+                table.setdefault(new, {}).update(table.pop(old))
+
     def reconnected(self, worker: Worker) -> None:
         """Say again what did not get through to a worker that can be reached again."""
         for child in self._accepts.pop(worker, {}):

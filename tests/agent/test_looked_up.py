@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -131,19 +133,92 @@ async def test_references_to_nobody(*, is_intercepted: bool) -> None:
         assert {} == await workers.empty([a])
 
 
-async def test_a_reference_cannot_go_elsewhere_before_its_owner_is_known() -> None:
-    """Nobody could read it there; once the owner is found it goes."""
+@contextlib.asynccontextmanager
+async def before_b_is_found() -> AsyncIterator[tuple[rpc.RpcAgent, rpc.RpcAgent, rpc.RpcAgent]]:
+    """Give workers a, b and c; a does not know b, nor d. Look at what is left of references."""
     async with group() as join:
         a = await join("a", rank=0)
         c = await join("c", rank=2)
         await a.rpc_async("c", answer, ({},))
         be_deaf(a)
-        b = await join("b", rank=1)
+        b, d = await join("b", rank=1), await join("d", rank=3)
+        yield a, b, c
+        assert {} == await workers.empty([a, b, c, d])
+
+
+async def create_there(to: str) -> list[rpc.RRef]:
+    """Return two references to a value on a worker that this one may not know yet."""
+    rref = rpc.remote(to, Counter, args=(5,))
+    return [rref, rref]
+
+
+async def stream_there(to: str) -> AsyncIterator[rpc.RRef]:
+    """Give such a reference as an item."""
+    yield rpc.remote(to, Counter)
+
+
+async def test_a_reference_goes_elsewhere_as_soon_as_its_owner_is_known() -> None:
+    """In calls, creations, one-way calls, and to the owner itself; all are made at once."""
+    async with before_b_is_found() as (a, _, c):
         rref = a.remote("b", Counter, args=(1,))
-        with pytest.raises(rpc.UnknownWorkerError, match="await it first"):
-            a.rpc_async("c", workers.echo, args=(rref,))
-        await rref
-        back = await a.rpc_async("c", workers.echo, args=(rref,))
-        assert 2 == await back.rpc_async().plus()
-        del rref, back
-        assert {} == await workers.empty([a, b, c])
+        others = [a.remote("b", int, args=(10,)), a.remote("d", int, args=(20,))]
+        back = a.rpc_async("c", workers.echo, args=(rref,))
+        total = a.rpc_async("c", workers.add_values, args=others)
+        made = a.remote("c", workers.echo, args=({"rref": rref},))
+        again = a.rpc_async("c", workers.echo, args=(rref,), retry=rpc.RetryPolicy())
+        home = a.rpc_async("b", workers.is_confirmed, args=(rref,))
+        a.rpc_notify("c", workers.keep, args=(rref,))
+        assert repr(back).startswith("<RpcFuture pending")
+        assert 2 == await (await back).rpc_async().plus()
+        assert 2 == (await (await made)["rref"]).value
+        assert rref.owner() == (await again).owner()
+        assert await home
+        assert 30 == await total
+        await until(lambda: workers.kept)
+        await c.rpc_async("c", workers.forget)
+        del rref, others, back, total, made, again, home
+
+
+@pytest.mark.parametrize("options", [{}, {"idempotent": True}])
+async def test_a_result_waits_for_the_owner_of_what_it_refers_to(options: Any) -> None:
+    """An item of a stream does not: it says what to do."""
+    async with before_b_is_found() as (_, _, c):
+        one, other = await c.rpc_async("a", create_there, args=("b",), **options)
+        assert 5 == (await one).value
+        assert one.owner() == other.owner() == rpc.WorkerInfo("b", 1)
+        del one, other
+        with pytest.raises(rpc.EncodingError, match="await the reference first"):
+            async for _item in c.rpc_stream("a", stream_there, args=("d",)):
+                pass
+
+
+async def test_a_message_that_waits_for_an_owner_may_be_given_up() -> None:
+    """Cancelled or timed out it never goes, and what it enclosed is taken back."""
+    async with before_b_is_found() as (a, _, _):
+        rref = a.remote("b", Counter, args=(1,))
+        cancelled = a.rpc_async("c", workers.keep, args=(rref,))
+        again = a.rpc_async("c", workers.keep, args=(rref,), retry=rpc.RetryPolicy())
+        cancelled.cancel()
+        again.cancel()
+        late = a.rpc_async("c", workers.keep, args=(rref,), timeout=1e-9)
+        with pytest.raises(rpc.RpcTimeoutError, match="keep on c"):
+            await late
+        assert 1 == (await rref).value
+        assert [] == workers.kept
+        del rref, cancelled, again, late
+
+
+async def test_a_message_whose_owner_is_not_found_fails(caplog: pytest.LogCaptureFixture) -> None:
+    """As the creation did; a one-way call says so in the log."""
+    async with before_b_is_found() as (a, _, c):
+        rref = a.remote("nobody", Counter)
+        given = a.rpc_async("c", workers.keep, args=(rref,))
+        a.rpc_notify("c", workers.keep, args=(rref,))
+        for call in (given, c.rpc_async("a", create_there, args=("nobody",))):
+            with pytest.raises(rpc.RRefCreationError, match=r"^RRef creation.*find dest.* nobody"):
+                await call
+        with pytest.raises(rpc.RRefCreationError):
+            a.rpc_async("c", workers.keep, args=(rref,))
+        assert "a one-way call to c was not sent: RRef creation" in caplog.text
+        assert [] == workers.kept
+        del rref, given, call
