@@ -1,7 +1,7 @@
 """MPI's starters: Open MPI's ``mpirun``, MPICH's ``mpiexec`` and others by PMI, PRRTE by PMIx.
 
 Each process that they start is a launcher, and a node of the run. Source: the variables that
-Open MPI 4.1, hydra of MPICH 4.0, and Slurm's pmi2 and pmix set, and those that Open MPI 5 names.
+Open MPI 4.1 and 5.0, hydra of MPICH 4.0, and Slurm's pmi2 and pmix set.
 """
 
 from __future__ import annotations
