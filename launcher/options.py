@@ -115,7 +115,8 @@ OPTIONS: tuple[Option, ...] = (
     ),
     Option(
         name="rdzv-backend",
-        help="how nodes find each other: tcp (or c10d), etcd, static, or a registered name; "
+        help="how nodes find each other: tcp (or c10d), etcd, static, or an entry "
+        "point of the group launcher.rendezvous or torchrun.handlers; "
         "default: static if --master-addr or --master-port is given, else tcp",
         parse=to_name,
         metavar="NAME",

@@ -67,5 +67,5 @@ def handed_out(
             signals_to_handle=signals_to_handle,
             virtual_local_rank=spec.virtual_local_rank,
             extra=extra,
-            torch_store=spec.torch_store,
+            torch_store=spec.torch_store or spec.rdzv_handler.use_agent_store,
         )

@@ -1,7 +1,8 @@
 """Names of rendezvous backends, and the handlers made by name.
 
 The registry is the package's one mutable table: backends of the package are known to it from the
-start and imported when asked for, others come by `register`.
+start and imported when asked for, others come by `register`, or by entry point. A handler that is
+none of ours has blocking methods, as torch's, and is called in threads.
 """
 
 from __future__ import annotations
@@ -63,7 +64,11 @@ def get_rendezvous_handler(params: RendezvousParameters) -> RendezvousHandler:
         ValueError: no such backend, or the backend refuses the parameters.
         RuntimeError: the handler answers to another name than it was registered by.
     """
-    handler = _factory(params.backend)(params)
+    handler: object = _factory(params.backend)(params)
+    if not isinstance(handler, RendezvousHandler):
+        from launcher.rendezvous.threaded import ThreadedHandler  # noqa: PLC0415 -- of others only
+
+        handler = ThreadedHandler(handler)
     if handler.get_backend() != params.backend:
         raise RuntimeError(
             f"rdzv_backend={params.backend!r}: its handler calls itself {handler.get_backend()!r}"
@@ -74,8 +79,11 @@ def get_rendezvous_handler(params: RendezvousParameters) -> RendezvousHandler:
 def _factory(backend: str) -> HandlerFactory:
     if backend in _BUILT_IN:
         return cast("HandlerFactory", import_module(_BUILT_IN[backend]).create_handler)
-    try:
+    if backend in _registered:
         return _registered[backend]
-    except KeyError:
-        known = ", ".join(sorted({*_BUILT_IN, *_registered}))
-        raise ValueError(f"rdzv_backend={backend!r}: expected one of {known}") from None
+    from launcher.rendezvous.plugins import find_backend, list_backends  # noqa: PLC0415 -- slow
+
+    if (found := find_backend(backend)) is not None:
+        return cast("HandlerFactory", found)
+    known = ", ".join(sorted({*_BUILT_IN, *_registered, *list_backends()}))
+    raise ValueError(f"rdzv_backend={backend!r}: expected one of {known}")
