@@ -1,26 +1,19 @@
 """One other worker as this agent sees it: its link, the calls to it, what became of it.
 
-A peer opens its link on first use, gives it calls up to the limit, queues the rest, and decides
-what a broken link means for the calls that were out. `Dialer` opens links; the verdict that a
-worker is gone comes from here or from the failure detector and is final for the incarnation.
-
-Theory of operation of the places in flight. A side never has more calls out on a link than both
-sides' ``max_inflight`` allow; the handshake tells the other's. A call holds its place until the
-callee is known not to count it any more: its reply came, or the callee answered its CANCEL with
-CANCELLED. So what the callee counts is always part of what the caller counts, in whatever order
-messages arrive, and the callee refuses only a caller that breaks this. A CANCEL whose answer was
-lost is sent again with the next sign of life.
+A peer opens its link on first use and decides what a broken link means for the calls that were out.
+`Dialer` opens links, `Admission` says which calls may go now; the verdict that a worker is gone
+comes from here or from the failure detector and is final for the incarnation.
 """
 
 from __future__ import annotations
 
 import enum
 import logging
-from collections import deque
 from typing import TYPE_CHECKING, Any
 
+from asyncrpc.agent.admission import Admission
 from asyncrpc.agent.bounds import refuse_too_large
-from asyncrpc.agent.dialing import Dialer, Opener
+from asyncrpc.agent.dialing import Dialer
 from asyncrpc.agent.keeping import KeptServer
 from asyncrpc.agent.pending import RpcFuture
 from asyncrpc.agent.request import Request
@@ -28,7 +21,7 @@ from asyncrpc.agent.tally import code_of
 from asyncrpc.agent.unsent import unsent_requests
 from asyncrpc.agent.withheld import WithheldRequest
 from asyncrpc.errors import Delivery, PeerLostError, RpcError, StatusCode, UnknownWorkerError
-from asyncrpc.wire import CALLS, Frame, MessageType, encode_frame
+from asyncrpc.wire import Frame, MessageType
 
 if TYPE_CHECKING:
     from asyncrpc.agent.agent import Agent
@@ -39,9 +32,7 @@ __all__ = ("Peer", "PeerState")
 
 _log = logging.getLogger("asyncrpc.peer")
 
-_CANCEL = int(MessageType.CANCEL)
 _NOTIFY = int(MessageType.NOTIFY)
-_SPARE = 64  # withdrawn entries of a queue that are not worth a pass over it
 
 
 class PeerState(enum.Enum):
@@ -54,7 +45,7 @@ class PeerState(enum.Enum):
     """It died, fell silent or went without an orderly shutdown."""
 
 
-class Peer:
+class Peer(Admission):
     """Another worker of the group, or this one itself.
 
     Args:
@@ -63,55 +54,32 @@ class Peer:
     """
 
     __slots__ = (
-        "_agent",
-        "_is_admission_due",
         "_is_new",
-        "_stopping",
-        "_withdrawn",
         "arriving",
-        "connection",
-        "dialer",
-        "inflight",
         "info",
-        "is_fenced",
         "kept",
-        "limit",
         "is_judged",
         "is_leaving",
-        "queue",
         "reason",
         "record",
         "state",
     )
 
     def __init__(self, agent: Agent, record: Record) -> None:
-        self._agent = agent
+        super().__init__(agent, Dialer(agent, self))
         self.record = record
         self.info = record.info
         self.state = PeerState.PRESENT
         self.reason = ""
-        self.connection: Connection | None = None
-        self.inflight = 0
-        """Calls that hold a place in flight; at most `limit` but for nested ones."""
-        self.limit = agent.options.limits.max_inflight
-        """Places in flight: the smaller of both sides' ``max_inflight``."""
-        self.queue: deque[tuple[Request, RpcFuture[Any] | None]] = deque()
-        """Messages that wait for the link or for a place in flight."""
-        self.is_fenced = True
-        """Whether all that was sent without a reply is known to have arrived."""
         self.arriving = 0
         """Links of the worker's own that were let in and are about to be opened."""
         self.kept: KeptServer | None = None
         """Serves the worker's calls that may be sent again, once there was one."""
-        self._withdrawn = 0  # entries of the queue that nobody waits for any more
-        self._stopping: set[int] = set()  # cancelled calls that the callee may still count
-        self._is_admission_due = False
         self._is_new = True  # there never was a link
         self.is_leaving = False
         """Whether it said that it will leave: it answers what is out and wants nothing new."""
         self.is_judged = False
         """Whether the store holds it for lost, so that its own verdicts are void."""
-        self.dialer: Opener = Dialer(agent, self)
 
     def __repr__(self) -> str:
         return self.info.name
@@ -121,171 +89,20 @@ class Peer:
         """Whether the worker has neither left nor been lost."""
         return self.state is PeerState.PRESENT
 
-    # -- calls out
-
-    @property
-    def waiting(self) -> int:
-        """How many messages wait for the link or for a place in flight."""
-        return len(self.queue) - self._withdrawn
-
-    @property
-    def stopping(self) -> int:
-        """How many cancelled calls still hold a place in flight."""
-        return len(self._stopping)
+    # -- calls
 
     def submit(self, request: Request, future: RpcFuture[Any] | None, *, counts: bool) -> None:
-        """Send a message as soon as there is a link and, for calls, a place in flight."""
-        connection = self.connection
-        if (
-            request.enclosed
-            and WithheldRequest(self._agent, self, request, future, counts=counts).is_held()
-        ):
-            return
-        if connection is None:
-            self.queue.append((request, future))
-            self.dialer.start()
-        elif counts and self._is_full(request):
-            self.queue.append((request, future))
-        else:
-            self._transmit(connection, request, future, counts=counts)
-
-    def admit(self) -> None:
-        """Send what waits, as far as there are places in flight."""
-        connection = self.connection
-        queue = self.queue
-        while queue and connection is not None:
-            request, future = queue[0]
-            if future is not None and future.done():
-                queue.popleft()
-                self._withdrawn = max(0, self._withdrawn - 1)
-                continue
-            counts = request.kind in CALLS
-            if counts and self._is_full(request):
+        """Send a message as soon as may be: see `Admission`, and `WithheldRequest`."""
+        if request.enclosed:
+            withheld = WithheldRequest(self._agent, self, request, future, counts=counts)
+            if withheld.is_held():
                 return
-            queue.popleft()
-            self._transmit(connection, request, future, counts=counts)
-        if not queue:
-            self._agent.became_idle()
-
-    def _admit_uncounted(self) -> None:
-        """Send control messages and nested calls that wait behind calls without a place."""
-        waiting, self.queue = self.queue, deque()
-        self._withdrawn = 0
-        connection = self.connection
-        for request, future in waiting:
-            if future is not None and future.done():
-                continue
-            if connection is None or (request.kind in CALLS and not request.depth):
-                self.queue.append((request, future))
-            else:
-                counts = request.kind in CALLS
-                self._transmit(connection, request, future, counts=counts)
-
-    def _is_full(self, request: Request) -> bool:
-        # a nested call waits for nobody's place: the call it serves may hold the last one
-        return self.inflight >= self.limit and not request.depth
-
-    def _transmit(
-        self,
-        connection: Connection,
-        request: Request,
-        future: RpcFuture[Any] | None,
-        *,
-        counts: bool,
-    ) -> None:
-        if request.function:
-            connection.announce(request.function, self._agent.caller.name_of(request.function))
-        if future is not None:
-            future.is_sent = True
-            future.counts = counts
-        if counts:
-            self.inflight += 1
-        connection.send(request.frame(self._agent.clock.time()))
-
-    def withdraw(self, future: RpcFuture[Any]) -> None:
-        """Forget a call that was cancelled or timed out, and stop it where it runs."""
-        self._agent.pending.pop(future.call_id, None)
-        if not future.is_sent:
-            if not future.is_resting:
-                self._skip(future)
-            if future.may_have_run:
-                self.stop(future.call_id)
-            return
-        connection = self.connection
-        if connection is None or connection.cancel(future.call_id):
-            future.is_sent = False
-            if future.counts:
-                self.inflight -= 1
-                self._admit_soon()
-            if future.may_have_run:
-                self.stop(future.call_id)
-        else:
-            self.is_fenced = False
-            if future.counts:
-                self._stopping.add(future.call_id)
-        future.counts = False
+        super().submit(request, future, counts=counts)
 
     def count(self, error: BaseException | None) -> None:
         """Count a call that failed, or was cancelled if there is no error."""
         code = StatusCode.CANCELLED if error is None else code_of(error)
         self._agent.tally.failed[code] += 1
-
-    def stopped(self, connection: Connection, call_id: int) -> None:
-        """Take back the place of a cancelled call: the callee does not count it any more."""
-        if call_id in self._stopping and connection is self.connection:
-            self._stopping.remove(call_id)
-            self.inflight -= 1
-
-    def cancel_again(self) -> None:
-        """Repeat what nobody answered: a CANCEL or the answer to it may be lost."""
-        if self.connection is not None:
-            for call_id in self._stopping:
-                self.connection.send(encode_frame(_CANCEL, call_id))
-
-    def _admit_soon(self) -> None:
-        """Admit after this turn, in which more calls may be withdrawn: each once, not in vain."""
-        if self.queue and not self._is_admission_due:
-            self._is_admission_due = True
-            self._agent.loop.call_soon(self._admit_due)
-
-    def _admit_due(self) -> None:
-        self._is_admission_due = False
-        self.admit()
-
-    def stop(self, call_id: int) -> None:
-        """End a call that may run there although it is not out: its link broke, or its reply did.
-
-        Without a link it is ended as soon as there is one.
-        """
-        if self.state is PeerState.PRESENT:
-            self.submit(Request(_CANCEL, call_id, b""), None, counts=False)
-            self.is_fenced = False
-
-    def repeat(self, request: Request) -> None:
-        """Send a request once more that is out, unless its first send has not left completely."""
-        connection = self.connection
-        if connection is not None and not connection.bulk.holds(request.call_id):
-            connection.send(request.frame(self._agent.clock.time()))
-
-    def unqueue(self, future: RpcFuture[Any]) -> None:
-        """Take a call out of the queue."""
-        for index, (_, queued) in enumerate(self.queue):
-            if queued is future:
-                del self.queue[index]
-                return
-
-    def _skip(self, future: RpcFuture[Any]) -> None:
-        """Count a message of the queue that nobody waits for; drop them when they are most."""
-        self._withdrawn += 1
-        if self._withdrawn * 2 > len(self.queue) + _SPARE:
-            self.queue = deque(
-                entry
-                for entry in self.queue
-                if entry[1] is None or not (entry[1] is future or entry[1].done())
-            )
-            self._withdrawn = 0
-
-    # -- calls in
 
     def keep(self, connection: Connection, frame: Frame) -> None:
         """Serve a call of the worker's that it may send again."""
@@ -413,12 +230,6 @@ class Peer:
                 # each gets its own: who raises one adds a traceback to it
                 self._fail(future, type(error)(str(error), delivery=Delivery.NOT_SENT))
 
-    def take_waiting(self) -> list[tuple[Request, RpcFuture[Any] | None]]:
-        """Hand over what waits, in order."""
-        waiting, self.queue = list(self.queue), deque()
-        self._withdrawn = 0
-        return waiting
-
     def refuse(self, future: RpcFuture[Any]) -> None:
         """Fail a call that was to go to a worker that has gone meanwhile."""
         self._fail(future, self.gone_error(Delivery.NOT_SENT, future.function))
@@ -431,15 +242,6 @@ class Peer:
         _log.error("a one-way call to %s was not sent: %s", self, error)
         self._agent.references.taken(request.call_id, self)
         self._agent.references.take_back(request.enclosed, self)
-
-    def drop_waiting(self, reason: str) -> None:
-        """Forget what waits; nobody hears of one-way calls otherwise, so say it."""
-        one_way = sum([request.kind == _NOTIFY for request, _ in self.queue])
-        if one_way:
-            _log.error("%d one-way calls to %s were not sent: %s", one_way, self, reason)
-        self.queue.clear()
-        self._withdrawn = 0
-        self._agent.became_idle()
 
     def gone_error(self, delivery: Delivery, function: str = "") -> RpcError:
         """Return the error of a call to a worker that is no longer there."""
