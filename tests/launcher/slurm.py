@@ -158,6 +158,8 @@ class SlurmCluster:
         for name in ("state", "pmix", *(f"spool/{node}" for node in NODES)):
             (self._folder / name).mkdir(parents=True)
         self._configuration.write_text(_CONFIGURATION.format(folder=self._folder))
+        if _version() >= 24:  # it needs control groups unless it is told; 22 would not understand
+            (self._folder / "cgroup.conf").write_text("CgroupPlugin=disabled\n")
         for node in NODES:
             self.network.add(node)
         addresses = {node: self.network.hosts[node].address for node in NODES}
@@ -190,3 +192,9 @@ class SlurmCluster:
                     stderr=log,
                 )
             )
+
+
+def _version() -> int:
+    """Return the year of Slurm's release: it says "slurm 24.11.5"."""
+    told = subprocess.run(["slurmd", "-V"], capture_output=True, text=True, check=True, timeout=10)
+    return int(told.stdout.split()[1].partition(".")[0])
