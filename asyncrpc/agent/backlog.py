@@ -123,7 +123,7 @@ def _kept(frame: Frame) -> Frame:
     meta, body = frame[6], frame[7]
     if meta is not None:
         meta = memoryview(bytearray(meta))
-    if body.nbytes < CHUNK_SIZE:
+    if len(body) < CHUNK_SIZE:
         body = memoryview(bytearray(body))
     return (*frame[:6], meta, body, frame[8])
 

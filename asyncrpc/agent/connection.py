@@ -54,6 +54,7 @@ _SHORT_ANSWERS = frozenset(int(MessageType[name]) for name in (
 
 _HEADER_SIZE = HEADER.size
 unpack_header = HEADER.unpack_from
+_COPIED = 1 << 16  # bytes of a read that are copied once rather than sliced as a view
 _STRETCH = 2048  # bytes of small requests handled between looks at what is unread
 
 
@@ -254,10 +255,12 @@ class Connection:
         they are about a reference.
         """
         view = self._reader.view
+        # slices of bytes are cheaper than views of views, which a large read is left for
+        data = bytes(view[:count]) if count <= _COPIED else view
         at = 0
         look = _STRETCH
         while count - at >= _HEADER_SIZE:
-            length, kind, flags, depth, call_id, function, meta, remaining = unpack_header(view, at)
+            length, kind, flags, depth, call_id, function, meta, remaining = unpack_header(data, at)
             body = at + _HEADER_SIZE
             stop = body + length
             if stop > count or flags or not remaining >= 0.0:
@@ -272,11 +275,10 @@ class Connection:
                     (),
                 ))  # fmt: skip
             elif kind == _PYTHON_RET:
-                self._settle(call_id, 0, view[body:stop], ())
+                self._settle(call_id, 0, data[body:stop], ())
             elif kind == _PYTHON_CALL:
-                self.serve(
-                    (kind, 0, depth, call_id, function, remaining, None, view[body:stop], ())
-                )
+                serve = self.serve
+                serve((kind, 0, depth, call_id, function, remaining, None, data[body:stop], ()))
             elif kind in _SHORT_ANSWERS:
                 self._settle(call_id, 0, view[body:stop], ())
             elif kind in CONTROL:
@@ -313,7 +315,7 @@ class Connection:
             self.peer.admit()
 
     def _settle(
-        self, call_id: int, flags: int, body: memoryview, buffers: Sequence[memoryview]
+        self, call_id: int, flags: int, body: bytes | memoryview, buffers: Sequence[memoryview]
     ) -> None:
         """Give a reply to the call that waits for it."""
         pending = self._pending
@@ -332,7 +334,8 @@ class Connection:
             self._agent.caller.settle_slowly(self, future, call_id, flags, body, buffers)
             return
         try:
-            value = self._decode(body)
+            decode = self._decode  # a local first: calling an attribute is slower
+            value = decode(body)
         except RpcError as error:
             self._agent.caller.undecodable(future, error)
         else:

@@ -66,7 +66,7 @@ def take_receipt(agent: Agent, connection: Connection, frame: Frame) -> None:
 def _take_for_item(connection: Connection, frame: Frame) -> None:
     """Learn of the references in an item; one that is read no more may have been before."""
     _, flags, _, call_id, *_, body, _ = frame
-    if body.nbytes != LENGTH.size:
+    if len(body) != LENGTH.size:
         raise RemoteProtocolError("an item that came must be told by its number")
     item = (call_id, LENGTH.unpack(body)[0])
     if flags & ERROR:

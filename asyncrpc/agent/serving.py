@@ -51,6 +51,7 @@ __all__ = ("Server",)
 _log = logging.getLogger("asyncrpc.server")
 
 pack_header = HEADER.pack
+new = object.__new__
 _NOTIFY = int(MessageType.NOTIFY)
 _REMOTE_RET = int(MessageType.REMOTE_RET)
 _SCRIPT_RET = int(MessageType.SCRIPT_RET)
@@ -80,6 +81,7 @@ class Server(Replies):
         "_decode_call",
         "_early",
         "_encode_script",
+        "_executor",
         "_max_plain",
         "_max_queued",
         "_now",
@@ -115,18 +117,30 @@ class Server(Replies):
         self._encode_script = agent.script_codec.encode
         self._decode_call = agent.codec.decode_call
         self._start = agent.executor.start
+        self._executor = agent.executor
         self._arrived = agent.references.arrived
 
     def request(self, frame: Frame) -> None:
         """Serve a call or a notification."""
         kind, flags, depth, ident, function, remaining, meta, body, buffers = frame
-        if flags & DEDUP:
+        if flags and flags & DEDUP:
             self._pass_on(ident, frame)
             return
         calls = self.calls
         target = self._targets.get(function, _UNRESOLVED)
-        deadline = self._now() + remaining if remaining else 0.0
-        call = ServedCall(self, ident, target, deadline, depth + 1, REPLIES[kind])
+        deadline = 0.0
+        if remaining:
+            read_clock = self._now
+            deadline = read_clock() + remaining
+        call: ServedCall = new(ServedCall)  # as its __init__ does, which costs more than all this
+        call.replier = self
+        call.ident = ident
+        call.target = target
+        call.deadline = deadline
+        call.depth = depth + 1
+        call.reply = REPLIES[kind]
+        call.task = None
+        call.is_cancelled = call.is_done = False
         recent = self._recent
         if ident in recent or ident in self._older:
             return  # a copy of a request that was taken in
@@ -145,7 +159,8 @@ class Server(Replies):
             if len(calls) >= self._max_inflight and not self._admits(kind, depth):
                 self._refuse_full(call)
                 return
-            args, kwargs = self._decode_call(body, buffers)
+            decode_call = self._decode_call  # a local first: calling an attribute is slower
+            args, kwargs = decode_call(body, buffers)
         except RemoteProtocolError:
             raise
         except RpcError as error:
@@ -157,10 +172,12 @@ class Server(Replies):
         calls[ident] = call
         if depth or kind == _NOTIFY:
             self._placeless[ident] = False
-        if 0 < deadline < self._deadlines.armed:
+        if 0.0 < deadline < self._deadlines.armed:
             self._deadlines.arm(deadline)
         if self._arrived:
             self._hold(call, target, args, kwargs)
+        elif target.kind is self._executor.direct:
+            self._executor.start_async(call, target.function, args, kwargs)
         else:
             self._start(call, target, args, kwargs)
 
@@ -253,7 +270,7 @@ class Server(Replies):
     def grant(self, frame: Frame) -> None:
         """Let a stream go on: its caller has room for more items."""
         call = self.calls.get(frame[3])
-        if frame[7].nbytes != LENGTH.size:
+        if len(frame[7]) != LENGTH.size:
             raise RemoteProtocolError("room for a stream must be given as a count")
         if call is not None and call.outlet is not None:
             call.outlet.grant(LENGTH.unpack(frame[7])[0])
@@ -345,7 +362,8 @@ class Server(Replies):
         frame = pack_header(len(body), reply, 0, 0, call.ident, 0, 0, 0.0) + body
         connection = self._connection
         if connection.hook is None:
-            connection.write(frame)
+            write = connection.write
+            write(frame)
         else:
             connection.send(frame)
 

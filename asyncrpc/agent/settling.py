@@ -95,7 +95,7 @@ class Settling:
         future: RpcFuture[Any],
         call_id: int,
         flags: int,
-        body: memoryview,
+        body: bytes | memoryview,
         buffers: Sequence[memoryview],
     ) -> None:
         """Give a failure, or a reply with buffers or references, to the call that waits for it."""
@@ -106,7 +106,7 @@ class Settling:
     def _give(
         self,
         future: RpcFuture[Any],
-        body: memoryview,
+        body: bytes | memoryview,
         buffers: Sequence[memoryview],
         *,
         is_error: bool,

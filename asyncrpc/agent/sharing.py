@@ -110,7 +110,7 @@ class Sharing:
         """
         arena = self._connection.bulk.arena
         places = frame[7]
-        if arena is None or places.nbytes % LENGTH.size:
+        if arena is None or len(places) % LENGTH.size:
             raise RemoteProtocolError("acknowledgement of buffers that were not sent")
         for (place,) in LENGTH.iter_unpack(places):
             try:

@@ -74,11 +74,8 @@ class ServedCall:
     """
 
     # no __slots__: with defaults in the class fewer attributes are set per call
-    is_cancelled = False
-    is_done = False
     is_in_thread = False
     is_timed = False
-    task: asyncio.Task[None] | None = None
     nested: set[asyncio.Future[object]] | None = None
     headers: HeaderMap | None = None
     reference = b""
@@ -100,6 +97,10 @@ class ServedCall:
         self.deadline = deadline
         self.depth = depth
         self.reply = reply
+        # Set early: an attribute that comes late, after many calls were made, has no place of its
+        # own in them, and costs each call a dict. Those of the class are looked up slowly.
+        self.task: asyncio.Task[None] | None = None
+        self.is_cancelled = self.is_done = False
 
     def remaining(self) -> float | None:
         """Return the seconds left, 0 once cancelled or over, ``None`` without a deadline."""

@@ -35,6 +35,7 @@ from asyncrpc.execution.threads import ThreadPool
 __all__ = ("Executor", "await_returned", "is_unawaited", "no_stream", "unawaited")
 
 _ASYNC = TargetKind.ASYNC
+set_served = current_call.set  # bound once: a method of what is imported is looked up slowly
 
 _Ready = tuple[ServedCall, Callable[..., Any], tuple[object, ...], dict[str, object]]
 _Waiting = tuple[ServedCall, Coroutine[Any, Any, Any], object]
@@ -59,6 +60,8 @@ class Executor:
         self._is_closed = False
         self._runners: set[asyncio.Task[None]] = set()  # the loop refers to tasks weakly
         self.threads = threads
+        self.direct: TargetKind | None = _ASYNC
+        """Kind of functions that `start_async` may be given at once: what `start` would do."""
         self.run_inline: Callable[..., None] = _run_inline
         """Runs a function at once, in a context of its own; replaced by who measures."""
 
@@ -109,44 +112,13 @@ class Executor:
             return
         context = self._context
         try:
-            waiting = context.run(self._step, runner, context, call, function, args, kwargs)
+            waiting = context.run(
+                _step, self._spoiled, runner, context, call, function, args, kwargs
+            )
         finally:
             _leave_task(loop, runner)
-        if waiting is not None or runner in self._spoiled:
+        if waiting is not None or (self._spoiled and runner in self._spoiled):
             self._release(waiting)
-
-    def _step(
-        self,
-        runner: asyncio.Task[Any],
-        context: contextvars.Context,
-        call: ServedCall,
-        function: Callable[..., Any],
-        args: tuple[object, ...],
-        kwargs: dict[str, object],
-    ) -> _Waiting | None:
-        """Take the first step of a call as ``runner``, in its ``context``.
-
-        Returns:
-            The call if it has to wait.
-        """
-        call.task = runner
-        current_call.set(call)
-        clean = context.copy()
-        try:
-            if call.is_cancelled:
-                raise asyncio.CancelledError
-            coroutine = function(*args, **kwargs) if kwargs else function(*args)
-            first = coroutine.send(None)
-        except StopIteration as stop:
-            call.is_done = True
-            call.replier.succeed(call, stop.value)
-        except BaseException as error:  # noqa: BLE001 -- user code; the outcome carries it
-            _finish(call, None, error)
-        else:
-            return call, coroutine, first
-        if context != clean or runner.cancelling():
-            self._spoiled.add(runner)  # by context variables, or a cancel that is still due
-        return None
 
     def _run_soon(self) -> None:
         """Have what is queued run by the runner that waits, or by a new one."""
@@ -177,7 +149,7 @@ class Executor:
         while waiting is None:
             self._is_runner_due = False
             while self._ready and waiting is None and runner not in self._spoiled:
-                waiting = self._step(runner, context, *self._ready.popleft())
+                waiting = _step(self._spoiled, runner, context, *self._ready.popleft())
             if self._ready:
                 self._run_soon()
             if waiting is not None:
@@ -219,6 +191,51 @@ class Executor:
             )
         except RuntimeError as error:  # no thread can be started, or the agent is closing
             _finish(call, None, error)
+
+
+def _step(
+    spoiled: set[asyncio.Task[Any]],
+    runner: asyncio.Task[Any],
+    context: contextvars.Context,
+    call: ServedCall,
+    function: Callable[..., Any],
+    args: tuple[object, ...],
+    kwargs: dict[str, object],
+) -> _Waiting | None:
+    """Take the first step of a call as ``runner``, in its ``context``.
+
+    No method: one would be bound for each call.
+
+    Args:
+        spoiled: takes the runner if it is not to be used again.
+        runner: the current task.
+        context: what this runs in.
+        call: what is served.
+        function: what to call, for a coroutine.
+        args: positional arguments.
+        kwargs: keyword arguments.
+
+    Returns:
+        The call if it has to wait.
+    """
+    call.task = runner
+    set_served(call)
+    clean = context.copy()
+    try:
+        if call.is_cancelled:
+            raise asyncio.CancelledError
+        coroutine = function(*args, **kwargs) if kwargs else function(*args)
+        first = coroutine.send(None)
+    except StopIteration as stop:
+        call.is_done = True
+        call.replier.succeed(call, stop.value)
+    except BaseException as error:  # noqa: BLE001 -- user code; the outcome carries it
+        _finish(call, None, error)
+    else:
+        return call, coroutine, first
+    if context != clean or runner.cancelling():
+        spoiled.add(runner)  # by context variables, or a cancel that is still due
+    return None
 
 
 async def _finish_later(

@@ -30,6 +30,7 @@ __all__ = ("intercept_incoming",)
 def intercept_incoming(executor: Executor, interceptors: Sequence[Interceptor]) -> None:
     """Put interceptors around all that an executor starts from now on."""
     chain = _Chain(executor, interceptors)
+    executor.direct = None
     executor.start = chain.start  # type: ignore[method-assign]  # costs nothing where there is none
 
 

@@ -73,7 +73,9 @@ MAX_BUFFERS = 1 << 19
 """Buffers of one message. The codec takes out what has 4 KiB or more, so twice the default
 `max_message_size` fits; more would make the description of a transfer a large message itself."""
 
-Frame = tuple[int, int, int, int, int, float, "memoryview | None", memoryview, Sequence[memoryview]]
+Frame = tuple[
+    int, int, int, int, int, float, "memoryview | None", "bytes | memoryview", Sequence[memoryview]
+]
 """type, flags, depth, call, function, time left, header map, body, buffers."""
 
 
