@@ -156,7 +156,9 @@ class DynamicRendezvous(RendezvousHandler):
             try:
                 record = self._members.record
             except SilentStoreError as error:
-                return Change(str(error), max(0.0, self._members.expiry - self._clock.time()))
+                return Change(
+                    str(error), max(0.0, self._members.announcement.expiry - self._clock.time())
+                )
             if record.end is not End.NOT_YET:
                 return Ending(record.end is End.SUCCEEDED, record.why, record.exitcode)
             has_seat = record.rank_of(self._node.id) != NO_RANK
@@ -171,7 +173,7 @@ class DynamicRendezvous(RendezvousHandler):
         """Return when the lease lapses; never where the store stands still with us."""
         if self._place.is_host:
             return math.inf
-        return time.monotonic() + self._members.lapse - self._clock.time()
+        return time.monotonic() + self._members.announcement.lapse - self._clock.time()
 
     def store_credentials(self) -> bytes:
         """Return what lets workers into the run's store; see the base class."""
@@ -348,7 +350,7 @@ class DynamicRendezvous(RendezvousHandler):
             now = self._clock.time()
             if is_spare:  # once there is room, it may wait for as long as any newcomer
                 deadline = now + self._settings.join_timeout
-            node = self._members.node
+            node = self._members.announcement.node
             assert node is not None
             action = decide(
                 record,

@@ -11,30 +11,25 @@ makes of them. One makes sure that the store answers and that the lease lives. B
 its announcement and perhaps the leadership, hang on its one lease, so that both end with it. If the
 store is lost, everything fails, now and later. If it moves, its last record says where to: the
 tasks end, what this node announced is said again there, and they begin anew.
-
-A node that hears nothing of the store knows from its last renewal how long its lease lives at
-least, and stops its workers a little earlier: when the others go on without it, none of them runs
-any more.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import math
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 
 from asyncrpc.observe import Clock, time_limit
 from asyncrpc.store import (
-    Lease,
     PrefixStore,
     Store,
     StoreConnectionError,
     StoreError,
 )
 from launcher.errors import RendezvousClosedError, RendezvousConnectionError, RendezvousError
+from launcher.rendezvous.announcement import Announcement
 from launcher.rendezvous.changes import Changes, keeping_up
 from launcher.rendezvous.guidance import guide
 from launcher.rendezvous.keys import HEIR, HOST, LEADER, NODES, OFFERS, PREFIX, RECORD, SHARED
@@ -44,10 +39,6 @@ from launcher.rendezvous.place import HostedPlace, LastingPlace, Place, SilentSt
 from launcher.rendezvous.state import End, Node, Record, decode_node, decode_record, encode
 
 __all__ = ("Membership",)
-
-_MARGIN = 1 / 12  # of a lease's life: for workers to end in order, and again before it lapses
-
-_KILL_TIME = 0.2  # seconds that killing workers takes, with some to spare
 
 _logger = logging.getLogger("launcher.rendezvous")
 
@@ -68,20 +59,19 @@ class Membership:
     ) -> None:
         self.changes = Changes(clock)
         """Of the record; of the failure too."""
+        self.announcement = Announcement(ttl, clock)
+        """Of this node."""
         self._place = place
         self._terms = terms
         self._interval = interval
         self._ttl = ttl
         self._clock = clock
-        self._node: Node | None = None  # as it was announced last; None before
         self._record = Record()  # as far as it is known here
         self._stored = b""  # its form in the store, which compare-and-set expects
         self._leader = ""  # id of the node that leads; empty: nobody, or we do not know yet
         self._failure: RendezvousError | None = None  # why there is no way on
         self._host = ""  # label of the node that the store goes with; empty: of none
         self._store: PrefixStore | None = None  # None until it is open
-        self._lease: Lease | None = None  # None until something is announced
-        self._leasing = asyncio.Lock()  # around making one
         self._opening = asyncio.Lock()
         self._moving = asyncio.Lock()  # around whatever must not happen while the store moves
         self._is_heir = False  # whether this node was asked to take over the store
@@ -99,23 +89,9 @@ class Membership:
         return isinstance(self._failure, SilentStoreError)
 
     @property
-    def expiry(self) -> float:
-        """Until when the others are sure to take this node for alive if it says nothing more."""
-        if self._lease is None:
-            return self._clock.time()
-        return self._lease.renewed + self._ttl * (1 - _MARGIN)
-
-    @property
-    def lapse(self) -> float:
-        """When the others give this node up if it says nothing more, but for the time of a kill."""
-        if self._lease is None:
-            return math.inf
-        return self._lease.renewed + self._ttl - min(self._ttl * _MARGIN, _KILL_TIME)
-
-    @property
     def has_announced(self) -> bool:
         """Whether the others may know of this node."""
-        return self._node is not None and self.is_open
+        return self.announcement.node is not None and self.is_open
 
     @property
     def record(self) -> Record:
@@ -127,11 +103,6 @@ class Membership:
         if self._failure is not None:
             raise type(self._failure)(str(self._failure)) from self._failure.__cause__
         return self._record
-
-    @property
-    def node(self) -> Node | None:
-        """The node as it was announced last; ``None`` before."""
-        return self._node
 
     @property
     def store(self) -> PrefixStore:
@@ -179,24 +150,11 @@ class Membership:
             RendezvousError: the store was lost or left.
         """
         async with self._moving:
-            is_first, self._node = self._node is None, node
+            is_first = self.announcement.node is None
             with self._translated():
-                await self._say(node)
+                await self.announcement.make(self.store, node)
                 if is_first:
                     await self._take_part(node)
-
-    async def _say(self, node: Node) -> None:
-        before = self._lease
-        lease = await self._hold()
-        if lease is not before:
-            return  # it was announced along with the new lease
-        try:
-            await self.store.set(NODES + node.id, encode(node), lease=lease)
-        except StoreConnectionError:
-            raise
-        except StoreError:  # it has lapsed, and we are the last to know
-            lease.mark_lost()
-            await self._hold()
 
     async def _take_part(self, node: Node) -> None:
         if self._place.is_host:
@@ -256,11 +214,9 @@ class Membership:
         """
         self._fail(RendezvousClosedError("this node has left the run"))
         await _end(self._tasks)
-        lease, self._lease = self._lease, None
-        if lease is not None:
-            with suppress(StoreError, TimeoutError):
-                async with asyncio.timeout(timeout):
-                    await lease.__aexit__(None, None, None)
+        with suppress(StoreError, TimeoutError):
+            async with asyncio.timeout(timeout):
+                await self.announcement.withdraw()
         if self._store is not None and self._record.end is not End.NOT_YET:
             with suppress(StoreError, TimeoutError):
                 async with asyncio.timeout(timeout):
@@ -327,7 +283,8 @@ class Membership:
 
     def _inherit(self, node_id: str) -> None:
         """Offer a store to the node that leaves with its own, if it asks this one."""
-        is_asked = self._node is not None and node_id == self._node.id
+        own = self.announcement.node
+        is_asked = own is not None and node_id == own.id
         if is_asked and not self._is_heir and isinstance(self._place, HostedPlace):
             self._is_heir = True
             self._spawn(partial(self._offer, node_id, self._place))
@@ -348,12 +305,13 @@ class Membership:
             with self._translated():
                 await store.wait([RECORD], self._ttl)  # the last that is brought there
                 values, _version = await store.snapshot(RECORD)
-                self._store, self._lease, self._leader, self._is_heir = store, None, "", False
+                self._store, self._leader, self._is_heir = store, "", False
                 self._stored = values[RECORD]
                 self._record = decode_record(self._stored)
-                if self._node is not None:
-                    await self._say(self._node)
-                    await self._take_part(self._node)
+                if (node := self.announcement.node) is not None:
+                    self.announcement.lease = None  # it was in the other store
+                    await self.announcement.make(store, node)
+                    await self._take_part(node)
         self.changes.notify()
         await place.settle()
         if place.is_host:
@@ -376,7 +334,7 @@ class Membership:
         while True:
             while self._leader:
                 await self.changes.wait()
-            lease = await self._hold()
+            lease = await self.announcement.hold(self._store)
             try:
                 found = await self._store.compare_set(LEADER, "", node_id, lease=lease)
             except StoreConnectionError:
@@ -390,28 +348,16 @@ class Membership:
 
     # Staying alive
 
-    async def _hold(self) -> Lease:
-        """Return the lease that the announcement hangs on, both made anew if it has lapsed."""
-        assert self._store is not None
-        assert self._node is not None
-        async with self._leasing:
-            if self._lease is None or not self._lease.is_alive:
-                lease = await self._store.lease(self._ttl).__aenter__()
-                self._lease = lease
-                await self._store.set(NODES + self._node.id, encode(self._node), lease=lease)
-            return self._lease
-
     async def _keep_alive(self) -> None:
         """Notice a lease that has lapsed, and a store that says nothing any more."""
         assert self._store is not None
         while True:
             await self._clock.sleep(self._interval)
-            silent_at = self.expiry - self._ttl * _MARGIN
             # Who has slept itself asks once more.
-            patience = max(silent_at - self._clock.time(), self._interval / 2)
+            patience = max(self.announcement.silent_at - self._clock.time(), self._interval / 2)
             try:
                 async with time_limit(self._clock, patience):
-                    await self._hold()
+                    await self.announcement.hold(self._store)
                     await self._store.check([])
             except TimeoutError as error:
                 if self._place.is_host:

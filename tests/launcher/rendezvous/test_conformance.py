@@ -56,7 +56,7 @@ async def waiting(handler: RendezvousHandler) -> asyncio.Task[RendezvousInfo]:
     members = handler._members
     task = asyncio.create_task(handler.next_rendezvous())
     async with asyncio.timeout(10):
-        while members.node is None or members.node.id not in await members.nodes():
+        while (node := members.announcement.node) is None or node.id not in await members.nodes():
             await asyncio.sleep(0.01)
     await asyncio.sleep(0.05)  # for those who lead to act on it
     return task

@@ -83,13 +83,13 @@ async def test_a_lease_that_has_lapsed_is_made_anew() -> None:
         member = make()
         await member.open(5.0)
         await member.announce(node("a"))
-        before = member._lease
+        before = member.announcement.lease
         assert before is not None
         before.abandon()  # nobody renews it, as if the process stood still
         await asyncio.sleep(0.5)
 
         assert await store.get(f"{LEASED}a", 5.0)
-        assert member._lease is not before
+        assert member.announcement.lease is not before
         assert await store.get("launcher/shared/leader", 5.0) == b"a"
 
 
@@ -99,12 +99,12 @@ async def test_an_announcement_on_a_lapsed_lease_is_made_on_a_new_one() -> None:
         member = make()
         await member.open(5.0)
         await member.announce(node("a"))
-        lease = member._lease
+        lease = member.announcement.lease
         assert lease is not None
         await store.revoke_lease(lease)
         await member.announce(node("a", 3))
 
-        assert member._lease is not lease
+        assert member.announcement.lease is not lease
         assert (await member.nodes())["a"].round == 3
 
 
