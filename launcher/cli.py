@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from launcher.commandline import Launch, in_users_words, parse
 from launcher.errors import (
+    ERROR_FILE_VARIABLE,
     ChildFailedError,
     LauncherError,
     ProcessFailure,
@@ -166,6 +167,7 @@ async def _supervise(launch: Launch, guardian: Guardian) -> int:
     }
     if failures:
         _print(_report(launch, result, failures))
+        _pass_on(ChildFailedError(launch.target.name, failures))
     if result.is_preempted:
         _print(f"launcher: left the run; status {_REQUEUE_STATUS} asks to be started again")
         if launch.requeue:
@@ -180,6 +182,16 @@ async def _supervise(launch: Launch, guardian: Guardian) -> int:
         return 0
     _, root = ChildFailedError(launch.target.name, failures).get_first_failure()
     return _status(root.status)
+
+
+def _pass_on(error: ChildFailedError) -> None:
+    """Let the launcher that has started this one, if one has, know of the cause."""
+    if not os.environ.get(ERROR_FILE_VARIABLE):
+        return
+    from launcher.process import ErrorHandler  # noqa: PLC0415 -- seldom, and slow
+
+    with suppress(ChildFailedError), ErrorHandler().recording():
+        raise error
 
 
 def _entrypoint(target: Target) -> tuple[Callable[..., object] | str, tuple[str, ...]]:

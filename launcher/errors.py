@@ -26,6 +26,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 __all__ = (
+    "ERROR_FILE_VARIABLE",
     "ChildFailedError",
     "GuardianError",
     "LauncherError",
@@ -41,6 +42,8 @@ __all__ = (
     "one_line",
 )
 
+ERROR_FILE_VARIABLE = "TORCHELASTIC_ERROR_FILE"
+"""In a worker's environment: the file it may record its error in; empty: none."""
 NOT_AVAILABLE = "<N/A>"  # torchrun's word for "no error file" and "no signal"
 NO_MESSAGE = "<NONE>"
 TRACEBACK_HINT = "To enable traceback see: https://pytorch.org/docs/stable/elastic/errors.html"

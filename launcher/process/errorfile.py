@@ -19,11 +19,10 @@ from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import ParamSpec, TypeVar, cast
 
-from launcher.errors import NOT_AVAILABLE, ChildFailedError
+from launcher.errors import ERROR_FILE_VARIABLE, NOT_AVAILABLE, ChildFailedError
 
-__all__ = ("ERROR_FILE_VARIABLE", "ErrorHandler", "format_error", "record")
+__all__ = ("ErrorHandler", "format_error", "record")
 
-ERROR_FILE_VARIABLE = "TORCHELASTIC_ERROR_FILE"
 _OURS = ("launcher.process.", "contextlib")  # modules whose frames say nothing to the user
 
 _log = logging.getLogger("launcher.process")

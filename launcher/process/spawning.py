@@ -11,8 +11,8 @@ import sys
 from collections.abc import Collection, Mapping, MutableMapping, Sequence
 from typing import TYPE_CHECKING
 
+from launcher.errors import ERROR_FILE_VARIABLE
 from launcher.limits import MAX_STARTING, explain_shortage
-from launcher.process.errorfile import ERROR_FILE_VARIABLE
 
 if TYPE_CHECKING:
     from launcher.logs import WorkerOutput

@@ -40,6 +40,8 @@ class Settings(NamedTuple):
     """The rank this node is to have; ``None``: whatever comes."""
     is_host: bool | None = None
     """Whether this node serves the store; ``None``: if it can listen at the endpoint."""
+    store_type: str = "tcp"
+    """Torch's; there is no store in a file here."""
 
     @property
     def ttl(self) -> float:
@@ -87,6 +89,10 @@ def read_settings(parameters: RendezvousParameters, others: Sequence[str] = ()) 
 def _read(parameters: RendezvousParameters, name: str, value: object) -> Any:
     if name == "is_host":
         return parameters.get_as_bool(name)
+    if name == "store_type":
+        if value != "tcp":
+            raise ValueError(f"rdzv_conf store_type={value}: expected tcp, there are no others")
+        return value
     if name in ("keep_alive_max_attempt", "expect_nodes", "rank"):
         return _integer(name, value, at_least=0 if name == "rank" else 1)
     return _span(name, value, is_zero_allowed=name not in _SPANS)

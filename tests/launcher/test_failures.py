@@ -6,6 +6,7 @@ lines of what the launcher wrote to stderr, and the exit status be that of the c
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -104,6 +105,29 @@ def test_who_lost_a_peer_is_not_the_cause(start: Start, script: Callable[[str], 
     assert "ValueError: the cause" in root
     assert "First to fail: rank 0 " in root
     assert process.returncode == 1
+
+
+def test_a_launcher_in_a_launcher_passes_the_cause_on(
+    start: Start, script: Callable[[str], str], tmp_path: Path
+) -> None:
+    """As torchrun does: what its worker has recorded is recorded for it, too."""
+    path = script(
+        """
+        from launcher.process import record
+        @record
+        def main():
+            raise RuntimeError("in the inner one")
+        main()
+        """
+    )
+    inner = (sys.executable, "-m", "launcher", "--nproc-per-node=2", path)
+    process = start("--log-dir", str(tmp_path / "logs"), "--no-python", *inner)
+    _, stderr = process.communicate(timeout=30)
+    files = [*(tmp_path / "logs").glob("*/attempt_0/0/error.json")]
+
+    assert process.returncode == 1
+    assert stderr.splitlines()[-4].endswith("status 1: RuntimeError: in the inner one")
+    assert [json.loads(file.read_text())["message"]["errorCode"] for file in files] == [1]
 
 
 def test_a_failure_during_the_shutdown_is_not_the_cause(

@@ -28,7 +28,12 @@ def test_defaults_are_torchruns() -> None:
 def test_settings_are_read_from_texts_and_values() -> None:
     """As a command line and a program write them."""
     settings = read(
-        join_timeout="9", last_call_timeout=0.5, is_host="true", rank="3", expect_nodes=2
+        join_timeout="9",
+        last_call_timeout=0.5,
+        is_host="true",
+        rank="3",
+        expect_nodes=2,
+        store_type="tcp",
     )
 
     assert (settings.join_timeout, settings.last_call_timeout) == (9.0, 0.5)
@@ -62,6 +67,7 @@ def test_the_timeout_of_every_config_is_the_static_backends(backend: str, expect
         ({"join_debounce": "-1"}, "rdzv_conf join_debounce=-1: expected seconds, at least 0"),
         ({"keep_alive_max_attempt": "0"}, "keep_alive_max_attempt=0: expected an integer, at"),
         ({"keep_alive_max_attempt": True}, "keep_alive_max_attempt=True: expected an integer"),
+        ({"store_type": "file"}, "rdzv_conf store_type=file: expected tcp, there are no others"),
         ({"is_host": "perhaps"}, "rdzv_conf is_host=perhaps: expected 1 or 0"),
         ({"rank": "4"}, "node_rank=4: expected below --nnodes \\(max_nodes\\), 4"),
         ({"rank": "-1"}, "rdzv_conf rank=-1: expected an integer, at least 0"),
