@@ -52,6 +52,7 @@ from launcher.rendezvous import (
     RendezvousError,
     RendezvousGracefulExitError,
     RendezvousInfo,
+    read_name,
 )
 from launcher.rules import to_signals
 
@@ -199,7 +200,7 @@ class LocalElasticAgent:
             GuardianError: the process that looks after the workers could not be started or died.
             ValueError: there is no secret to hand to the workers.
         """
-        run_id = self._spec.rdzv_handler.get_run_id()
+        run_id = read_name(self._spec.rdzv_handler.get_run_id())
         secret = self._secret or run_secret(load_secret(None, os.environ), run_id)
         guardian = self._guardian = self._guardian or Guardian.start()
         with ExitStack() as files:

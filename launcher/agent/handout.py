@@ -13,6 +13,7 @@ from launcher.agent.group import WorkerSpec
 from launcher.agent.secretfile import secret_file
 from launcher.agent.variables import RunFacts
 from launcher.process import Guardian
+from launcher.rendezvous import read_name
 
 if TYPE_CHECKING:  # the name only: most runs have none
     from launcher.agent.preemption import Preemption
@@ -60,7 +61,7 @@ def handed_out(
             files.enter_context(preemption.serve(guardian))
             extra |= preemption.variables
         yield RunFacts(
-            run_id=spec.rdzv_handler.get_run_id(),
+            run_id=read_name(spec.rdzv_handler.get_run_id()),
             role=spec.role,
             max_restarts=spec.max_restarts,
             secret_file=secret_path,

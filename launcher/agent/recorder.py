@@ -13,6 +13,7 @@ from launcher.agent.group import RunResult, Worker, WorkerGroup
 from launcher.events import EventSource, Fact, record, status_event
 from launcher.metrics import put_metric
 from launcher.process import ProcessFailure, RunProcsResult
+from launcher.rendezvous import read_name
 
 __all__ = ("Recorder",)
 
@@ -103,12 +104,12 @@ class Recorder:
         spec = group.spec
         handler = spec.rdzv_handler
         facts: dict[str, Fact] = {
-            "run_id": handler.get_run_id(),
+            "run_id": read_name(handler.get_run_id()),
             "group_rank": group.group_rank,
             "role": spec.role,
             "hostname": self._hostname,
             "total_run_time": round(time.monotonic() - self._begun_at, 3),
-            "rdzv_backend": handler.get_backend(),
+            "rdzv_backend": read_name(handler.get_backend()),
             "agent_restarts": group.info.restarts if group.info else 0,
             **about,
         }

@@ -9,6 +9,7 @@ from launcher.agent.group import Worker, WorkerGroup
 from launcher.agent.state import WorkerState
 from launcher.health import RunStatus, WorkerStatus
 from launcher.process import ProcessContext
+from launcher.rendezvous import read_name
 
 __all__ = ("status_of",)
 
@@ -28,7 +29,7 @@ def status_of(
     restarts = 0 if group.info is None else group.info.restarts
     workers = [] if group.info is None else group.workers  # nobody has a rank before
     return RunStatus(
-        run_id=group.spec.rdzv_handler.get_run_id(),
+        run_id=read_name(group.spec.rdzv_handler.get_run_id()),
         round=-1 if group.info is None else group.info.round,
         nodes=max(0, group.group_world_size),
         workers=[_worker_status(group, worker, context, restarts) for worker in workers],

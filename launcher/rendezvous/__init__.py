@@ -16,6 +16,8 @@ from launcher.rendezvous.base import (
     RendezvousInfo,
     RendezvousParameters,
     RendezvousStoreInfo,
+    Told,
+    read_name,
 )
 from launcher.rendezvous.endpoint import free_port
 from launcher.rendezvous.registry import get_rendezvous_handler, register, unregister
@@ -34,8 +36,10 @@ __all__ = (
     "RendezvousStateError",
     "RendezvousStoreInfo",
     "RendezvousTimeoutError",
+    "Told",
     "free_port",
     "get_rendezvous_handler",
+    "read_name",
     "register",
     "unregister",
 )

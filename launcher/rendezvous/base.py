@@ -10,7 +10,7 @@ import asyncio
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Generator, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:  # the name only: a backend that has a store has imported it
@@ -24,6 +24,8 @@ __all__ = (
     "RendezvousInfo",
     "RendezvousParameters",
     "RendezvousStoreInfo",
+    "Told",
+    "read_name",
 )
 
 _MONITOR_INTERVAL = 0.1  # seconds; torchrun's
@@ -190,6 +192,37 @@ class RendezvousParameters:
             raise ValueError(f"rdzv_conf {key}={value}: expected an integer") from None
 
 
+class Told(str):
+    """What handlers tell of themselves: a text, as torch's do, that may be awaited as well."""
+
+    __slots__ = ()
+
+    def __await__(self) -> Generator[None, None, str]:
+        """Return the text; nothing is waited for."""
+        yield from ()
+        return str(self)
+
+
+def read_name(told: str | Awaitable[str]) -> str:
+    """Return what a handler tells, whether its method is a plain one or a coroutine function.
+
+    Args:
+        told: what the method returned.
+
+    Raises:
+        TypeError: it waits for something: a name is known from the start.
+    """
+    if isinstance(told, str):
+        return told
+    steps = told.__await__()
+    try:
+        next(steps)
+    except StopIteration as end:
+        return str(end.value)
+    steps.close()
+    raise TypeError("get_backend and get_run_id of a rendezvous handler cannot wait for anything")
+
+
 class RendezvousHandler(ABC):
     """How one agent takes part in the rounds of a run.
 
@@ -210,11 +243,14 @@ class RendezvousHandler(ABC):
         return False
 
     @abstractmethod
-    def get_backend(self) -> str:
-        """Name the backend."""
+    def get_backend(self) -> str | Awaitable[str]:
+        """Name the backend; like the next one, a coroutine function or, as torch's, a plain one.
+
+        What the package's own handlers return is a text that may be awaited.
+        """
 
     @abstractmethod
-    def get_run_id(self) -> str:
+    def get_run_id(self) -> str | Awaitable[str]:
         """Name the run."""
 
     @abstractmethod

@@ -32,6 +32,7 @@ from launcher.rendezvous.base import (
     RendezvousInfo,
     RendezvousParameters,
     RendezvousStoreInfo,
+    Told,
 )
 from launcher.rendezvous.endpoint import check_port, free_port
 from launcher.rendezvous.handover import hand_over
@@ -114,13 +115,13 @@ class DynamicRendezvous(RendezvousHandler):
 
     # What agents ask
 
-    def get_backend(self) -> str:
+    def get_backend(self) -> Told:
         """Name the backend."""
-        return self._parameters.backend
+        return Told(self._parameters.backend)
 
-    def get_run_id(self) -> str:
+    def get_run_id(self) -> Told:
         """Name the run."""
-        return self._parameters.run_id
+        return Told(self._parameters.run_id)
 
     async def next_rendezvous(self) -> RendezvousInfo:
         """Join the next round and wait until it is formed; see the base class."""

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import cast
 
-from launcher.rendezvous.base import RendezvousHandler, RendezvousParameters
+from launcher.rendezvous.base import RendezvousHandler, RendezvousParameters, read_name
 
 __all__ = ("HandlerFactory", "get_rendezvous_handler", "register", "unregister")
 
@@ -69,10 +69,8 @@ def get_rendezvous_handler(params: RendezvousParameters) -> RendezvousHandler:
         from launcher.rendezvous.threaded import ThreadedHandler  # noqa: PLC0415 -- of others only
 
         handler = ThreadedHandler(handler)
-    if handler.get_backend() != params.backend:
-        raise RuntimeError(
-            f"rdzv_backend={params.backend!r}: its handler calls itself {handler.get_backend()!r}"
-        )
+    if (name := read_name(handler.get_backend())) != params.backend:
+        raise RuntimeError(f"rdzv_backend={params.backend!r}: its handler calls itself {name!r}")
     return handler
 
 

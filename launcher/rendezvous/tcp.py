@@ -28,6 +28,7 @@ from launcher.rendezvous.base import (
     RendezvousInfo,
     RendezvousParameters,
     RendezvousStoreInfo,
+    Told,
 )
 from launcher.rendezvous.endpoint import check_port, free_port, parse_endpoint
 
@@ -75,13 +76,13 @@ class TcpRendezvous(RendezvousHandler):
         self._given_ports: set[int] = set()
         self._is_closed = False
 
-    def get_backend(self) -> str:
+    def get_backend(self) -> Told:
         """Name the backend."""
-        return self._backend
+        return Told(self._backend)
 
-    def get_run_id(self) -> str:
+    def get_run_id(self) -> Told:
         """Name the run."""
-        return self._run_id
+        return Told(self._run_id)
 
     async def next_rendezvous(self) -> RendezvousInfo:
         """Form the next round, of this node alone.

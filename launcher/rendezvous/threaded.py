@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from contextlib import suppress
 from typing import Any, TypeVar, cast
 
@@ -21,7 +21,13 @@ from launcher.errors import (
     RendezvousStateError,
     RendezvousTimeoutError,
 )
-from launcher.rendezvous.base import RendezvousHandler, RendezvousInfo, RendezvousStoreInfo
+from launcher.rendezvous.base import (
+    RendezvousHandler,
+    RendezvousInfo,
+    RendezvousStoreInfo,
+    Told,
+    read_name,
+)
 
 __all__ = ("ThreadedHandler",)
 
@@ -56,13 +62,13 @@ class ThreadedHandler(RendezvousHandler):
         """Whether MASTER_ADDR:MASTER_PORT leads to the handler's own store."""
         return bool(getattr(self._handler, "use_agent_store", False))
 
-    def get_backend(self) -> str:
+    def get_backend(self) -> Told:
         """Name the backend."""
-        return str(self._handler.get_backend())
+        return Told(read_name(self._handler.get_backend()))
 
-    def get_run_id(self) -> str:
+    def get_run_id(self) -> Told:
         """Name the run."""
-        return str(self._handler.get_run_id())
+        return Told(read_name(self._handler.get_run_id()))
 
     async def next_rendezvous(self) -> RendezvousInfo:
         """Join the next round; see the base class."""
@@ -123,7 +129,10 @@ class _ThreadedStore:
 
 
 async def _in_thread(function: Callable[[], T]) -> T:
-    """Call what blocks; a cancelled call ends whenever it does, and nobody waits for it."""
+    """Call what blocks; a cancelled call ends whenever it does, and nobody waits for it.
+
+    What is a coroutine function all the same is awaited here.
+    """
     loop = asyncio.get_running_loop()
     done: asyncio.Future[T] = loop.create_future()
 
@@ -141,7 +150,8 @@ async def _in_thread(function: Callable[[], T]) -> T:
 
     threading.Thread(target=call, name="launcher-rendezvous", daemon=True).start()
     try:
-        return await done
+        outcome = await done
+        return await outcome if isinstance(outcome, Coroutine) else outcome
     except Exception as error:
         names = (kind.__name__ for kind in type(error).__mro__)
         ours = next((_ERRORS[name] for name in names if name in _ERRORS), None)

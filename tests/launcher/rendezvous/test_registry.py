@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from launcher.rendezvous import (
     RendezvousHandler,
     RendezvousParameters,
+    Told,
     get_rendezvous_handler,
     register,
     unregister,
@@ -58,6 +60,37 @@ def test_a_handler_answers_to_the_name_it_was_registered_by(smoke: str) -> None:
     register(smoke, lambda given: make(parameters("tcp", given.endpoint)))
 
     with pytest.raises(RuntimeError, match="rdzv_backend='smoke': its handler calls itself 'tcp'"):
+        get_rendezvous_handler(parameters(smoke))
+
+
+@pytest.mark.asyncio
+async def test_what_a_handler_tells_may_be_awaited() -> None:
+    """All its methods are coroutines by contract; torch's users call these two plainly."""
+    handler = get_rendezvous_handler(parameters("tcp"))
+    backend, run_id = handler.get_backend(), handler.get_run_id()
+
+    assert isinstance(backend, Told)
+    assert isinstance(run_id, Told)
+    assert (await backend, await run_id) == ("tcp", "run")
+
+
+def test_a_handler_may_tell_its_name_by_coroutine_functions(smoke: str) -> None:
+    """Which wait for nothing: the name is looked at where it is registered."""
+
+    class Patient(TcpRendezvous):
+        async def get_backend(self) -> str:  # type: ignore[override]
+            return smoke
+
+    class Late(TcpRendezvous):
+        async def get_backend(self) -> str:  # type: ignore[override]
+            await asyncio.sleep(0)
+            return smoke
+
+    register(smoke, Patient)
+    assert isinstance(get_rendezvous_handler(parameters(smoke)), Patient)
+    unregister(smoke)
+    register(smoke, Late)
+    with pytest.raises(TypeError, match=r"get_backend and get_run_id .* cannot wait for anything"):
         get_rendezvous_handler(parameters(smoke))
 
 

@@ -96,8 +96,8 @@ class Blocking:
             store=Client(meeting), rank=rank, world_size=nodes, bootstrap_store_info=where
         )
 
-    def is_closed(self) -> bool:
-        """Say that it goes on."""
+    async def is_closed(self) -> bool:
+        """Say that it goes on, by a coroutine function, as none of torch's is."""
         return False
 
     def set_closed(self) -> None:
