@@ -6,7 +6,6 @@ the agent tell when to go on: see `References.hold_back`.
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING, Any
 
 from asyncrpc.agent.pending import RpcFuture
@@ -19,8 +18,6 @@ if TYPE_CHECKING:
     from asyncrpc.agent.request import Request
 
 __all__ = ("WithheldReply", "WithheldRequest")
-
-_log = logging.getLogger("asyncrpc.peer")
 
 
 class WithheldRequest:
@@ -71,14 +68,9 @@ class WithheldRequest:
 
     def fail(self, error: RpcError) -> None:
         """See `Waiting.fail`."""
-        future, request = self._future, self._request
-        if future is None:
-            self._agent.references.taken(request.call_id, self._peer)
-            self._agent.references.take_back(request.enclosed, self._peer)
-            _log.error("a one-way call to %s was not sent: %s", self._peer, error)
-        elif not future.done():
-            self.withdraw(future)
-            future.fail(error)
+        if self._future is None or not self._future.done():
+            self._let_go()
+            self._peer.drop(self._request, self._future, error)
 
     def withdraw(self, future: RpcFuture[Any]) -> None:
         """Forget the call: cancelled, or its time is over."""

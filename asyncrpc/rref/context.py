@@ -89,6 +89,7 @@ class RRefContext:
         self.peer = agent.members.of
         """Gives a worker by its incarnation, present or not; ``None`` if it is not known."""
         self.machine = Lifecycle(agent.incarnation)
+        self.machine.fit(agent.options.limits.max_message_size)
         self._deadlines = Deadlines(agent.clock, self._endings, self._expire)
         self._control = ControlMessages(agent, self)
         self._actions[Send] = self._control.send
@@ -146,6 +147,8 @@ class RRefContext:
 
     def link_opened(self, peer: Peer, *, is_first: bool) -> None:
         """See `References.link_opened`."""
+        if peer.connection is not None:
+            self.machine.fit(peer.connection.max_message_size)
         if self._is_used and not is_first:
             self.machine.reconnected(peer.record.incarnation)
             self.perform()
@@ -181,6 +184,12 @@ class RRefContext:
         self.perform()
         if self.agent.idle_waiters and self.is_quiet:
             self.agent.became_idle()
+
+    def exhausted(self, ticket: int, reason: str) -> None:
+        """Learn that a control message cannot be sent as it is."""
+        _log.warning("a message about references was not sent: %s", reason)
+        self.machine.exhausted(ticket, reason)
+        self.perform()
 
     def _want_flush(self, _: WantFlush) -> None:
         self.agent.loop.call_soon(self._flush)

@@ -12,7 +12,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from asyncrpc.agent import Agent, Connection, Peer, Request, RetriedFuture
-from asyncrpc.errors import RpcError, UnknownWorkerError
+from asyncrpc.errors import MessageTooLargeError, RpcError, UnknownWorkerError
 from asyncrpc.retry import RetryPolicy
 from asyncrpc.wire import HEADER, MessageType
 
@@ -98,6 +98,8 @@ class ControlMessages:
             self._agent.caller.request(
                 peer, message.kind, message.payload, _ANSWER, is_plain=True, future=future
             )
+        except MessageTooLargeError as error:
+            self._context.exhausted(message.ticket, str(error))
         except RpcError as error:  # no place in the queue
             _log.debug("%s to %s has to wait: %s", message.kind.name, peer, error)
             when = self._agent.clock.time() + _AGAIN.delay(0)
@@ -127,6 +129,10 @@ class _ControlFuture(RetriedFuture[Any]):
 
     def fail(self, exception: Any) -> None:
         """Have it sent again, unless its worker or this agent is gone, or nobody has the name."""
+        if isinstance(exception, MessageTooLargeError):
+            self.cancel()  # queued before the link told how much its other end takes
+            self.context.exhausted(self.sent.ticket, str(exception))
+            return
         peer: Any = self.owner
         is_nobody = isinstance(exception, UnknownWorkerError)
         if self.agent.is_closed or not peer.is_present or is_nobody:

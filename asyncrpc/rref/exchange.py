@@ -10,10 +10,13 @@ from collections.abc import Callable
 
 from asyncrpc.wire import MessageType
 
-from .ids import make_id
+from .ids import ID_SIZE, make_id
 from .values import Cause, GlobalId, Instruction, Send, Worker
 
 __all__ = ("Exchange", "Tombstones")
+
+_FRAME = 128  # bytes of a message beside its ids: a count, two bounds, and where each item ends
+_UNLIMITED = 1 << 62
 
 OnAnswer = Callable[[object], None]
 """Takes the payload that a control message was answered with."""
@@ -28,7 +31,7 @@ class Exchange:
         me: this worker.
     """
 
-    __slots__ = ("_tickets", "count", "instructions", "lost", "me")
+    __slots__ = ("_tickets", "count", "instructions", "lost", "me", "room")
 
     def __init__(self, me: Worker) -> None:
         self.me = me
@@ -39,8 +42,14 @@ class Exchange:
         self.lost: dict[Worker, str] = {}
         """Workers that are gone, and why; nothing of theirs is taken any more. One entry for each
         incarnation that ever ended, so it grows with restarts, not with traffic."""
+        self.room = _UNLIMITED
+        """Ids that one message may have."""
         self._tickets: dict[int, tuple[Worker, OnAnswer, OnExhausted]] = {}
         # Control messages that are out; one is answered, exhausted or forgotten, once.
+
+    def fit(self, size: int) -> None:
+        """Learn how many bytes a message may have, to all workers or to one; the least counts."""
+        self.room = min(self.room, max(1, (size - _FRAME) // ID_SIZE))
 
     def number(self) -> int:
         """Return the next number of this worker."""

@@ -5,10 +5,10 @@ Pure; `Owners` calls it. All of it is ids in dicts, see `ids`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from itertools import chain
 
 from .ids import maker_of, number_of
+from .payloads import Sync
 from .values import GlobalId, Worker
 
 __all__ = ("Holders",)
@@ -75,16 +75,19 @@ class Holders:
         """Return the forks that a worker holds."""
         return tuple(self._forks.get(holder, ()))
 
-    def outdated(self, holder: Worker, as_of: int, live: Iterable[GlobalId]) -> list[GlobalId]:
-        """Return the forks of which ``holder`` knew at its number ``as_of`` and that it has not."""
-        alive = set(live)
+    def outdated(self, holder: Worker, sync: Sync) -> list[GlobalId]:
+        """Return the forks of which ``holder`` knew when it made a snapshot, and that it has not.
+
+        Of a portion of one, those within its bounds.
+        """
+        alive, as_of = set(sync.live), sync.as_of
         ended = []
         for fork in self._forks.get(holder, ()):
             made = number_of(fork) if maker_of(fork) == holder else _UNSTAMPED
             stamp = self._stamps.get(fork, made)
             if fork in alive:
                 self._stamps[fork] = min(stamp, as_of)
-            elif stamp <= as_of:
+            elif stamp <= as_of and sync.after < fork and (not sync.up_to or fork <= sync.up_to):
                 ended.append(fork)
         return ended
 

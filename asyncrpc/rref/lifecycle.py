@@ -120,6 +120,10 @@ class Lifecycle:
         taken, exchange.instructions = exchange.instructions, []
         return taken
 
+    def fit(self, size: int) -> None:
+        """Learn how many bytes a control message may have, to all workers or to one of them."""
+        self.exchange.fit(size)
+
     # -- creation
 
     def own(self) -> Fork:

@@ -40,8 +40,8 @@ def take_message(
             owners.delete(fork, source)
         return None
     if kind is MessageType.RREF_SYNC:
-        as_of, live, asked = read_sync(payload)
-        if as_of != NO_SNAPSHOT:
-            owners.reconcile(source, as_of, live)
-        return b"".join([fork for fork in asked if not users.is_needed(fork, source)])
+        sync = read_sync(payload)
+        if sync.as_of != NO_SNAPSHOT:
+            owners.reconcile(source, sync)
+        return b"".join([fork for fork in sync.asked if not users.is_needed(fork, source)])
     raise ValueError(f"{kind!r} is no message about references")

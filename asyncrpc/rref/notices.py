@@ -15,7 +15,7 @@ from .values import Deleted, GlobalId, WantFlush, Worker
 __all__ = ("BATCH", "Notices")
 
 BATCH = 2048
-"""Deletes in one frame: 48 KB, and a few milliseconds at the owner, so that a burst of them stops
+"""Ids in one frame: 48 KB, and a few milliseconds at the owner, so that a burst of them stops
 neither loop."""
 
 
@@ -75,15 +75,11 @@ class Notices:
     def flush(self) -> None:
         """Send one batch to each owner; ask for another turn if there is more."""
         self._wants_flush = False
+        room = min(BATCH, self._exchange.room)
         for owner in dict.fromkeys((*self._deletes, *self._doubts)):
-            batch = waiting = self._deletes.pop(owner, {})
-            if len(waiting) > BATCH:
-                batch = dict.fromkeys(islice(waiting, BATCH))
-                for fork in batch:
-                    del waiting[fork]
-                self._deletes[owner] = waiting
-            self._send(owner, batch, self._doubts.pop(owner, {}))
-        if self._deletes:
+            batch = _take(self._deletes, owner, room)
+            self._send(owner, batch, _take(self._doubts, owner, room - len(batch)))
+        if self._deletes or self._doubts:
             self._want_flush()
 
     def _send(
@@ -135,3 +131,17 @@ class Notices:
         if not self._wants_flush:
             self._wants_flush = True
             self._exchange.emit(_WANT_FLUSH)
+
+
+def _take(
+    table: dict[Worker, dict[GlobalId, None]], owner: Worker, most: int
+) -> dict[GlobalId, None]:
+    """Take what is queued for an owner, the first ``most`` of it."""
+    waiting = table.pop(owner, {})
+    if len(waiting) <= most:
+        return waiting
+    taken = dict.fromkeys(islice(waiting, most))
+    for ident in taken:
+        del waiting[ident]
+    table[owner] = waiting
+    return taken

@@ -7,11 +7,10 @@ garbage collector, which would look at each record.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from .exchange import Exchange, Tombstones
 from .holders import Holders
 from .ids import maker_of
+from .payloads import Sync
 from .values import (
     AnswerFetch,
     Cause,
@@ -227,9 +226,9 @@ class Owners:
         elif known is None:
             self._ended.add(fork, _DELETED)
 
-    def reconcile(self, holder: Worker, as_of: int, live: Iterable[GlobalId]) -> None:
+    def reconcile(self, holder: Worker, sync: Sync) -> None:
         """Drop what the holder knew of and holds no more; death is final, so age is harmless."""
-        for fork in self.holders.outdated(holder, as_of, live):
+        for fork in self.holders.outdated(holder, sync):
             self._end(fork)
 
     def holder_lost(self, holder: Worker, reason: str) -> None:

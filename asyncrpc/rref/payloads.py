@@ -39,6 +39,10 @@ class Sync(NamedTuple):
     """Its forks of the receiver's values."""
     asked: list[GlobalId]
     """Forks that it sent to the receiver in messages of which it does not know the end."""
+    after: bytes = b""
+    """The id above which ``live`` is complete; empty for from the first one."""
+    up_to: bytes = b""
+    """The id up to which it is complete; empty for to the last one."""
 
 
 def _read_count(value: object) -> int:
@@ -46,6 +50,10 @@ def _read_count(value: object) -> int:
     if isinstance(value, int) and value >= -1:
         return value
     raise ValueError(f"stamp must be a count, got {value!r:.100}")
+
+
+def _read_bound(value: object) -> bytes:
+    return b"" if value == b"" else read_id(value)
 
 
 def read_fork_request(payload: object) -> tuple[GlobalId, GlobalId, int]:
@@ -77,7 +85,11 @@ def read_sync(payload: object) -> Sync:
     match payload:
         case (as_of, live, asked):
             return Sync(_read_count(as_of), read_ids(live), read_ids(asked))
-    raise ValueError(f"a snapshot must have three items, got {payload!r:.100}")
+        case (as_of, live, after, up_to):
+            return Sync(
+                _read_count(as_of), read_ids(live), [], _read_bound(after), _read_bound(up_to)
+            )
+    raise ValueError(f"a snapshot must have three or four items, got {payload!r:.100}")
 
 
 def read_cause(payload: object) -> Cause | None:

@@ -45,11 +45,26 @@ class Reconciler:
         new = {fork.fork: fork for fork in forks}
         if new:
             self._asked.setdefault(to, {}).update(new)
-            self._sync(to, NO_SNAPSHOT, (), new)
+            for portion in _portions(list(new), self._exchange.room):
+                self._sync(to, NO_SNAPSHOT, (), {fork: new[fork] for fork in portion})
 
     def reconnected(self, worker: Worker, live: Sequence[GlobalId]) -> None:
         """Send what is held of the worker's values, and all that is to be asked."""
-        self._sync(worker, self._exchange.count, live, dict(self._asked.get(worker, {})))
+        asked = dict(self._asked.get(worker, {}))
+        if len(live) + len(asked) <= self._exchange.room:
+            self._sync(worker, self._exchange.count, live, asked)
+        else:
+            self._send_snapshot(worker, sorted(live))
+            self.ask(worker, asked.values())
+
+    def _send_snapshot(self, worker: Worker, live: Sequence[GlobalId]) -> None:
+        """Send what is held in portions, each of which tells of the ids from one to another."""
+        as_of, after = self._exchange.count, b""
+        portions = _portions(live, self._exchange.room)
+        for portion in portions:
+            up_to = b"" if portion is portions[-1] else portion[-1]
+            self._send(worker, (as_of, b"".join(portion), after, up_to), {})
+            after = up_to
 
     def worker_gone(self, worker: Worker) -> None:
         """Let go of all that a worker that is gone was asked about."""
@@ -63,10 +78,13 @@ class Reconciler:
     def _sync(
         self, to: Worker, as_of: int, live: Sequence[GlobalId], asked: dict[GlobalId, Fork]
     ) -> None:
+        self._send(to, (as_of, b"".join(live), b"".join(asked)), asked)
+
+    def _send(self, to: Worker, payload: tuple[object, ...], asked: dict[GlobalId, Fork]) -> None:
         self._exchange.send(
             to,
             MessageType.RREF_SYNC,
-            (as_of, b"".join(live), b"".join(asked)),
+            payload,
             lambda answer: self._answered(to, read_ids(answer), asked),
             lambda _: None,  # asked again when the worker is back
         )
@@ -80,3 +98,8 @@ class Reconciler:
         for ident in unneeded:
             if ident in asked:
                 self._let_go(asked[ident], by)
+
+
+def _portions(ids: Sequence[GlobalId], most: int) -> list[Sequence[GlobalId]]:
+    """Return the ids in pieces of at most ``most``: one without any if there are none."""
+    return [ids[at : at + most] for at in range(0, max(1, len(ids)), most)]

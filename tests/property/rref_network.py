@@ -30,6 +30,7 @@ from asyncrpc.rref.values import (
 )
 
 MAX_IN_FLIGHT = 60  # messages; beyond that the network moves before users do
+SMALL = 200  # bytes that a message of every second worker may have: 3 ids
 
 
 @dataclass
@@ -124,6 +125,8 @@ class Network:
         """Add a worker."""
         name = (len(self.seen) + self._next()).to_bytes(16, "big")
         self.workers[name] = Worker(name, Lifecycle(name))
+        if len(self.workers) % 2:
+            self.workers[name].machine.fit(SMALL)
         self.notices += [(name, gone) for gone in self.dead]
 
     def _next(self) -> int:
@@ -216,7 +219,7 @@ class Network:
     def disturb(self) -> None:
         """Let something go on, or go wrong, that no message brings about."""
         worker = self.random.choice(list(self.workers.values()))
-        kind = self.random.randrange(9)
+        kind = self.random.randrange(10)
         if kind == 0 and worker.creations:
             handle = worker.creations.pop(self.random.choice(list(worker.creations)))
             self.creation_failed(worker, handle)
@@ -236,6 +239,10 @@ class Network:
             self.crash(worker)
         elif kind == 7 and self.notices:
             self.notify(self.notices.pop(self.random.randrange(len(self.notices))))
+        elif kind == 8 and worker.running:
+            rref = self.random.choice(worker.running)
+            self.excused.add(rref)
+            worker.machine.stopped(rref, "told to stop")
         else:
             self.flush(worker)
         self.doubt_replies(worker)
