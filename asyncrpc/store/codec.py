@@ -14,7 +14,7 @@ that was ready at one time, so that a burst costs one call of the packer, not on
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import msgpack
@@ -75,11 +75,12 @@ Reply = tuple[Any, ...]
 """``(request, result)``, ``(request, kind, message, keys)`` or ``(request, *StoreEvent)``."""
 
 _LENGTH = struct.Struct(">I")
+_pack_length, _unpack_length = _LENGTH.pack, _LENGTH.unpack_from
 _FIRST_ROOM = 1 << 16
 _KEPT_ROOM = 1 << 20  # a larger buffer is given back when the frame it was for is done
 _MAX_ITEMS = 1 << 20  # of one array; what an empty nest of arrays can make us allocate
 
-# The types of each command's fields; lists hold the type of their items in `_ITEMS`.
+# The types of each command's fields; for those that are lists `_ITEMS` has more.
 _SHAPES: dict[type[Command], tuple[type, ...]] = {
     Set: (str, bytes, int),
     Get: (str, float),
@@ -106,11 +107,14 @@ _SHAPES: dict[type[Command], tuple[type, ...]] = {
     RevokeLease: (int,),
     Ping: (),
 }
-_ITEMS: dict[type[Command], tuple[type, ...]] = {
-    Wait: (str,),
-    Check: (str,),
-    MultiGet: (str,),
-    MultiSet: (str, bytes),
+# For each list, whether it holds nothing else; asked of the types of its items.
+_ARE_STR = frozenset({str}).issuperset
+_ARE_BYTES = frozenset({bytes}).issuperset
+_ITEMS: dict[type[Command], tuple[Callable[[Iterable[type]], bool], ...]] = {
+    Wait: (_ARE_STR,),
+    Check: (_ARE_STR,),
+    MultiGet: (_ARE_STR,),
+    MultiSet: (_ARE_STR, _ARE_BYTES),
 }
 # By opcode; all in one look-up, since this is run for every request.
 _KNOWN = {
@@ -136,21 +140,24 @@ class Packer:
     def __init__(self) -> None:
         self._pack = msgpack.Packer(use_bin_type=True).pack
 
+    def request(self, number: int, command: Command) -> bytes:
+        """Return the frame of one numbered command."""
+        body = self._pack(((number, OPCODES[type(command)], command),))
+        return _pack_length(len(body)) + body
+
     def requests(self, batch: list[tuple[int, Command]]) -> bytes:
         """Return the frame of some numbered commands."""
-        return self._frame([(number, OPCODES[type(item)], item) for number, item in batch])
+        body = self._pack([(number, OPCODES[type(item)], item) for number, item in batch])
+        return _pack_length(len(body)) + body
 
     def replies(self, batch: list[Reply]) -> bytes:
         """Return the frame of some replies."""
-        return self._frame(batch)
-
-    def _frame(self, items: list[Any]) -> bytes:
-        body = self._pack(items)
-        return _LENGTH.pack(len(body)) + body
+        body = self._pack(batch)
+        return _pack_length(len(body)) + body
 
 
 class FrameReader:
-    """Cuts a stream of bytes into the bodies of frames, each decoded to a list.
+    """Cuts a stream of bytes into frames and decodes them: to requests, or to replies.
 
     Args:
         max_frame: longest body, in bytes.
@@ -165,29 +172,29 @@ class FrameReader:
         self._buffer = bytearray(_FIRST_ROOM)
         self._view = memoryview(self._buffer)
         self._start = 0  # of what is not decoded yet
-        self._end = 0  # of what has arrived
+        self._end = 0  # of what has arrived; both are 0 when nothing is left
 
-    def get_buffer(self) -> memoryview:
+    def get_buffer(self, size_hint: int = -1) -> memoryview:  # noqa: ARG002 -- loops give it
         """Return room for the next bytes, never empty."""
-        if self._start == self._end:
-            self._start = self._end = 0
-            if len(self._buffer) > _KEPT_ROOM:
-                self._make_room()
-        elif self._end == len(self._buffer) or self._start > _FIRST_ROOM // 2:
+        if not self._end:
+            return self._view
+        if self._end == len(self._buffer) or self._start > _FIRST_ROOM // 2:
             self._make_room()
         return self._view[self._end :]
 
-    def advance(self, count: int) -> list[list[Any]]:
-        """Take in ``count`` bytes at the front of that room; return the frames now complete.
+    def advance(self, count: int) -> list[Any]:
+        """Take in ``count`` bytes at the front of that room.
+
+        Returns:
+            What the frames hold that are now complete: requests or replies, not checked yet.
 
         Raises:
             RemoteProtocolError: a length or a body is not of this dialect; use it no more.
         """
-        self._end += count
-        frames = []
-        start, end, view = self._start, self._end, self._view
+        items: list[Any] = []
+        start, end, view = self._start, self._end + count, self._view
         while end - start >= 4:
-            length = _LENGTH.unpack_from(self._buffer, start)[0]
+            length = _unpack_length(view, start)[0]
             if not 0 < length <= self._max_frame:
                 raise RemoteProtocolError(
                     f"store frame of {length} bytes, expected 1 to {self._max_frame}"
@@ -195,22 +202,31 @@ class FrameReader:
             stop = start + 4 + length
             if stop > end:
                 break
-            frames.append(_unpack(view[start + 4 : stop]))
+            found = _unpack(view[start + 4 : stop], length)
+            if items:
+                items += found
+            else:
+                items = found
             start = stop
-        self._start = start
-        return frames
+        if start < end:
+            self._start, self._end = start, end
+        else:
+            self._start = self._end = 0
+            if len(self._buffer) > _KEPT_ROOM:
+                self._make_room()
+        return items
 
-    def feed(self, data: bytes) -> list[list[Any]]:
-        """Take in bytes wherever they came from; return the frames now complete."""
-        frames = []
+    def feed(self, data: bytes) -> list[Any]:
+        """Take in bytes wherever they came from; see `advance`."""
+        items = []
         rest = memoryview(data)
         while rest:
             room = self.get_buffer()
             count = min(len(room), len(rest))
             room[:count] = rest[:count]
-            frames += self.advance(count)
+            items += self.advance(count)
             rest = rest[count:]
-        return frames
+        return items
 
     def _make_room(self) -> None:
         kept = self._end - self._start
@@ -224,7 +240,7 @@ class FrameReader:
 
 
 def decode_requests(items: list[Any]) -> list[tuple[int, Command]]:
-    """Return the numbered commands of one frame.
+    """Return numbered commands; they are checked here.
 
     Raises:
         RemoteProtocolError: an item is no command of ours.
@@ -235,8 +251,9 @@ def decode_requests(items: list[Any]) -> list[tuple[int, Command]]:
             command, shape, inner = _KNOWN[opcode]
             if [*map(type, arguments)] != shape or type(number) is not int or number <= CONNECTION:
                 raise _not_a_command(number, opcode)
-            if inner and not _are_lists_of(arguments, inner):
-                raise _not_a_command(number, opcode)
+            for holds, values in zip(inner, arguments, strict=False) if inner else ():
+                if not holds(map(type, values)):
+                    raise _not_a_command(number, opcode)
             commands.append((number, _make(command, arguments)))
     except (TypeError, ValueError, KeyError) as error:
         raise RemoteProtocolError(f"store request is malformed: {error!r:.200}") from None
@@ -244,7 +261,7 @@ def decode_requests(items: list[Any]) -> list[tuple[int, Command]]:
 
 
 def decode_replies(items: list[Any]) -> list[Any]:
-    """Check the replies of one frame; they are returned as they came.
+    """Check replies; they are returned as they came.
 
     Raises:
         RemoteProtocolError: an item is no reply.
@@ -283,9 +300,9 @@ def event_of(reply: Reply) -> StoreEvent:
     return StoreEvent._make(reply[1:])
 
 
-def _unpack(body: memoryview) -> list[Any]:
+def _unpack(body: memoryview, length: int) -> list[Any]:
     # A fresh unpacker each time: one that failed has been seen to crash when used again.
-    limit = min(len(body), _MAX_ITEMS)
+    limit = min(_MAX_ITEMS, length)
     try:
         items = msgpack.unpackb(body, max_array_len=limit, max_map_len=0, max_ext_len=0)
     except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as error:
@@ -293,12 +310,6 @@ def _unpack(body: memoryview) -> list[Any]:
     if type(items) is not list:
         raise RemoteProtocolError(f"store frame holds {type(items).__name__}, expected an array")
     return items
-
-
-def _are_lists_of(arguments: list[Any], kinds: tuple[type, ...]) -> bool:
-    return all(
-        set(map(type, values)) <= {kind} for values, kind in zip(arguments, kinds, strict=False)
-    )
 
 
 def _not_a_command(number: object, opcode: int) -> RemoteProtocolError:

@@ -78,6 +78,7 @@ class Exchange:
 
     def __init__(self, owner: Owner, clock: Clock, name: str) -> None:
         self.outlet = Outlet()
+        self._send, self._post = self.outlet.send, self.outlet.post
         self.has_heard = True
         self.failure: StoreConnectionError | AuthenticationError | None = None
         self._owner = owner
@@ -85,7 +86,7 @@ class Exchange:
         self._time = clock.time
         self._name = name
         self._create_future = asyncio.get_running_loop().create_future
-        self._reader = FrameReader(_MAX_REPLY)
+        self._use(FrameReader(_MAX_REPLY))
         self._numbers = itertools.count(1)
         # Whether replies come one by one: then nothing is gained by waiting for more requests.
         self._is_sequential = True
@@ -120,12 +121,10 @@ class Exchange:
         deadline = self._time() + timeout + _SLACK
         if deadline < self._wake_at:
             self._set_timer(deadline)
-        is_alone = self._is_sequential and not self._calls
-        self._calls[number] = (future, command, deadline)
-        if is_alone:
-            self.outlet.send(number, command)
-        else:
-            self.outlet.post(number, command, size)
+        calls = self._calls
+        send = self._send if self._is_sequential and not calls else self._post
+        calls[number] = (future, command, deadline)
+        send(number, command, size)
         try:
             return await future
         except asyncio.CancelledError:
@@ -214,16 +213,13 @@ class Exchange:
 
     # What arrives (StreamHandler)
 
-    def get_buffer(self, size_hint: int) -> memoryview:  # noqa: ARG002 -- the reader knows better
-        """Return room for the next bytes."""
-        return self._reader.get_buffer()
-
     def buffer_updated(self, count: int) -> None:
         """Take in replies and events."""
         self.has_heard = True
         try:
-            for items in self._reader.advance(count):
-                self._take_replies(decode_replies(items))
+            replies = decode_replies(self._reader.advance(count))
+            if replies:
+                self._take_replies(replies)
         except RemoteProtocolError as error:
             self._owner.connection_refused(f"it broke the protocol: {error}")
 
@@ -287,6 +283,11 @@ class Exchange:
                 feed.end(self._lost("the connection broke before the watch was confirmed"))
         self._owner.connection_lost(error)
 
+    def _use(self, reader: FrameReader) -> None:
+        """Read a new connection from its beginning."""
+        self._reader = reader
+        self.get_buffer = reader.get_buffer  # no call between it and the loop
+
     def _lost(self, reason: str) -> StoreConnectionError:
         return lost_error(self._name, reason)
 
@@ -303,7 +304,7 @@ class Exchange:
             Whether it still stands.
         """
         self.outlet.stream = stream
-        self._reader = FrameReader(_MAX_REPLY)
+        self._use(FrameReader(_MAX_REPLY))
         stream.attach(self, leftover)
         return self.outlet.stream is not None
 

@@ -36,10 +36,9 @@ class Expiry:
         self._timer: Timer | None = None
 
     def update(self) -> None:
-        """Set the timer after the table has changed."""
-        due = self._table.next_expiry()
-        if due < self._due:
-            self._set(due)
+        """Set the timer after the table has changed, if that may have made it earlier."""
+        if self._table.horizon.is_nearer:
+            self._renew()
 
     def close(self) -> None:
         """Stop."""
@@ -47,6 +46,11 @@ class Expiry:
             self._timer.cancel()
             self._timer = None
         self._due = math.inf
+
+    def _renew(self) -> None:
+        due = self._table.next_expiry()
+        if due < self._due:
+            self._set(due)
 
     def _set(self, due: float) -> None:
         if self._timer is not None:
@@ -64,4 +68,4 @@ class Expiry:
             return
         self._table.expire(now)
         self._deliver()
-        self.update()
+        self._renew()

@@ -13,7 +13,6 @@ from asyncrpc.observe import Clock, LoopClock
 from asyncrpc.store.arguments import (
     UNSET,
     Timeout,
-    Unset,
     Value,
     check_integer,
     check_key,
@@ -80,7 +79,7 @@ class Operations(ABC):
 
     async def get(self, key: str, timeout: Timeout = UNSET) -> bytes:
         """Wait for a key and return its value; see `Store.get`."""
-        seconds = self._timeout if timeout is UNSET else self._seconds(timeout)
+        seconds = self._seconds(timeout)
         result: bytes = await self._call(Get(check_key(key), seconds), seconds)
         return result
 
@@ -223,7 +222,11 @@ class Operations(ABC):
     def _arrival_token(self) -> bytes: ...
 
     def _seconds(self, timeout: Timeout) -> float:
-        return self._timeout if isinstance(timeout, Unset) else check_timeout(timeout)
+        if timeout is UNSET:
+            return self._timeout
+        if type(timeout) is float and timeout >= 0:
+            return timeout
+        return check_timeout(timeout)
 
     def _data(self, value: Value, field: str = "value") -> bytes:
         data = to_bytes(value, field)

@@ -59,10 +59,13 @@ class Outlet:
         """Send a command that may carry much, in a frame of its own."""
         self.post(number, command, _FLUSH_AT)
 
-    def send(self, number: int, command: Command) -> None:
+    def send(self, number: int, command: Command, size: int = 0) -> None:  # noqa: ARG002 -- as post
         """Send a command at once, after those that wait."""
-        self._batch.append((number, command))
-        self.flush()
+        if self.stream is None or self._batch:
+            self._batch.append((number, command))
+            self.flush()
+        else:
+            self.stream.write_now(self._packer.request(number, command))
 
     def flush(self) -> None:
         """Send what waits, if there is a connection."""
@@ -71,11 +74,8 @@ class Outlet:
             return
         self._batch = []
         self._size = 0
-        data = self._packer.requests(batch)
-        if stream.is_writable:
-            stream.write_parts((data,))  # now: `write` would also ask for another turn of the loop
-        else:
-            stream.write(data)
+        # Now: `write` would also ask for another turn of the loop.
+        stream.write_now(self._packer.requests(batch))
 
     def unsent(self) -> set[int]:
         """Return the numbers of the requests that were not sent."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 
 from asyncrpc.errors import (
@@ -85,7 +86,7 @@ class TCPStoreServer(ListeningServer):
             max_value=check_integer(max_value, "max_value", 1), grace=check_span(grace, "grace")
         )
         self._expiry = Expiry(self._table, self._clock, self._deliver)
-        self._packer = Packer()
+        self._pack = Packer().replies  # of all sessions
         self._sessions: set[_Session] = set()
         self._is_unused = asyncio.Event()
         self._greetings: set[asyncio.Task[None]] = set()
@@ -97,7 +98,7 @@ class TCPStoreServer(ListeningServer):
         sessions = list(self._sessions)
         farewell = failure(CONNECTION, StoreConnectionError("the server was closed"))
         for session in sessions:
-            session.stream.write(self._packer.replies([farewell]))
+            session.stream.write(self._pack([farewell]))
             session.stream.close()
         if self._greetings:
             await asyncio.wait(self._greetings)
@@ -158,7 +159,7 @@ class TCPStoreServer(ListeningServer):
         except (AuthenticationError, RemoteProtocolError, TimeoutError) as error:
             self._report("turned away %s: %s", stream.peer, error)
             return
-        session = _Session(self, stream, FrameReader(_MAX_FRAME))
+        session = _Session(self, stream, FrameReader(_MAX_FRAME), self._pack)
         self._sessions.add(session)
         stream.attach(session, greeter.handshake.leftover)
 
@@ -166,8 +167,8 @@ class TCPStoreServer(ListeningServer):
 
     def serve(self, session: _Session) -> None:
         """Apply a session's requests while it takes the replies, and send these."""
-        requests, replies, table = session.requests, session.replies, self._table
-        now = self._clock.time()
+        requests, replies, handlers = session.requests, session.replies, self._table.handlers
+        outbox, now = self._table.outbox, self._clock.time()
         while requests:
             if session.reply_size >= _FLUSH_AT:
                 session.flush()
@@ -176,23 +177,21 @@ class TCPStoreServer(ListeningServer):
                     break
             number, command = requests.popleft()
             try:
-                result = table.apply(session, number, command, now)
+                result = handlers[type(command)](session, number, command, now)
             except StoreError as error:
                 replies.append(failure(number, error))
             else:
                 if result is not PENDING:
                     replies.append((number, result))
-                    if result.__class__ is bytes or result.__class__ is list:
+                    if type(result) is bytes:
+                        session.reply_size += len(result)
+                    elif type(result) is list:
                         session.reply_size += _size(result)
-            if table.outbox:
+            if outbox:
                 self._deliver()
                 replies = session.replies
         session.flush()
         self._expiry.update()
-
-    def pack(self, replies: list[Reply]) -> bytes:
-        """Return the frame of some replies."""
-        return self._packer.replies(replies)
 
     def replay(self, session: _Session, request: int) -> None:
         """Give a watch more of the past."""
@@ -231,15 +230,23 @@ class _Session:
         "_events",
         "_is_paused",
         "_is_scheduled",
+        "_pack",
         "_reader",
         "_server",
+        "get_buffer",
         "replies",
         "reply_size",
         "requests",
         "stream",
     )
 
-    def __init__(self, server: TCPStoreServer, stream: Stream, reader: FrameReader) -> None:
+    def __init__(
+        self,
+        server: TCPStoreServer,
+        stream: Stream,
+        reader: FrameReader,
+        pack: Callable[[list[Reply]], bytes],
+    ) -> None:
         self.stream = stream
         self.requests: deque[tuple[int, Command]] = deque()  # read, not applied yet
         self.replies: list[Reply] = []  # not packed yet
@@ -248,19 +255,16 @@ class _Session:
         self._events = 0  # of watches among them
         self._event_size = 0
         self._server = server
+        self._pack = pack
         self._reader = reader
+        self.get_buffer = reader.get_buffer  # no call between it and the loop
         self._is_paused = False
         self._is_scheduled = False
-
-    def get_buffer(self, size_hint: int) -> memoryview:  # noqa: ARG002 -- the reader knows better
-        """Return room for the next bytes."""
-        return self._reader.get_buffer()
 
     def buffer_updated(self, count: int) -> None:
         """Take in requests, and serve them unless earlier ones still wait for room."""
         try:
-            for items in self._reader.advance(count):
-                self.requests += decode_requests(items)
+            self.requests += decode_requests(self._reader.advance(count))
         except RemoteProtocolError as error:
             self._server.break_off(self, error)
             return
@@ -308,8 +312,8 @@ class _Session:
         if self.replies and self.stream.is_writable:
             replies, self.replies = self.replies, []
             self.reply_size = self._events = self._event_size = 0
-            # At once: `write` would also ask for another turn of the loop.
-            self.stream.write_parts((self._server.pack(replies),))
+            # Now: `write` would also ask for another turn of the loop.
+            self.stream.write_now(self._pack(replies))
 
     def _flush_turn(self) -> None:
         self._is_scheduled = False
@@ -340,9 +344,5 @@ class _Session:
         return False
 
 
-def _size(result: object) -> int:
-    if isinstance(result, bytes):
-        return len(result)
-    if isinstance(result, list):
-        return sum(len(item) for item in result if isinstance(item, bytes | str))
-    return 0
+def _size(result: list[object]) -> int:
+    return sum(len(item) for item in result if isinstance(item, bytes | str))

@@ -129,6 +129,19 @@ class Stream(asyncio.BufferedProtocol):
         elif self._is_lost:  # until then its writer may want to know what never left
             batch.clear()
 
+    def write_now(self, data: bytes) -> None:
+        """Send ``data`` at once, after everything written before; dropped when the stream is gone.
+
+        Args:
+            data: bytes of any length; kept, not copied, while there is no room.
+        """
+        if self.batch or not (self._is_open and self.is_writable):
+            self.batch.append(data)
+            self.flush()
+        else:
+            self.sent += len(data)
+            self._transport.write(data)
+
     def write_parts(self, parts: Sequence[bytes | memoryview]) -> None:
         """Send large parts without joining them, after everything written before.
 

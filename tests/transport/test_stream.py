@@ -177,6 +177,26 @@ async def test_parts_do_not_overtake() -> None:
     assert transport.calls == [b"1234"]
 
 
+async def test_what_is_written_now_does_not_wait_for_the_turn() -> None:
+    """It leaves at once, behind what was written before; without room it keeps its place."""
+    stream, transport, _ = make()
+    stream.write_now(b"1")
+    stream.write(b"2")
+    stream.write_now(b"3")
+    assert transport.calls == [b"1", b"23"]
+    stream.pause_writing()
+    stream.write_now(b"4")
+    stream.write(b"5")
+    assert transport.calls == [b"1", b"23"]
+    stream.resume_writing()
+    assert transport.calls == [b"1", b"23", b"45"]
+    assert stream.sent == 5
+
+    stream.connection_lost(None)
+    stream.write_now(b"6")
+    assert (stream.sent, stream.batch) == (5, [])
+
+
 async def test_bytes_sent_are_counted() -> None:
     """What was handed to the transport is counted, by batch and by part, but not what waits."""
     stream, _, _ = make()

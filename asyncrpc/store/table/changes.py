@@ -100,29 +100,30 @@ class Watcher:
 
 
 class Watchers:
-    """The watches by prefix: many watch the same few prefixes, so an event tests each once."""
+    """The watches by prefix: many watch the same few prefixes, so an event tests each once.
 
-    __slots__ = ("_by_prefix",)
+    Attributes:
+        by_prefix: empty while nobody watches; read only.
+    """
+
+    __slots__ = ("by_prefix",)
 
     def __init__(self) -> None:
-        self._by_prefix: dict[str, dict[Watcher, None]] = {}
-
-    def __bool__(self) -> bool:
-        return bool(self._by_prefix)
+        self.by_prefix: dict[str, dict[Watcher, None]] = {}
 
     def add(self, watcher: Watcher) -> None:
         """Enter a watch."""
-        self._by_prefix.setdefault(watcher.prefix, {})[watcher] = None
+        self.by_prefix.setdefault(watcher.prefix, {})[watcher] = None
 
     def remove(self, watcher: Watcher) -> None:
         """Take a watch out."""
-        watchers = self._by_prefix[watcher.prefix]
+        watchers = self.by_prefix[watcher.prefix]
         del watchers[watcher]
         if not watchers:
-            del self._by_prefix[watcher.prefix]
+            del self.by_prefix[watcher.prefix]
 
     def of(self, key: str) -> Iterator[Watcher]:
         """Yield the watches a key belongs to."""
-        for prefix, watchers in self._by_prefix.items():
+        for prefix, watchers in self.by_prefix.items():
             if key.startswith(prefix):
                 yield from watchers

@@ -36,24 +36,25 @@ class Content:
     Args:
         requests: who waits and watches.
         history: where changes are entered.
+        leases: on which keys may hang.
         max_value: largest value, in bytes.
 
     Attributes:
         values: by key; changed by `put` and `remove` alone.
         queues: by key; none is empty. Whoever adds to one then calls `wake`.
-        leases: on which keys hang.
-        history: of changes.
         absent: who waits for keys to exist, a queue being one.
     """
 
-    def __init__(self, requests: Requests, history: History, max_value: int) -> None:
+    def __init__(
+        self, requests: Requests, history: History, leases: LeaseTable, max_value: int
+    ) -> None:
         self.values: dict[str, bytes] = {}
         self.queues: dict[str, deque[bytes]] = {}
-        self.leases = LeaseTable()
+        self.leases = leases
         self.history = history
         self.absent = KeyIndex(self._late)
         self._requests = requests
-        self._watchers = requests.watchers
+        self._watched = requests.watchers.by_prefix
         self._max_value = max_value
 
     # Writing
@@ -71,7 +72,7 @@ class Content:
             self.leases.attach(key, lease)
         self.values[key] = value
         self.history.record("put", key, value)
-        if self._watchers:
+        if self._watched:
             self._publish("put", key, value)
         if is_new and key in self.absent:
             self.wake(key)
@@ -80,7 +81,7 @@ class Content:
         """Take a value out that hangs on no lease any more."""
         del self.values[key]
         self.history.record(kind, key, b"")
-        if self._watchers:
+        if self._watched:
             self._publish(kind, key, b"")
 
     def vanish(self, lease: LeaseRecord) -> None:
@@ -106,7 +107,7 @@ class Content:
 
     def _publish(self, kind: Literal["put", "delete", "expire"], key: str, value: bytes) -> None:
         event = StoreEvent(kind, key, value, self.history.version)
-        for watcher in self._watchers.of(key):
+        for watcher in self._requests.watchers.of(key):
             if watcher.position is None:
                 self._requests.outbox.append((watcher.session, watcher.request, event))
 

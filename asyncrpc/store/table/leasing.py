@@ -11,6 +11,7 @@ from collections.abc import Hashable
 
 from asyncrpc.errors import StoreError
 from asyncrpc.store.commands import NO_LEASE
+from asyncrpc.store.table.waiting import Horizon
 
 __all__ = ("LeaseRecord", "LeaseTable")
 
@@ -30,11 +31,16 @@ class LeaseRecord:
 
 
 class LeaseTable:
-    """All leases; a key hangs on at most one."""
+    """All leases; a key hangs on at most one.
 
-    __slots__ = ("_heap", "_leases", "of_key")
+    Args:
+        horizon: told of new deadlines.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_heap", "_horizon", "_leases", "of_key")
+
+    def __init__(self, horizon: Horizon) -> None:
+        self._horizon = horizon
         self._leases: dict[int, LeaseRecord] = {}
         # Renewing leaves a lease's entry where it is; surfacing too early, it is pushed anew.
         self._heap: list[tuple[float, int]] = []
@@ -130,3 +136,4 @@ class LeaseTable:
     def _push(self, lease: LeaseRecord) -> None:
         lease.surfaces = lease.deadline
         heapq.heappush(self._heap, (lease.deadline, lease.id))
+        self._horizon.is_nearer = True

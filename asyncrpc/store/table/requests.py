@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from asyncrpc.errors import StoreError
 from asyncrpc.store.table.changes import Watcher, Watchers
-from asyncrpc.store.table.waiting import Deadlines, Waiter
+from asyncrpc.store.table.waiting import Deadlines, Horizon, Waiter
 
 __all__ = ("BEHIND", "PENDING", "Handler", "Pending", "Requests")
 
@@ -46,6 +46,9 @@ Handler = Callable[[Any, int, Any, float], object]
 class Requests:
     """All waiting requests and watches, by session and number.
 
+    Args:
+        horizon: of the table.
+
     Attributes:
         outbox: what became due for others than who is being answered, as `Table.outbox`; one list
             for ever, since all parts hold it.
@@ -55,10 +58,10 @@ class Requests:
 
     __slots__ = ("_by_session", "deadlines", "outbox", "watchers")
 
-    def __init__(self) -> None:
+    def __init__(self, horizon: Horizon) -> None:
         self.outbox: list[tuple[Any, int, object]] = []
         self.watchers = Watchers()
-        self.deadlines = Deadlines()
+        self.deadlines = Deadlines(horizon)
         # Invariant: no session without a request.
         self._by_session: dict[Hashable, dict[int, Waiter | Watcher]] = {}
 

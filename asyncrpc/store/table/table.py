@@ -28,9 +28,11 @@ from asyncrpc.store.commands import (
 from asyncrpc.store.table.barriers import Barriers
 from asyncrpc.store.table.changes import History
 from asyncrpc.store.table.content import DEFAULT_MAX_VALUE, Content
+from asyncrpc.store.table.leasing import LeaseTable
 from asyncrpc.store.table.queues import Queues
 from asyncrpc.store.table.requests import Handler, Requests
 from asyncrpc.store.table.values import Values
+from asyncrpc.store.table.waiting import Horizon
 from asyncrpc.store.table.watches import Watches
 
 __all__ = ("DEFAULT_GRACE", "Table")
@@ -53,6 +55,8 @@ class Table:
 
     Attributes:
         outbox: what became due for others; see the module and `take_outbox`.
+        handlers: what `apply` looks up, for those who run many commands.
+        horizon: says whether `next_expiry` may have become earlier since it was asked last.
     """
 
     def __init__(
@@ -65,15 +69,16 @@ class Table:
         push_wakes_one: bool = False,
     ) -> None:
         self._grace = grace
-        self._requests = Requests()
+        self.horizon = Horizon()
+        self._requests = Requests(self.horizon)
         self._history = History(max_events, max_event_bytes)
-        self._content = Content(self._requests, self._history, max_value)
-        self._leases = self._content.leases
+        self._leases = LeaseTable(self.horizon)
+        self._content = Content(self._requests, self._history, self._leases, max_value)
         self._watches = Watches(self._history, self._requests)
         self._barriers = Barriers(self._requests)
         queues = Queues(self._content, self._requests, push_wakes_one=push_wakes_one)
         self.outbox = self._requests.outbox
-        self._handlers: dict[type[Command], Handler] = {
+        self.handlers: dict[type[Command], Handler] = {
             **Values(self._content).handlers,
             **queues.handlers,
             **self._barriers.handlers,
@@ -119,7 +124,7 @@ class Table:
         Raises:
             StoreError: the command failed and changed nothing.
         """
-        return self._handlers[type(command)](session, request, command, now)
+        return self.handlers[type(command)](session, request, command, now)
 
     def take_outbox(self) -> list[tuple[Any, int, object]]:
         """Return what became due for others, and forget it."""
@@ -142,6 +147,7 @@ class Table:
 
     def next_expiry(self) -> float:
         """Return when `expire` must be called next; infinity if nothing can expire."""
+        self.horizon.is_nearer = False
         return min(self._requests.deadlines.next(), self._leases.next())
 
     def expire(self, now: float) -> None:

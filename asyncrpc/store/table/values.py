@@ -42,12 +42,12 @@ class Values:
             Get: self._get,
             Add: self._add,
             CompareSet: self._compare_set,
-            Wait: self._await_keys,
+            Wait: self._wait,
             Check: self._check,
             DeleteKey: self._delete_key,
             NumKeys: self._num_keys,
             Append: self._append,
-            MultiGet: self._await_keys,
+            MultiGet: self._multi_get,
             MultiSet: self._multi_set,
             ListKeys: self._list_keys,
             Snapshot: self._snapshot,
@@ -75,7 +75,7 @@ class Values:
 
     def _compare_set(self, _s: object, _r: int, command: CompareSet, _now: float) -> bytes:
         key, expected, desired, lease_id = command
-        lease = self._leases.find(lease_id)
+        lease = self._leases.find(lease_id) if lease_id else None
         value = self._values.get(key)
         if value is None:
             if expected:
@@ -85,9 +85,14 @@ class Values:
         self._put(key, desired, lease)
         return desired
 
-    def _await_keys(
-        self, session: Hashable, request: int, command: Wait | MultiGet, now: float
-    ) -> object:
+    def _wait(self, session: Hashable, request: int, command: Wait, now: float) -> object:
+        values = self._values
+        for key in command[0]:
+            if key not in values:
+                return self._content.await_keys(session, request, command, command.keys, now)
+        return None
+
+    def _multi_get(self, session: Hashable, request: int, command: MultiGet, now: float) -> object:
         return self._content.await_keys(session, request, command, command.keys, now)
 
     def _check(self, _session: object, _request: int, command: Check, _now: float) -> bool:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from asyncrpc.errors import StoreTimeoutError
     from asyncrpc.store.commands import Barrier, Get, MultiGet, QueuePop, Wait
 
-__all__ = ("Deadlines", "KeyIndex", "Waiter")
+__all__ = ("Deadlines", "Horizon", "KeyIndex", "Waiter")
 
 _COMPACT_AT = 64  # below this many dead heap entries rebuilding costs more than it frees
 
@@ -96,12 +96,26 @@ class KeyIndex:
         return len(self._by_key.get(key, ()))
 
 
-class Deadlines:
-    """Waiters by deadline: a heap in which the answered ones are dropped when they surface."""
+class Horizon:
+    """Whether something may come due earlier than what was known to come first."""
 
-    __slots__ = ("_dead", "_heap", "_order")
+    __slots__ = ("is_nearer",)
 
     def __init__(self) -> None:
+        self.is_nearer = False  # set by whoever enters a deadline, cleared by whoever looks
+
+
+class Deadlines:
+    """Waiters by deadline: a heap in which the answered ones are dropped when they surface.
+
+    Args:
+        horizon: told of new deadlines.
+    """
+
+    __slots__ = ("_dead", "_heap", "_horizon", "_order")
+
+    def __init__(self, horizon: Horizon) -> None:
+        self._horizon = horizon
         self._heap: list[tuple[float, int, Waiter]] = []
         self._order = itertools.count()
         self._dead = 0  # invariant: at least the number of answered waiters in the heap
@@ -110,6 +124,7 @@ class Deadlines:
         """Enter a waiter, unless it may wait for ever."""
         if waiter.deadline != math.inf:
             heapq.heappush(self._heap, (waiter.deadline, next(self._order), waiter))
+            self._horizon.is_nearer = True
 
     def forget(self, waiter: Waiter) -> None:
         """Note that a waiter was answered; rebuild the heap when most of it is such."""
