@@ -51,6 +51,8 @@ Value = bytes | bytearray | memoryview | str
 
 def check_key(key: object, field: str = "key") -> str:
     """Return a key or prefix that can travel."""
+    if type(key) is str and len(key) <= MAX_KEY and key.isascii():
+        return key
     if not isinstance(key, str):
         raise TypeError(f"{field} must be a str, got {type(key).__name__}: {key!r:.100}")
     if len(key) > MAX_KEY:
@@ -60,17 +62,19 @@ def check_key(key: object, field: str = "key") -> str:
             key.encode()
         except UnicodeEncodeError as error:
             raise ValueError(f"{field} cannot be encoded as UTF-8: {key!r:.100}") from error
-    return key if type(key) is str else str.__str__(key)
+    return str.__str__(key)
 
 
 def check_keys(keys: object, field: str = "keys") -> list[str]:
     """Return a list of keys; a single str is a mistake, not a list of its characters."""
-    if isinstance(keys, str | bytes) or not isinstance(keys, Iterable):
+    if type(keys) is not list and (isinstance(keys, str | bytes) or not isinstance(keys, Iterable)):
         raise TypeError(f"{field} must be a list of str, got {type(keys).__name__}: {keys!r:.100}")
-    checked = list(keys)
-    for index, key in enumerate(checked):
-        if type(key) is not str or len(key) > MAX_KEY or not key.isascii():
-            checked[index] = check_key(key, f"{field}[{index}]")
+    checked: list[str] = []
+    for key in keys:
+        if type(key) is str and len(key) <= MAX_KEY and key.isascii():
+            checked.append(key)
+        else:
+            checked.append(check_key(key, f"{field}[{len(checked)}]"))
     if len(checked) > MAX_KEYS:
         raise ValueError(f"{field} must have at most {MAX_KEYS} items, got {len(checked)}")
     return checked
@@ -92,6 +96,8 @@ def to_bytes(value: object, field: str = "value") -> bytes:
 
 def check_integer(value: object, field: str, minimum: int = -_INT64) -> int:
     """Return an integer of at most 64 bits."""
+    if type(value) is int and minimum <= value < _INT64:
+        return value
     if not isinstance(value, int) or isinstance(value, bool):
         raise TypeError(f"{field} must be an int, got {type(value).__name__}: {value!r:.100}")
     if not minimum <= value < _INT64:

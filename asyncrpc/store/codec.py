@@ -62,10 +62,9 @@ __all__ = (
     "FrameReader",
     "Packer",
     "Reply",
-    "decode_replies",
+    "decode_reply",
     "decode_requests",
     "failure",
-    "failure_error",
 )
 
 CONNECTION = 0
@@ -150,6 +149,11 @@ class Packer:
         body = self._pack([(number, OPCODES[type(item)], item) for number, item in batch])
         return _pack_length(len(body)) + body
 
+    def reply(self, reply: Reply) -> bytes:
+        """Return the frame of one reply."""
+        body = self._pack((reply,))
+        return _pack_length(len(body)) + body
+
     def replies(self, batch: list[Reply]) -> bytes:
         """Return the frame of some replies."""
         body = self._pack(batch)
@@ -191,6 +195,13 @@ class FrameReader:
         Raises:
             RemoteProtocolError: a length or a body is not of this dialect; use it no more.
         """
+        if not self._end and count > 4:
+            length = _unpack_length(self._buffer)[0]
+            if length == count - 4 and length <= self._max_frame:  # one whole frame: the rule
+                return _unpack(self._view[4:count], length)
+        return self._advance(count)
+
+    def _advance(self, count: int) -> list[Any]:
         items: list[Any] = []
         start, end, view = self._start, self._end + count, self._view
         while end - start >= 4:
@@ -202,11 +213,7 @@ class FrameReader:
             stop = start + 4 + length
             if stop > end:
                 break
-            found = _unpack(view[start + 4 : stop], length)
-            if items:
-                items += found
-            else:
-                items = found
+            items += _unpack(view[start + 4 : stop], length)
             start = stop
         if start < end:
             self._start, self._end = start, end
@@ -260,24 +267,20 @@ def decode_requests(items: list[Any]) -> list[tuple[int, Command]]:
     return commands
 
 
-def decode_replies(items: list[Any]) -> list[Any]:
-    """Check replies; they are returned as they came.
+def decode_reply(item: Any) -> StoreEvent | StoreError:
+    """Return what a reply tells that is no ``[request, result]``.
 
     Raises:
-        RemoteProtocolError: an item is no reply.
+        RemoteProtocolError: the item is no reply.
     """
-    for item in items:
-        if type(item) is not list or type(item[0] if item else None) is not int:
-            raise RemoteProtocolError("store reply is malformed: no request number")
-        if len(item) == 2:
-            continue
-        if len(item) == 4 and type(item[1]) is int and 0 <= item[1] < len(_FAILURES):
-            if type(item[2]) is str and type(item[3]) is list:
-                continue
-        elif len(item) == 5 and tuple(map(type, item)) == (int, str, str, bytes, int):
-            continue
-        raise RemoteProtocolError(f"store reply to request {item[0]} is malformed")
-    return items
+    if type(item) is not list or type(item[0] if item else None) is not int:
+        raise RemoteProtocolError("store reply is malformed: no request number")
+    if len(item) == 4 and type(item[1]) is int and 0 <= item[1] < len(_FAILURES):
+        if type(item[2]) is str and type(item[3]) is list:
+            return _failure_error(*item[1:])
+    elif len(item) == 5 and tuple(map(type, item)) == (int, str, str, bytes, int):
+        return StoreEvent._make(item[1:])
+    raise RemoteProtocolError(f"store reply to request {item[0]} is malformed")
 
 
 def failure(request: int, error: StoreError) -> Reply:
@@ -286,18 +289,11 @@ def failure(request: int, error: StoreError) -> Reply:
     return (request, _FAILURES.index(type(error)), str(error), keys)
 
 
-def failure_error(reply: Reply) -> StoreError:
-    """Return the error that a failure tells."""
-    _, kind, message, keys = reply
+def _failure_error(kind: int, message: str, keys: list[Any]) -> StoreError:
     error_type = _FAILURES[kind]
     if error_type is StoreTimeoutError:
         return StoreTimeoutError(message, keys=tuple(keys))
     return error_type(message)
-
-
-def event_of(reply: Reply) -> StoreEvent:
-    """Return the event of a watch that a reply carries."""
-    return StoreEvent._make(reply[1:])
 
 
 def _unpack(body: memoryview, length: int) -> list[Any]:

@@ -26,7 +26,7 @@ from asyncrpc.errors import (
     StoreError,
 )
 from asyncrpc.observe import Clock, Timer
-from asyncrpc.store.codec import CONNECTION, FrameReader, decode_replies, event_of, failure_error
+from asyncrpc.store.codec import CONNECTION, FrameReader, decode_reply
 from asyncrpc.store.commands import (
     NO_VERSION,
     RESENDABLE,
@@ -49,6 +49,7 @@ __all__ = ("Exchange", "Owner")
 
 _MAX_REPLY = 1 << 30  # bytes; a frame of the server, which is trusted more than it trusts us
 _MAX_REQUEST = 62 << 20  # bytes of one operation
+_Call = tuple[asyncio.Future[Any], Command, float]  # who waits, for what, until when
 _SLACK = 0.25  # seconds past a deadline before we answer for a server that does not
 
 
@@ -90,7 +91,7 @@ class Exchange:
         self._numbers = itertools.count(1)
         # Whether replies come one by one: then nothing is gained by waiting for more requests.
         self._is_sequential = True
-        self._calls: dict[int, tuple[asyncio.Future[Any], Command, float]] = {}
+        self._calls: dict[int, _Call] = {}
         # What to do with results that no future waits for; dropped when the connection breaks.
         self._callbacks: dict[int, Callable[[Any], None]] = {}
         self._feeds: dict[int, Feed] = {}
@@ -216,38 +217,45 @@ class Exchange:
     def buffer_updated(self, count: int) -> None:
         """Take in replies and events."""
         self.has_heard = True
+        calls = self._calls
         try:
-            replies = decode_replies(self._reader.advance(count))
+            replies = self._reader.advance(count)
+            for reply in replies:
+                if type(reply) is list and len(reply) == 2 and type(reply[0]) is int:
+                    number, result = reply
+                    call = calls.pop(number, None)
+                    if call is not None and not call[0].done():
+                        call[0].set_result(result)
+                    else:
+                        self._take_late(number, call, result)
+                else:
+                    self._take_other(reply)
             if replies:
-                self._take_replies(replies)
+                self._is_sequential = len(replies) == 1
         except RemoteProtocolError as error:
             self._owner.connection_refused(f"it broke the protocol: {error}")
 
-    def _take_replies(self, replies: list[Any]) -> None:
-        calls = self._calls
-        self._is_sequential = len(replies) == 1
-        for reply in replies:
-            if len(reply) == 2:
-                number, result = reply
-                call = calls.pop(number, None)
-                if call is None:
-                    callback = self._callbacks.pop(number, None)
-                    if callback is not None:
-                        callback(result)
-                elif not call[0].done():
-                    call[0].set_result(result)
-                else:
-                    self._give_back(call[1], result)
-            elif len(reply) == 5:
-                feed = self._feeds.get(reply[0])
-                if feed is not None and not feed.put(event_of(reply)):
-                    self.end_watch(reply[0])
-            else:
-                self._take_failure(reply)
+    def _take_late(self, number: int, call: _Call | None, result: Any) -> None:
+        """Take in a result that no future waits for, or none any more."""
+        if call is not None:
+            self._give_back(call[1], result)
+            return
+        callback = self._callbacks.pop(number, None)
+        if callback is not None:
+            callback(result)
 
-    def _take_failure(self, reply: list[Any]) -> None:
+    def _take_other(self, reply: Any) -> None:
+        """Take in an event or a failure."""
+        told = decode_reply(reply)
         number = reply[0]
-        error = failure_error(tuple(reply))
+        if isinstance(told, StoreError):
+            self._take_failure(number, told)
+            return
+        feed = self._feeds.get(number)
+        if feed is not None and not feed.put(told):
+            self.end_watch(number)
+
+    def _take_failure(self, number: int, error: StoreError) -> None:
         if number == CONNECTION:
             self._owner.connection_refused(str(error))
             return

@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Callable
 from pathlib import Path
 
 from asyncrpc.errors import (
@@ -86,7 +85,7 @@ class TCPStoreServer(ListeningServer):
             max_value=check_integer(max_value, "max_value", 1), grace=check_span(grace, "grace")
         )
         self._expiry = Expiry(self._table, self._clock, self._deliver)
-        self._pack = Packer().replies  # of all sessions
+        self._packer = Packer()  # of all sessions
         self._sessions: set[_Session] = set()
         self._is_unused = asyncio.Event()
         self._greetings: set[asyncio.Task[None]] = set()
@@ -96,9 +95,11 @@ class TCPStoreServer(ListeningServer):
         for task in self._greetings:
             task.cancel()
         sessions = list(self._sessions)
-        farewell = failure(CONNECTION, StoreConnectionError("the server was closed"))
+        farewell = self._packer.reply(
+            failure(CONNECTION, StoreConnectionError("the server was closed"))
+        )
         for session in sessions:
-            session.stream.write(self._pack([farewell]))
+            session.stream.write(farewell)
             session.stream.close()
         if self._greetings:
             await asyncio.wait(self._greetings)
@@ -159,11 +160,25 @@ class TCPStoreServer(ListeningServer):
         except (AuthenticationError, RemoteProtocolError, TimeoutError) as error:
             self._report("turned away %s: %s", stream.peer, error)
             return
-        session = _Session(self, stream, FrameReader(_MAX_FRAME), self._pack)
+        session = _Session(self, stream, FrameReader(_MAX_FRAME), self._packer)
         self._sessions.add(session)
         stream.attach(session, greeter.handshake.leftover)
 
     # Requests: called by sessions
+
+    def serve_one(self, session: _Session, number: int, command: Command) -> None:
+        """Apply the only request that has come of a session that has all its replies."""
+        table = self._table
+        try:
+            result = table.handlers[type(command)](session, number, command, self._clock.time())
+        except StoreError as error:
+            session.stream.write_now(self._packer.reply(failure(number, error)))
+        else:
+            if result is not PENDING:
+                session.stream.write_now(self._packer.reply((number, result)))
+        if table.outbox:
+            self._deliver()
+        self._expiry.update()
 
     def serve(self, session: _Session) -> None:
         """Apply a session's requests while it takes the replies, and send these."""
@@ -230,7 +245,7 @@ class _Session:
         "_events",
         "_is_paused",
         "_is_scheduled",
-        "_pack",
+        "_packer",
         "_reader",
         "_server",
         "get_buffer",
@@ -245,7 +260,7 @@ class _Session:
         server: TCPStoreServer,
         stream: Stream,
         reader: FrameReader,
-        pack: Callable[[list[Reply]], bytes],
+        packer: Packer,
     ) -> None:
         self.stream = stream
         self.requests: deque[tuple[int, Command]] = deque()  # read, not applied yet
@@ -255,7 +270,7 @@ class _Session:
         self._events = 0  # of watches among them
         self._event_size = 0
         self._server = server
-        self._pack = pack
+        self._packer = packer
         self._reader = reader
         self.get_buffer = reader.get_buffer  # no call between it and the loop
         self._is_paused = False
@@ -264,10 +279,15 @@ class _Session:
     def buffer_updated(self, count: int) -> None:
         """Take in requests, and serve them unless earlier ones still wait for room."""
         try:
-            self.requests += decode_requests(self._reader.advance(count))
+            requests = decode_requests(self._reader.advance(count))
         except RemoteProtocolError as error:
             self._server.break_off(self, error)
             return
+        is_behind = self.requests or self.replies or not self.stream.is_writable
+        if len(requests) == 1 and not is_behind:
+            self._server.serve_one(self, *requests[0])
+            return
+        self.requests += requests
         if not self.stream.is_writable:
             self._pause()
         elif self.requests:
@@ -313,7 +333,7 @@ class _Session:
             replies, self.replies = self.replies, []
             self.reply_size = self._events = self._event_size = 0
             # Now: `write` would also ask for another turn of the loop.
-            self.stream.write_now(self._pack(replies))
+            self.stream.write_now(self._packer.replies(replies))
 
     def _flush_turn(self) -> None:
         self._is_scheduled = False

@@ -22,11 +22,9 @@ from asyncrpc.store import commands
 from asyncrpc.store.codec import (
     FrameReader,
     Packer,
-    decode_replies,
+    decode_reply,
     decode_requests,
-    event_of,
     failure,
-    failure_error,
 )
 
 EVERY_COMMAND: list[commands.Command] = [
@@ -75,6 +73,7 @@ def test_every_command_travels() -> None:
     assert decoded == NUMBERED
     for numbered in NUMBERED:
         assert Packer().request(*numbered) == Packer().requests([numbered])
+    assert Packer().reply((1, b"x")) == Packer().replies([(1, b"x")])
     assert [type(item) for item in EVERY_COMMAND] == [type(item) for _, item in decoded]
     assert set(commands.COMMANDS) == {type(item) for item in EVERY_COMMAND}
 
@@ -189,9 +188,12 @@ def test_requests_of_wrong_shape_are_refused(item: object) -> None:
 def test_random_bytes_raise_only_protocol_errors(data: bytes) -> None:
     """Bytes of a peer raise RemoteProtocolError or nothing."""
     for stream in (data, frame(data)):
-        for decode in (decode_replies, decode_requests):
-            with contextlib.suppress(RemoteProtocolError):
-                decode(FrameReader(1 << 16).feed(stream))
+        with contextlib.suppress(RemoteProtocolError):
+            items = FrameReader(1 << 16).feed(stream)
+            for item in items:
+                with contextlib.suppress(RemoteProtocolError):
+                    decode_reply(item)
+            decode_requests(items)
 
 
 @given(st.data())
@@ -215,11 +217,11 @@ def test_replies_travel() -> None:
     ]
     batch = [(1, b"x"), (2, None), (3, [b"a", "b", 1]), (4, *event)]
     data = Packer().replies([*batch, *(failure(5, error) for error in errors)])
-    replies = decode_replies(FrameReader(1 << 20).feed(data))
+    replies = FrameReader(1 << 20).feed(data)
 
     assert replies[:3] == [[1, b"x"], [2, None], [3, [b"a", "b", 1]]]
-    assert event == event_of(replies[3])
-    rebuilt = [failure_error(reply) for reply in replies[4:]]
+    assert event == decode_reply(replies[3])
+    rebuilt = [decode_reply(reply) for reply in replies[4:]]
     assert [(type(error), str(error)) for error in errors] == [
         (type(error), str(error)) for error in rebuilt
     ]
@@ -234,4 +236,4 @@ def test_replies_travel() -> None:
 def test_replies_of_wrong_shape_are_refused(item: object) -> None:
     """A reply without a number, or of another shape, breaks the protocol."""
     with pytest.raises(RemoteProtocolError):
-        decode_replies([item])
+        decode_reply(item)
