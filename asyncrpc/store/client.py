@@ -117,7 +117,7 @@ class TCPStore(Operations):
         self._reconnect_timeout = reconnect_timeout
         self._incarnation = incarnation  # of the server
         self._name = secrets.token_bytes(8)  # of this client, in the tokens of its barriers
-        self._exchange = Exchange(self, self.clock, str(dialer.address))
+        self._exchange = Exchange(self, self.clock, self._timeout, str(dialer.address))
         self._leases: weakref.WeakValueDictionary[int, Lease] = weakref.WeakValueDictionary()
         self._ticker: Timer | None = None
         self._reconnecting: asyncio.Task[None] | None = None
@@ -185,7 +185,7 @@ class TCPStore(Operations):
     def _call(
         self, command: Command, timeout: float | None = None, size: int = 0
     ) -> Coroutine[Any, Any, Any]:
-        return self._exchange.call(command, self._timeout if timeout is None else timeout, size)
+        return self._exchange.call(command, timeout, size)
 
     # The connection (Owner of the exchange)
 

@@ -55,6 +55,7 @@ from asyncrpc.store.commands import (
     StoreEvent,
     Wait,
     Watch,
+    make,
 )
 
 __all__ = (
@@ -120,8 +121,6 @@ _KNOWN = {
     number: (command, list(_SHAPES[command]), _ITEMS.get(command, ()))
     for number, command in enumerate(COMMANDS)
 }
-# Not `Command._make`, which is written in Python and checks the length once more.
-_make: Callable[[type[Command], list[Any]], Command] = tuple.__new__
 
 _FAILURES: tuple[type[StoreError], ...] = (
     StoreError,
@@ -164,7 +163,7 @@ class FrameReader:
     """Cuts a stream of bytes into frames and decodes them: to requests, or to replies.
 
     Args:
-        max_frame: longest body, in bytes.
+        max_frame: longest body, in bytes; not less than the room at first.
 
     A frame's length is believed only as far as its bytes have arrived: the buffer doubles.
     """
@@ -172,6 +171,7 @@ class FrameReader:
     __slots__ = ("_buffer", "_end", "_max_frame", "_start", "_view")
 
     def __init__(self, max_frame: int) -> None:
+        assert max_frame >= _FIRST_ROOM
         self._max_frame = max_frame
         self._buffer = bytearray(_FIRST_ROOM)
         self._view = memoryview(self._buffer)
@@ -195,11 +195,9 @@ class FrameReader:
         Raises:
             RemoteProtocolError: a length or a body is not of this dialect; use it no more.
         """
-        if not self._end and count > 4:
-            length = _unpack_length(self._buffer)[0]
-            if length == count - 4 and length <= self._max_frame:  # one whole frame: the rule
-                return _unpack(self._view[4:count], length)
-        return self._advance(count)
+        if self._end or count <= 4 or _unpack_length(self._buffer)[0] != count - 4:
+            return self._advance(count)
+        return _unpack(self._view[4:count], count)  # one whole frame: the rule
 
     def _advance(self, count: int) -> list[Any]:
         items: list[Any] = []
@@ -261,7 +259,7 @@ def decode_requests(items: list[Any]) -> list[tuple[int, Command]]:
             for holds, values in zip(inner, arguments, strict=False) if inner else ():
                 if not holds(map(type, values)):
                     raise _not_a_command(number, opcode)
-            commands.append((number, _make(command, arguments)))
+            commands.append((number, make(command, arguments)))
     except (TypeError, ValueError, KeyError) as error:
         raise RemoteProtocolError(f"store request is malformed: {error!r:.200}") from None
     return commands
@@ -296,9 +294,10 @@ def _failure_error(kind: int, message: str, keys: list[Any]) -> StoreError:
     return error_type(message)
 
 
-def _unpack(body: memoryview, length: int) -> list[Any]:
+def _unpack(body: memoryview, most: int) -> list[Any]:
+    """Decode a body that is no longer than ``most`` bytes."""
     # A fresh unpacker each time: one that failed has been seen to crash when used again.
-    limit = min(_MAX_ITEMS, length)
+    limit = most if most < _MAX_ITEMS else _MAX_ITEMS  # noqa: FURB136 -- min() is a call
     try:
         items = msgpack.unpackb(body, max_array_len=limit, max_map_len=0, max_ext_len=0)
     except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as error:

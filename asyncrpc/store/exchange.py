@@ -69,6 +69,7 @@ class Exchange:
     Args:
         owner: hears of the connection.
         clock: tells the time for deadlines.
+        timeout: seconds for calls that are given none.
         name: of the server, in errors.
 
     Attributes:
@@ -77,7 +78,7 @@ class Exchange:
         failure: why it was given up; ``None`` while it was not.
     """
 
-    def __init__(self, owner: Owner, clock: Clock, name: str) -> None:
+    def __init__(self, owner: Owner, clock: Clock, timeout: float, name: str) -> None:
         self.outlet = Outlet()
         self._send, self._post = self.outlet.send, self.outlet.post
         self.has_heard = True
@@ -85,6 +86,7 @@ class Exchange:
         self._owner = owner
         self._clock = clock
         self._time = clock.time
+        self._timeout = timeout
         self._name = name
         self._create_future = asyncio.get_running_loop().create_future
         self._use(FrameReader(_MAX_REPLY))
@@ -105,12 +107,13 @@ class Exchange:
 
     # Asking
 
-    async def call(self, command: Command, timeout: float, size: int) -> Any:
+    async def call(self, command: Command, timeout: float | None = None, size: int = 0) -> Any:
         """Have a command carried out and return its result.
 
         Args:
             command: what is asked.
-            timeout: seconds; the server answers in time, but for the slack that it has.
+            timeout: seconds; the server answers in time, but for the slack that it has. ``None``
+                takes the exchange's own.
             size: about how many bytes it carries, where that may be many.
         """
         if self.failure is not None:
@@ -119,7 +122,7 @@ class Exchange:
             raise ValueError(f"an operation must carry at most {_MAX_REQUEST} bytes, got {size}")
         number = next(self._numbers)
         future: asyncio.Future[Any] = self._create_future()
-        deadline = self._time() + timeout + _SLACK
+        deadline = self._time() + (self._timeout if timeout is None else timeout) + _SLACK
         if deadline < self._wake_at:
             self._set_timer(deadline)
         calls = self._calls

@@ -45,6 +45,7 @@ from asyncrpc.store.commands import (
     Set,
     Snapshot,
     Wait,
+    make,
 )
 from asyncrpc.store.lease import Lease
 from asyncrpc.store.watch import Watch
@@ -75,17 +76,19 @@ class Operations(ABC):
     async def set(self, key: str, value: Value, *, lease: Lease | None = None) -> None:
         """Write a value; see `Store.set`."""
         data = self._data(value)
-        await self._call(Set(check_key(key), data, _lease_id(lease)), None, len(data))
+        command = make(Set, (check_key(key), data, NO_LEASE if lease is None else _id_of(lease)))
+        await self._call(command, None, len(data))
 
     async def get(self, key: str, timeout: Timeout = UNSET) -> bytes:
         """Wait for a key and return its value; see `Store.get`."""
         seconds = self._seconds(timeout)
-        result: bytes = await self._call(Get(check_key(key), seconds), seconds)
+        result: bytes = await self._call(make(Get, (check_key(key), seconds)), seconds)
         return result
 
     async def add(self, key: str, n: int, *, lease: Lease | None = None) -> int:
         """Add to a counter; see `Store.add`."""
-        command = Add(check_key(key), check_integer(n, "n"), _lease_id(lease))
+        lease_id = NO_LEASE if lease is None else _id_of(lease)
+        command = make(Add, (check_key(key), check_integer(n, "n"), lease_id))
         result: int = await self._call(command)
         return result
 
@@ -94,7 +97,8 @@ class Operations(ABC):
     ) -> bytes:
         """Write a value if the present one is as expected; see `Store.compare_set`."""
         old, new = self._data(expected, "expected"), self._data(desired, "desired")
-        command = CompareSet(check_key(key), old, new, _lease_id(lease))
+        lease_id = NO_LEASE if lease is None else _id_of(lease)
+        command = make(CompareSet, (check_key(key), old, new, lease_id))
         result: bytes = await self._call(command, None, len(old) + len(new))
         return result
 
@@ -102,7 +106,7 @@ class Operations(ABC):
         """Wait until all keys exist; see `Store.wait`."""
         seconds = self._seconds(timeout)
         checked = check_keys(keys)
-        await self._call(Wait(checked, seconds), seconds, _size(checked))
+        await self._call(make(Wait, (checked, seconds)), seconds, _size(checked))
 
     async def check(self, keys: Iterable[str]) -> bool:
         """Return whether all keys exist; see `Store.check`."""
@@ -235,9 +239,7 @@ class Operations(ABC):
         return data
 
 
-def _lease_id(lease: Lease | None) -> int:
-    if lease is None:
-        return NO_LEASE
+def _id_of(lease: Lease) -> int:
     if not isinstance(lease, Lease):
         raise TypeError(f"lease must be a Lease or None, got {type(lease).__name__}")
     return lease.id
