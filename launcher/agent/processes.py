@@ -23,6 +23,7 @@ from launcher.process import Guardian, ProcessContext, RunProcsResult, start_pro
 
 __all__ = ("Processes",)
 
+_GLOO = "GLOO_SOCKET_IFNAME"  # torch's
 _HOPELESS = (  # to try again: somebody has to change something first
     errno.ENOENT,
     errno.ENOTDIR,
@@ -96,7 +97,7 @@ class Processes:
                 spec.role,
                 spec.entrypoint,
                 {worker.local_rank: spec.args for worker in workers},
-                self._variables(facts, ranks, watchdog),
+                await self._variables(facts, ranks, watchdog),
                 self._logs_specs,
                 self._prefixes(),
                 self._start_method,
@@ -118,11 +119,17 @@ class Processes:
         self._announce_files(self.context)
         return True
 
-    def _variables(
+    async def _variables(
         self, facts: RunFacts, ranks: NodeRanks, watchdog: Watchdog
     ) -> dict[int, dict[str, str]]:
         info = self._group.info
         assert info is not None
+        shared = watchdog.variables
+        if info.world_size > 1 and _GLOO not in os.environ:
+            from launcher.agent.interface import gloo_interface  # noqa: PLC0415 -- one node is quick
+
+            if interface := await gloo_interface(info.bootstrap_store_info.master_addr):
+                shared = {**shared, _GLOO: interface}
         return {
             worker.local_rank: {
                 **worker_variables(
@@ -133,7 +140,7 @@ class Processes:
                     restarts=info.restarts,
                     environ=os.environ,
                 ),
-                **watchdog.variables,
+                **shared,
             }
             for worker in self._group.workers
         }

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import subprocess
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import pytest
 
 from launcher import LaunchConfig, elastic_launch
 from tests.examples.launched import ROOT, numbers_of
+from tests.launcher.distributed import Hosts, needs_hosts
 from tests.launcher.rendezvous.meeting import free_endpoint, free_port
 
 pytest.importorskip("torch", reason="needs torch: pip install torch==2.13.0")
@@ -160,6 +162,30 @@ def test_a_sum_over_the_agents_store(script: Callable[[str], str], start: Start)
     found = [json.loads(line) for agent in agents for line in output(agent).splitlines()]
 
     assert found == [[6, "True"]] * 4
+
+
+@needs_hosts
+@pytest.mark.parametrize(
+    ("ipv4", "store"),
+    [
+        pytest.param(True, [], id="ipv4"),
+        pytest.param(False, [], id="ipv6", marks=long),
+        pytest.param(True, ["--torch-store"], id="ipv4-store-of-the-agents", marks=long),
+        pytest.param(False, ["--torch-store"], id="ipv6-store-of-the-agents", marks=long),
+    ],
+)
+def test_hosts_without_known_names(tmp_path: Path, ipv4: bool, store: list[str]) -> None:
+    """Gloo would listen on loopback there, if it was not told better."""
+    with Hosts(tmp_path, "left", "right", ipv4=ipv4) as hosts:
+        address = hosts.lab.address("left", ipv6=not ipv4)
+        where = f"--rdzv-endpoint={address}:29400" if ipv4 else f"--rdzv-endpoint=[{address}]:29400"
+        agents = [
+            hosts.agent(host, "--nnodes=2", where, *store, script=textwrap.dedent(SUM))
+            for host in hosts.lab.hosts
+        ]
+        found = [json.loads(output(agent)) for agent in agents]
+
+    assert [total for total, _ in found] == [1, 1]
 
 
 @pytest.mark.parametrize(
