@@ -35,7 +35,10 @@ def test_the_default(name: str | None) -> None:
 @pytest.mark.parametrize(("name", "expected"), [("mine", "Mine"), ("theirs", "Theirs")])
 def test_a_class_by_name(name: str, expected: str) -> None:
     """Ours goes before torch's of the same name."""
-    assert get_logs_specs_class(name).__name__ == expected
+    found = get_logs_specs_class(name)
+
+    assert isinstance(found, type)
+    assert found.__name__ == expected
 
 
 def test_a_class_that_cannot_be_loaded() -> None:
