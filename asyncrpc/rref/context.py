@@ -17,11 +17,12 @@ from threading import get_ident
 from types import FrameType
 from typing import Any, TypeVar
 
-from asyncrpc.agent import Agent, Deadlines, Peer, Request, Waiting, run_there
-from asyncrpc.errors import Delivery, EncodingError, RpcError, RpcTimeoutError
+from asyncrpc.agent import Agent, Peer, Request, Waiting, run_there
+from asyncrpc.errors import EncodingError, RpcError
 from asyncrpc.wire import Hook, MessageType
 
 from .control import ControlMessages
+from .endings import Endings
 from .futures import FAILED
 from .holding import Holder
 from .ids import maker_of, number_of, pack_fork, unpack_fork
@@ -68,7 +69,6 @@ class RRefContext:
         self._is_performing = False
         self._is_used = False
         self._unsure: dict[Peer, dict[int, Sequence[Fork]]] = {}
-        self._endings: dict[GlobalId, _Ending] = {}
         self.sought = Sought()
         """What is known of workers that are being looked up."""
         self._is_over: Callable[[], bool] = lambda: False
@@ -79,7 +79,6 @@ class RRefContext:
             AnswerFetch: lambda i: i.token.run(),
             FailFetch: lambda i: i.token.fail(i.cause.error()),
             WantFlush: self._want_flush,
-            Deleted: self._deleted,
         }
 
     def attach(self, agent: Agent) -> None:
@@ -90,7 +89,8 @@ class RRefContext:
         """Gives a worker by its incarnation, present or not; ``None`` if it is not known."""
         self.machine = Lifecycle(agent.incarnation)
         self.machine.fit(agent.options.limits.max_message_size)
-        self._deadlines = Deadlines(agent.clock, self._endings, self._expire)
+        self._endings = Endings(agent, self.name)
+        self._actions[Deleted] = self._endings.deleted
         self._control = ControlMessages(agent, self)
         self._actions[Send] = self._control.send
         self.keeper = Keeper(self)
@@ -142,8 +142,7 @@ class RRefContext:
         self._unsure.pop(peer, None)
         self.machine.worker_gone(gone, f"{peer}: {peer.reason}")
         self.perform()
-        for fork in [f for f, ending in self._endings.items() if ending.owner == gone]:
-            self._end(fork)
+        self._endings.owner_gone(gone)
 
     def link_opened(self, peer: Peer, *, is_first: bool) -> None:
         """See `References.link_opened`."""
@@ -197,28 +196,6 @@ class RRefContext:
     def _flush(self) -> None:
         self.machine.flush()
         self.perform()
-
-    def _deleted(self, deleted: Deleted) -> None:
-        if self._endings:
-            for fork in deleted.forks:
-                self._end(fork)
-
-    def _end(self, fork: GlobalId) -> None:
-        """Wake who waits for the end of a fork, if anybody does."""
-        ending = self._endings.pop(fork, None)
-        if ending is not None and not ending.done():
-            ending.set_result(None)
-
-    def _expire(self, fork: GlobalId) -> None:
-        ending = self._endings.pop(fork)
-        if not ending.done():
-            ending.set_exception(
-                RpcTimeoutError(
-                    f"{self.name(ending.owner)} did not say within {self.agent.caller.timeout:g} s "
-                    "that it knows of the end of a reference; it will be told all the same",
-                    delivery=Delivery.UNKNOWN,
-                )
-            )
 
     # -- RRef objects
 
@@ -296,13 +273,7 @@ class RRefContext:
         if not self.machine.release((fork,)):
             self.perform()
             return None
-        ending = self._endings[fork] = _Ending(loop=self.agent.loop)
-        seconds = self.agent.caller.timeout
-        ending.owner = owner
-        ending.is_timed = False
-        ending.deadline = self.agent.clock.time() + seconds if seconds else 0.0
-        if 0 < ending.deadline < self._deadlines.armed:
-            self._deadlines.arm(ending.deadline)
+        ending = self._endings.begin(fork, owner)
         self.perform()
         return ending
 
@@ -357,9 +328,7 @@ class RRefContext:
         """See `References.found`."""
         old, new = stand_in.record.incarnation, peer.record.incarnation
         self.machine.found(old, new)
-        for ending in self._endings.values():
-            if ending.owner == old:
-                ending.owner = new
+        self._endings.owner_found(old, new)
         unsure = self._unsure.pop(stand_in, None)
         if unsure is not None:
             self._unsure.setdefault(peer, {}).update(unsure)
@@ -435,19 +404,7 @@ class RRefContext:
         """See `References.close`."""
         self.machine.close()
         self.perform()
-        self._deadlines.close()
-        for fork in tuple(self._endings):
-            self._end(fork)
+        self._endings.close()
         self._unsure.clear()
         if self._over is not None:
             self._over.cancel()
-
-
-class _Ending(asyncio.Future[None]):
-    """A wait until the owner knows of the end of a fork; timed by `Deadlines`."""
-
-    __slots__ = ("deadline", "is_timed", "owner")
-
-    deadline: float
-    is_timed: bool
-    owner: Worker
