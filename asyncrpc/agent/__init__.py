@@ -6,11 +6,12 @@ from asyncrpc.agent.agent import Agent, ControlHandler
 from asyncrpc.agent.alternatives import call_any, call_hedged
 from asyncrpc.agent.blocking import Blocked, Crossing, crossing, run_there
 from asyncrpc.agent.calling import NOT_INITIALIZED
+from asyncrpc.agent.chain import is_inside_interceptor
 from asyncrpc.agent.collectives import Collectives
 from asyncrpc.agent.connection import Connection
 from asyncrpc.agent.contexts import CallContext, ContextScope
 from asyncrpc.agent.drain import Drain
-from asyncrpc.agent.intercepting import Interception, is_inside_interceptor
+from asyncrpc.agent.intercepting import Interception
 from asyncrpc.agent.monitoring import MemberEvent, Monitor
 from asyncrpc.agent.peers import Peer, PeerState
 from asyncrpc.agent.pending import Deadlines, RpcFuture
