@@ -6,7 +6,8 @@ with `FaultyRpcOptions`. `register_backend` adds one. Used by `RpcAgent.start`.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from asyncrpc.errors import RpcError, StatusCode
@@ -37,6 +38,11 @@ class _Members(type):
 
     def __len__(cls) -> int:
         return len(_registered)
+
+    @property
+    def __members__(cls) -> Mapping[str, BackendType]:
+        """All members by name, as an `enum.Enum` shows them."""
+        return MappingProxyType(_registered)
 
 
 class BackendType(metaclass=_Members):

@@ -40,6 +40,7 @@ def test_built_in() -> None:
     """There are two, which print and compare as members of an enum do."""
     assert ["ASYNCIO", "FAULTY_ASYNCIO"] == [backend.name for backend in BackendType]
     assert 2 == len(BackendType)
+    assert {backend.name: backend for backend in BackendType} == dict(BackendType.__members__)
     assert rpc.BackendType.ASYNCIO is BackendType["ASYNCIO"]
     assert "BackendType.ASYNCIO" == repr(BackendType.ASYNCIO) == str(BackendType.ASYNCIO)
     assert BackendType.ASYNCIO != BackendType.FAULTY_ASYNCIO
