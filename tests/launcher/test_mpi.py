@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -18,15 +19,8 @@ from tests.launcher.hosts import Host, Network
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(60)]
 
-needs_open_mpi = pytest.mark.skipif(
-    shutil.which("mpirun.openmpi") is None, reason="needs the program mpirun, of openmpi-bin"
-)
-needs_hydra = pytest.mark.skipif(
-    shutil.which("mpiexec.hydra") is None, reason="needs the program mpiexec.hydra, of mpich"
-)
+BIN = Path(sys.executable).parent  # where the extra test has Open MPI 5
 
-MPIRUN = ("mpirun.openmpi", "--allow-run-as-root", "--oversubscribe")
-EACH = ("--map-by", "node")  # Open MPI 5 would fill the first host
 HYDRA = ("mpiexec.hydra", "-n", "2")
 LAUNCHER = (sys.executable, "-m", "launcher")
 WORKER = """
@@ -36,7 +30,7 @@ print(json.dumps([os.uname().nodename, *(os.environ[name] for name in names)]), 
 """
 
 
-def launched(command: list[str], folder: Path, status: int = 0) -> tuple[list[list[str]], str]:
+def launched(command: list[str], folder: Path) -> tuple[list[list[str]], str]:
     """Run a command; return what the workers told, in order, and stderr."""
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(("PET_", "OMP_"))}
     done = subprocess.run(
@@ -84,29 +78,78 @@ def two_hosts(tmp_path: Path) -> Iterator[tuple[Host, Path]]:
         yield one, remote
 
 
-@needs_open_mpi
-def test_mpirun_needs_no_option(worker: str, tmp_path: Path, two_hosts: tuple[Host, Path]) -> None:
+class OpenMpi(NamedTuple):
+    """One of its versions."""
+
+    program: str
+    alone: tuple[str, ...]
+    """Options for one machine, whatever its network."""
+    agent: tuple[str, ...]
+    """Options before the name of the program that starts others on other hosts."""
+    host: str
+    """Where the launchers meet: the name of the first host, or its address."""
+
+
+def has(program: str, package: str) -> pytest.MarkDecorator:
+    """Return a mark that skips where a program is missing."""
+    reason = f"needs the program {program}, of {package}"
+    return pytest.mark.skipif(shutil.which(program) is None, reason=reason)
+
+
+FOUR = OpenMpi(
+    "mpirun.openmpi",
+    ("--oversubscribe", "--mca", "oob_tcp_if_include", "lo"),
+    ("--mca", "plm_rsh_agent"),
+    "{address}",
+)
+FIVE = OpenMpi(str(BIN / "mpirun"), ("--oversubscribe",), ("--prtemca", "plm_ssh_agent"), "one")
+needs_hydra = has("mpiexec.hydra", "mpich")
+open_mpi = pytest.mark.parametrize(
+    "mpi",
+    [
+        pytest.param(FOUR, id="4", marks=has(FOUR.program, "openmpi-bin")),
+        pytest.param(FIVE, id="5", marks=has(FIVE.program, "openmpi, in the extra test")),
+    ],
+)
+
+
+@open_mpi
+def test_mpirun_needs_no_option(worker: str, tmp_path: Path, mpi: OpenMpi) -> None:
     """On one machine the launchers meet at its loopback address."""
-    one, _ = two_hosts
-    workers, stderr = launched(one.command(*MPIRUN, "-n", "2", *LAUNCHER, worker), tmp_path)
+    mpirun = (mpi.program, "--allow-run-as-root", *mpi.alone, "-n", "2")
+    workers, stderr = launched([*mpirun, *LAUNCHER, worker], tmp_path)
 
     assert [told[1:4] for told in workers] == [["0", "2", "127.0.0.1"], ["1", "2", "127.0.0.1"]]
     assert workers[0][4] == workers[1][4]
     assert stderr.count("launcher: detected Open MPI job ") == 2
 
 
-@needs_open_mpi
+@open_mpi
 def test_launchers_on_two_hosts_meet_where_mpirun_was_started(
+    worker: str, tmp_path: Path, two_hosts: tuple[Host, Path], mpi: OpenMpi
+) -> None:
+    """It tells them its address, or its name in that of the job."""
+    one, remote = two_hosts
+    hosts = (*mpi.agent, str(remote), "-H", "one:1,two:1", "-n", "2")
+    mpirun = one.command(mpi.program, "--allow-run-as-root", *hosts)
+    workers, _ = launched([*mpirun, *LAUNCHER, worker], tmp_path)
+
+    where = mpi.host.format(address=one.address)
+    assert [told[:4] for told in workers] == [["one", "0", "2", where], ["two", "1", "2", where]]
+
+
+@has(str(BIN / "prterun"), "openmpi, in the extra test")
+def test_pmix_alone_does_not_say_how_many(
     worker: str, tmp_path: Path, two_hosts: tuple[Host, Path]
 ) -> None:
-    """It tells them its address, or its name."""
-    one, remote = two_hosts
-    hosts = ("--mca", "plm_rsh_agent", str(remote), "-H", "one:1,two:1", "-n", "2", *EACH)
-    workers, _ = launched(one.command(*MPIRUN, *hosts, *LAUNCHER, worker), tmp_path)
+    """The user does; who one is, and where the others are, it does."""
+    one, _ = two_hosts
+    options = ("--allow-run-as-root", "--map-by", ":OVERSUBSCRIBE", "-n", "2")
+    prterun = one.command(str(BIN / "prterun"), *options)
+    workers, stderr = launched([*prterun, *LAUNCHER, "--nnodes=2", worker], tmp_path)
 
-    assert [told[:3] for told in workers] == [["one", "0", "2"], ["two", "1", "2"]]
-    (meets_at,) = {told[3] for told in workers}
-    assert meets_at in (one.address, "one")  # Open MPI 5 tells the name, 4 the address
+    assert [told[:4] for told in workers] == [["one", "0", "2", "one"], ["one", "1", "2", "one"]]
+    assert stderr.count("launcher: detected PMIx job prterun-one-") == 2
 
 
 @needs_hydra
