@@ -74,6 +74,7 @@ PURE = (
     "launcher.detection",
     "launcher.kubernetes.manifest",
     "launcher.kubernetes.yaml",
+    "launcher.rendezvous.attendance",
     "launcher.rendezvous.state",
 )
 """Modules and folders that take values and `now` and return values."""

@@ -24,6 +24,7 @@ from launcher.errors import (
     RendezvousTimeoutError,
 )
 from launcher.rendezvous.agreement import agree
+from launcher.rendezvous.attendance import tell_absence, tell_progress
 from launcher.rendezvous.base import (
     Change,
     Ending,
@@ -196,20 +197,9 @@ class DynamicRendezvous(RendezvousHandler):
         """Say who has come and how many are awaited; see the base class."""
         if not self._members.is_open or self._is_told:
             return ""
-        came = [n for n in (await self._members.nodes()).values() if n.stage is not Stage.LEAVING]
+        nodes = await self._members.nodes()
         wanted = self._settings.expect_nodes or self._parameters.max_nodes
-        names = ", ".join(sorted(node.label for node in came))
-        ranks = {node.rank for node in came} - {NO_RANK}
-        absent = [str(rank) for rank in range(wanted) if rank not in ranks] if ranks else []
-        missing = wanted - len(came)
-        if missing <= 0:
-            awaited = "the round to begin"
-        elif len(absent) == missing:
-            awaited = f"node rank{'s' * (missing > 1)} {', '.join(absent)}"
-        else:
-            awaited = f"{missing} more"
-        enough = f" (enough: {self._min_nodes})" if self._min_nodes < wanted else ""
-        return f"{len(came)}/{wanted} nodes joined{enough}: {names}; waiting for {awaited}"
+        return tell_progress(nodes.values(), wanted, self._min_nodes)
 
     async def is_closed(self) -> bool:
         """Say whether the run is over."""
@@ -416,18 +406,9 @@ class DynamicRendezvous(RendezvousHandler):
 
     async def _timed_out(self, record: Record) -> RendezvousTimeoutError:
         """Make the error that names who came and who did not."""
-        announced = (await self._members.nodes()).values()
-        nodes = [node for node in announced if node.stage is not Stage.LEAVING]
-        needed = self._min_nodes
-        came = ", ".join(sorted(node.label for node in nodes))
-        parts = [f"{len(nodes)} of at least {needed} nodes came ({came})", *record.lost]
-        ranks = {node.rank for node in nodes} - {NO_RANK}
-        if ranks and (absent := sorted(set(range(needed)) - ranks)):
-            parts.append(f"missing node ranks: {', '.join(map(str, absent))}")
-        if len(nodes) >= needed:
-            busy = [n.label for n in nodes if n.stage is not Stage.READY or n.round < record.round]
-            parts.append(f"not ready: {', '.join(busy)}")
+        nodes = await self._members.nodes()
+        absence = tell_absence(nodes.values(), record, self._min_nodes)
         return RendezvousTimeoutError(
             f"run {self._parameters.run_id}: no round within join_timeout="
-            f"{self._settings.join_timeout:g} s: {'; '.join(parts)}"
+            f"{self._settings.join_timeout:g} s: {absence}"
         )
