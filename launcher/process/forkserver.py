@@ -17,7 +17,7 @@ from launcher.process.bootstrap import PAYLOAD, run_forked
 from launcher.process.guardian import Guardian
 from launcher.process.guardian.program import serve
 from launcher.process.guardian.spawn import end_with_parent
-from launcher.process.payload import pack, unpack
+from launcher.process.payload import forget_tracker, pack, unpack
 
 __all__ = ("main", "start_forkserver")
 
@@ -51,6 +51,7 @@ def main() -> NoReturn:
     # A worker tries again, and fails, if it must, as itself.
     with suppress(Exception, SystemExit):
         unpack(int(payload))
+    forget_tracker()
     end_with_parent(0)
 
     def call(number: int, env: Mapping[bytes, bytes]) -> NoReturn:

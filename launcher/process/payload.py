@@ -15,7 +15,7 @@ from multiprocessing import context, process, reduction, resource_tracker, spawn
 from multiprocessing.popen_spawn_posix import Popen
 from typing import Any, NamedTuple
 
-__all__ = ("FIRST_DESCRIPTOR", "Payload", "pack", "unpack")
+__all__ = ("FIRST_DESCRIPTOR", "Payload", "forget_tracker", "pack", "unpack")
 
 FIRST_DESCRIPTOR = 8
 """Number of the first descriptor that arguments bring along; those below are the context's own."""
@@ -92,6 +92,14 @@ def unpack(fd: int) -> tuple[Callable[..., object], tuple[object, ...]]:
             return pickle.load(file), pickle.load(file)  # noqa: S301
         finally:
             del current._inheriting  # type: ignore[attr-defined]
+
+
+def forget_tracker() -> None:
+    """Have no resource tracker, after `unpack` in a process that is not given the descriptors.
+
+    Their numbers are taken by others there, which Python 3.14 would close after a fork.
+    """
+    resource_tracker._resource_tracker._fd = None  # type: ignore[attr-defined]  # as unpack sets it
 
 
 def _tracker(spawning: _Spawning) -> int | None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import collections.abc
 import enum
+import sys
 import typing
 from pathlib import Path
 from typing import Annotated, Any, Literal, NewType, Optional, TypeVar, Union
@@ -109,7 +110,7 @@ def test_is_refused(value: object, annotation: Any) -> None:
     [
         (int, "int"),
         (list[int], "list[int]"),
-        (Optional[int], "Optional[int]"),
+        (Optional[int], "Optional[int]" if sys.version_info < (3, 14) else "int | None"),
         (int | None, "int | None"),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import sys
 import time
 from typing import Any, NamedTuple
 
@@ -109,7 +110,8 @@ async def test_what_a_reference_costs_the_garbage_collector() -> None:
             del created, given
             assert {} == await empty((a, b))
 
-    assert tracked < 2.2 * 2 * count
+    # Python 3.14 counts the attributes of a value, its __dict__, apart.
+    assert tracked < (2.2 if sys.version_info < (3, 14) else 2.7) * 2 * count
 
 
 async def test_many_calls_at_once() -> None:

@@ -275,8 +275,9 @@ def test_rpc_error_of_an_extension_is_raised_as_it_is() -> None:
 
     codec = Codec(hooks=[(Opaque, 1, refuse, Opaque, forget)])
     for value in (Opaque(), Holder(Opaque()), Box(Opaque())):
-        with pytest.raises(RemoteProtocolError, match=r"^mine$"):
+        with pytest.raises(RemoteProtocolError) as caught:
             codec.encode([value])
+        assert str(caught.value) == "mine"  # Python 3.14's pickle adds notes
 
 
 def test_extension_travels_inside_a_pickled_object() -> None:
