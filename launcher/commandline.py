@@ -190,6 +190,8 @@ def _config(
         field: _read(names[field], values[field], Std.from_str) for field in ("redirects", "tee")
     }
     _check_ranks(values, names, streams)
+    if values["fold"] and values["logs_specs"] is not None:
+        raise UsageError(f"{names['fold']}: expected without {names['logs_specs']}")
     min_nodes, max_nodes = values["nnodes"]
     try:
         return LaunchConfig(
@@ -200,6 +202,7 @@ def _config(
                 log_dir=values["log_dir"],
                 local_ranks_filter=values["local_ranks_filter"],
                 **streams,
+                **({"folds": True} if values["fold"] else {}),
             ),
             run_id=values["rdzv_id"],
             role=values["role"],

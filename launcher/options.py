@@ -304,6 +304,12 @@ OPTIONS: tuple[Option, ...] = (
         metavar="STD",
     ),
     Option(
+        name="fold",
+        help="show a line that several workers write within 0.3 s once, with how many and which "
+        "local ranks wrote it; files have them all",
+        parse=None,
+    ),
+    Option(
         name="local-ranks-filter",
         help="local ranks whose output reaches the console, such as 0,2; default: all",
         parse=to_ranks,

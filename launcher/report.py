@@ -10,6 +10,7 @@ import signal
 from collections.abc import Iterable, Mapping
 
 from launcher.errors import NOT_AVAILABLE, ChildFailedError, ProcessFailure
+from launcher.logs import show_ranks
 
 __all__ = ("failure_report",)
 
@@ -76,9 +77,9 @@ def failure_report(
         lines += [_summarize(rank, failure, cause) for rank, failure in own[:_MAX_LISTED]]
         if len(own) > _MAX_LISTED:
             more = [rank for rank, _ in own[_MAX_LISTED:]]
-            lines.append(f"  and {len(more)} more: rank {_ranks(more)}")
+            lines.append(f"  and {len(more)} more: rank {show_ranks(more)}")
     if stopped:
-        lines.append(f"Stopped by the launcher because rank {root} failed: {_ranks(stopped)}")
+        lines.append(f"Stopped by the launcher because rank {root} failed: {show_ranks(stopped)}")
     # Of a long report, the end is what people still see on their terminals.
     what = _message(cause)
     lines.append(f"First to fail: rank {root} (pid: {cause.pid}), it {cause.ending()}{what}")
@@ -162,17 +163,6 @@ def _restarts(restarts: int, max_restarts: int) -> str:
     if max_restarts == 0:
         return "Restarts: 0 of 0 used; pass --max-restarts N to have all workers started again"
     return f"Restarts: {restarts} of {max_restarts} used (--max-restarts)"
-
-
-def _ranks(ranks: Iterable[int]) -> str:
-    """Write ranks in order, runs of them as first-last."""
-    runs: list[tuple[int, int]] = []
-    for rank in ranks:
-        if runs and runs[-1][1] == rank - 1:
-            runs[-1] = (runs[-1][0], rank)
-        else:
-            runs.append((rank, rank))
-    return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)
 
 
 def _field(name: str, value: str) -> str:

@@ -8,6 +8,7 @@ from launcher.logs.temporary import temporary_folder
 
 TYPE_CHECKING = False  # below: loaded when first used, since the launcher itself needs neither
 if TYPE_CHECKING:
+    from launcher.logs.folding import show_ranks
     from launcher.logs.redirection import redirect
     from launcher.logs.taillog import TailLog
 
@@ -22,11 +23,16 @@ __all__ = (
     "get_logs_specs_class",
     "line_prefix",
     "redirect",
+    "show_ranks",
     "temporary_folder",
     "to_map",
 )
 
-_HOMES = {"TailLog": "launcher.logs.taillog", "redirect": "launcher.logs.redirection"}
+_HOMES = {
+    "TailLog": "launcher.logs.taillog",
+    "redirect": "launcher.logs.redirection",
+    "show_ranks": "launcher.logs.folding",
+}
 
 
 def __getattr__(name: str) -> object:

@@ -46,6 +46,14 @@ class Console:
         self._mid_line, self._fd = None if is_whole else owner, fd
         self.writer.write(fd, text)
 
+    @property
+    def is_mid_line(self) -> bool:
+        """Whether the last thing shown is an unfinished line."""
+        return self._mid_line is not None
+
+    def flush(self) -> None:
+        """Show what is held back; nothing is, here."""
+
     def end_line(self) -> None:
         """End an unfinished line, because something else is about to be shown."""
         if self._mid_line is not None:

@@ -54,7 +54,8 @@ class ForeignLogsSpecs(LogsSpecs):
     def reify(self, envs: Mapping[int, Mapping[str, str]]) -> LogsDest:
         """Make the folders of the next round and return its paths."""
         dest = self._specs.reify({rank: dict(env) for rank, env in envs.items()})
-        return LogsDest(**{each.name: getattr(dest, each.name) for each in fields(LogsDest)})
+        names = (each.name for each in fields(LogsDest))
+        return LogsDest(**{name: getattr(dest, name) for name in names if hasattr(dest, name)})
 
 
 def _theirs(make: Callable[..., Any], argument: str, value: Std | Mapping[int, Std]) -> Any:

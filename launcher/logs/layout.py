@@ -116,6 +116,8 @@ class LogsDest:
     """File for those lines of all workers' stdout that are to be duplicated; "" for none."""
     filtered_stderr: str = ""
     """The same for stderr."""
+    folds: bool = False
+    """Whether lines that several workers write at about the same time are shown once."""
 
 
 class LogsSpecs(ABC):
@@ -189,6 +191,7 @@ class DefaultLogsSpecs(LogsSpecs):
         redirects: streams written to files and not shown.
         tee: streams shown with a prefix on each line, and written to files.
         local_ranks_filter: the only local ranks whose output is shown; ``None`` or empty for all.
+        folds: whether a line that several workers write within a moment is shown once, with a note.
 
     Raises:
         NotADirectoryError: ``log_dir`` is a file.
@@ -201,12 +204,15 @@ class DefaultLogsSpecs(LogsSpecs):
         redirects: Std | Mapping[int, Std] = Std.NONE,
         tee: Std | Mapping[int, Std] = Std.NONE,
         local_ranks_filter: Iterable[int] | None = None,
+        *,
+        folds: bool = False,
     ) -> None:
         # Whoever asks for the paths later may be in another folder.
         self._log_dir = os.path.abspath(log_dir) if log_dir else None
         self._redirects = _checked("redirects", redirects)
         self._tee = _checked("tee", tee)
         self._shown = frozenset(local_ranks_filter or ())
+        self._folds = folds
         self._run_dir: str | None = None
         self._rounds = 0
         self._is_taken = False  # by a run
@@ -258,7 +264,7 @@ class DefaultLogsSpecs(LogsSpecs):
             os.path.join(common, name) if common else ""
             for name in ("filtered_stdout.log", "filtered_stderr.log")
         ]
-        dest = LogsDest(filtered_stdout=filtered[0], filtered_stderr=filtered[1])
+        dest = LogsDest(filtered_stdout=filtered[0], filtered_stderr=filtered[1], folds=self._folds)
         streams = (
             (Std.OUT, "stdout.log", dest.stdouts, dest.tee_stdouts),
             (Std.ERR, "stderr.log", dest.stderrs, dest.tee_stderrs),

@@ -171,8 +171,9 @@ class WorkerOutput:
         self._changed = asyncio.Event()
         self._file_writer = Writer(self._resume)
         self._console_fds = {_STDOUT: stdout, _STDERR: stderr}
-        out = Console(Writer(self._resume))
-        err = out if is_same_file(stdout, stderr) else Console(Writer(self._resume))
+        make = _console_class(folds=dest.folds)
+        out = make(Writer(self._resume))
+        err = out if is_same_file(stdout, stderr) else make(Writer(self._resume))
         self._consoles = {_STDOUT: out, _STDERR: err}
 
     def open(self, local_rank: int) -> dict[int, int]:
@@ -247,6 +248,8 @@ class WorkerOutput:
             ):
                 break
         self.abort()
+        for console in self._consoles.values():
+            console.flush()
         if ends_lines:
             for console in self._consoles.values():
                 console.end_line()
@@ -304,6 +307,14 @@ class WorkerOutput:
     def _resume(self) -> None:
         for stream in self._streams:
             stream.resume_if_room()
+
+
+def _console_class(*, folds: bool) -> type[Console]:
+    if not folds:
+        return Console
+    from launcher.logs.folding import FoldingConsole  # noqa: PLC0415 -- only if asked for
+
+    return FoldingConsole
 
 
 def _open_log(path: str) -> int:

@@ -151,6 +151,7 @@ BAD = {
     "master-port": ("expected a port", ("", "0", "-1", "nan", "x", "65536")),
     "torch-store": ("expected 1 or 0", ("2", "-1", "nan", "maybe")),
     "environment": ("expected", ("", "x")),
+    "fold": ("expected 1 or 0", ("2", "-1", "nan", "maybe")),
     "no-detect": ("expected 1 or 0", ("2", "-1", "nan", "maybe")),
     "local-addr": ("expected a name", ("",)),
     "preempt-signals": ("expected", ("x", "9", "SIGUSR1,BOGUS", "SIGKILL")),
@@ -233,6 +234,15 @@ def test_a_mistyped_option_is_told_with_the_one_that_was_meant(
 ) -> None:
     """Spelt wrongly, or cut off, which is refused: another option may begin like that one day."""
     assert refusal(given) == f"unrecognized arguments: {given[0]}, did you mean {meant}?"
+
+
+def test_lines_are_folded_by_the_launchers_own_log_specs() -> None:
+    """Of others nobody knows whether they can."""
+    specs = parse(["--fold", "a.py"], {}).config.logs_specs
+
+    assert specs is not None
+    assert specs.reify({}).folds
+    assert refusal(["--fold", "--logs-specs=x", "a.py"]) == "--fold: expected without --logs-specs"
 
 
 def test_the_prefix_of_lines_is_torchruns_variable() -> None:

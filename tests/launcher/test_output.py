@@ -70,6 +70,25 @@ def test_a_console_that_is_closed(
     assert (tmp_path / "done1").exists()
 
 
+def test_lines_that_all_workers_write_are_shown_once(
+    start: Start, script: Callable[[str], str], tmp_path: Path
+) -> None:
+    """And kept for each of them."""
+    logs = tmp_path / "logs"
+    path = script(f"""{FLOOD}
+    print("last of", os.environ["RANK"])
+    """)
+    process = start("--nproc-per-node=2", "--fold", "-t1", "--log-dir", str(logs), path)
+    status, stdout, _ = finish(process)
+
+    whole = [f"line {line}" for line in range(LINES)]
+    shown = stdout.splitlines()
+    notes = sum(line.endswith(" [2 workers: 0-1]") for line in shown)
+    assert (status, notes + len(shown)) == (0, 2 * (LINES + 1))
+    assert {"[default0]:last of 0", "[default1]:last of 1"} <= {*shown}
+    assert [lines[:-1] for lines in kept(logs)] == [whole, whole]
+
+
 @pytest.mark.timeout(60)
 def test_a_console_that_takes_nothing(
     start: Start, script: Callable[[str], str], tmp_path: Path
