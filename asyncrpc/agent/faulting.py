@@ -12,16 +12,16 @@ from collections.abc import Callable, Iterable
 from hashlib import blake2b
 from typing import TYPE_CHECKING, cast
 
+from asyncrpc.agent.delayed import Delayed, Message, head_of
 from asyncrpc.agent.receipts import send_receipt
 from asyncrpc.errors import Delivery, InjectedFaultError, RemoteProtocolError
 from asyncrpc.faults import FaultEvent, FaultPlan
-from asyncrpc.wire import ERROR, HEADER, REFERENCES, REPLIES, Frame, MessageType, Transfer
+from asyncrpc.wire import ERROR, HEADER, REFERENCES, Frame, MessageType, Transfer
 
 if TYPE_CHECKING:
     from asyncrpc.agent.agent import Agent
     from asyncrpc.agent.connection import Connection
     from asyncrpc.agent.peers import Peer
-    from asyncrpc.observe import Timer
 
 __all__ = ("FaultInjector",)
 
@@ -38,12 +38,9 @@ _LASTING = frozenset(int(MessageType[n]) for n in ("INTERN", "ARENA", "BUFFER_AC
 _RESPONSE = 0x200
 _STREAM_ITEM = int(MessageType.STREAM_ITEM)
 _STREAM_END = int(MessageType.STREAM_END)
-_LEAST = 1e-6  # seconds; 0 would mean no deadline
 _REORDER = 0.1  # seconds a message waits for one that overtakes it, unless its rule says otherwise
 _SPOILED = b"\xff" * HEADER.size  # announces more than any frame may have
 _NAMES = {int(kind): kind.name for kind in MessageType}
-
-Message = bytes | Transfer
 
 
 class FaultInjector:
@@ -58,8 +55,8 @@ class FaultInjector:
         self._agent = agent
         self._plans = tuple(plans)
         self._cut: set[str] = set()
-        self._held: dict[Connection, list[_Held]] = {}
-        self._overtaken: dict[tuple[Connection, str], _Held] = {}
+        self._held: dict[Connection, list[Delayed]] = {}
+        self._overtaken: dict[tuple[Connection, str], Delayed] = {}
         self._upkeep: set[tuple[Connection, int]] = set()  # whose replies are left alone
         self._lasting: dict[Connection, list[bytes]] = {}  # to be sent after the partition
 
@@ -93,7 +90,7 @@ class FaultInjector:
         kept = self._lasting[connection] = []
 
         def write(frame: bytes) -> None:
-            if _head(frame)[0] in _LASTING:
+            if head_of(frame)[0] in _LASTING:
                 kept.append(frame)
 
         return write
@@ -102,7 +99,7 @@ class FaultInjector:
 
     def outgoing(self, connection: Connection, message: Message) -> None:
         """Pass a message on: now, later, more than once or never."""
-        kind, flags, call_id = _head(message)
+        kind, flags, call_id = head_of(message)
         peer = connection.peer
         if peer.info.name in self._cut:
             return
@@ -240,7 +237,7 @@ class FaultInjector:
     def _hold(self, connection: Connection, event: FaultEvent, message: Message | Frame) -> None:
         clock = self._agent.clock
         now = clock.time()
-        held = _Held(connection, event, message, now)
+        held = Delayed(connection, event, message, now)
         if event.kind == "reorder":
             self._overtake(connection, event.direction)  # as above
             self._overtaken[connection, event.direction] = held
@@ -255,7 +252,7 @@ class FaultInjector:
         if held is not None:
             self._release(held)
 
-    def _forget(self, held: _Held) -> None:
+    def _forget(self, held: Delayed) -> None:
         """Drop a message from those that wait."""
         connection = held.connection
         waiting = [other for other in self._held.pop(connection, []) if other is not held]
@@ -266,7 +263,7 @@ class FaultInjector:
         if held.timer is not None:
             held.timer.cancel()
 
-    def _release(self, held: _Held) -> None:
+    def _release(self, held: Delayed) -> None:
         """Let a message go on, unless its link is gone or cut meanwhile."""
         self._forget(held)
         connection = held.connection
@@ -312,56 +309,6 @@ class FaultInjector:
                 _log.debug("%s: %s, seed %d", me, event, plan.seed)
                 return event
         return None
-
-
-class _Held:
-    """A message that waits."""
-
-    __slots__ = ("_since", "call_id", "connection", "direction", "message", "timer")
-
-    def __init__(
-        self, connection: Connection, event: FaultEvent, message: Message | Frame, now: float
-    ) -> None:
-        self.connection = connection
-        self.direction = event.direction
-        self.call_id = event.call_id
-        self.message = message
-        self.timer: Timer | None = None
-        self._since = now
-
-    @property
-    def is_out(self) -> bool:
-        return self.direction == "out"
-
-    @property
-    def is_request(self) -> bool:
-        """Whether it is a request of this side; other messages may be about the same call."""
-        return self.is_out and _head(cast("Message", self.message))[0] in REPLIES
-
-    def outgoing(self, now: float) -> Message:
-        """Return the message with the time it waited taken off its deadline."""
-        message = cast("Message", self.message)
-        fields = HEADER.unpack_from(message.header if isinstance(message, Transfer) else message)
-        if not fields[-1]:
-            return message
-        header = HEADER.pack(*fields[:-1], max(fields[-1] - (now - self._since), _LEAST))
-        if not isinstance(message, Transfer):
-            return header + message[HEADER.size :]
-        message.header = header
-        return message
-
-    def frame(self, now: float) -> Frame:
-        """Return the frame with the time it waited taken off its deadline."""
-        frame = cast("Frame", self.message)
-        left = max(frame[5] - (now - self._since), _LEAST) if frame[5] else 0.0
-        return (*frame[:5], left, *frame[6:])
-
-
-def _head(message: Message) -> tuple[int, int, int]:
-    """Return type, flags and call id of a message."""
-    header = message.header if isinstance(message, Transfer) else message
-    _, kind, flags, _, call_id, _, _, _ = HEADER.unpack_from(header)
-    return kind, flags, call_id
 
 
 def _copy(message: Message) -> Message:
