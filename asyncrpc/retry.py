@@ -159,7 +159,8 @@ def check_policy(field: str, value: object) -> RetryPolicy:
         ValueError: it is none.
     """
     if not isinstance(value, RetryPolicy):
-        raise ValueError(f"{field} must be a RetryPolicy or None, got {value!r}")
+        or_none = "" if value is None else " or None"  # where None will do nobody asks
+        raise ValueError(f"{field} must be a RetryPolicy{or_none}, got {value!r}")
     return value
 
 

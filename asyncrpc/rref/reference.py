@@ -6,7 +6,7 @@ import asyncio
 import sys
 from collections.abc import Callable, Generator
 from threading import get_ident
-from types import TracebackType
+from types import GenericAlias, TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Self, SupportsIndex
 
 from asyncrpc.agent import NOT_INITIALIZED
@@ -60,6 +60,9 @@ class RRef:
         "_owner",
         "_rref",
     )
+
+    __class_getitem__: ClassVar[Any] = classmethod(GenericAlias)
+    """``RRef[int]`` in an annotation says what it refers to."""
 
     find_agent: ClassVar[Callable[[], Any] | None] = None
     """Gives the process's agent, if there is one; set where that is made."""

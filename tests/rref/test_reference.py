@@ -5,17 +5,29 @@ from __future__ import annotations
 import asyncio
 import copy
 import pickle
+import typing
 from typing import Any
 
 import pytest
 
 import asyncrpc as rpc
+from asyncrpc.functions.conformity import conforms
 from asyncrpc.testing import VirtualClock, cluster
 from tests.agent.groups import until
 from tests.rref import workers
 from tests.rref.workers import Counter, empty
 
 pytestmark = pytest.mark.asyncio
+
+
+async def test_annotations() -> None:
+    """They may say what a reference refers to, also where they are looked at."""
+    annotation: Any = rpc.RRef[int]  # type: ignore[misc]  # generic at run time alone
+
+    assert rpc.RRef is typing.get_origin(annotation)
+    async with cluster(1) as (a,):
+        assert conforms(a.rref(1), annotation)
+    assert not conforms(1, annotation)
 
 
 @pytest.mark.parametrize("to", ["worker1", "worker0", 1, 0])
