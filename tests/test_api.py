@@ -6,7 +6,7 @@ import asyncio
 import inspect
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +136,48 @@ async def test_context_manager_in_an_error() -> None:
             raise KeyError("mine")
     with pytest.raises(rpc.NotInitializedError):
         rpc.current_agent()
+
+
+async def test_an_agent_is_a_context_manager() -> None:
+    """As `init_rpc` is: gracefully after its body, at once if that raises."""
+    store = MemoryStore()
+
+    def join(rank: int) -> Awaitable[RpcAgent]:
+        return RpcAgent.start(
+            f"worker{rank}", rank=rank, world_size=2, options=OPTIONS, store=store, environ={}
+        )
+
+    one, other = await asyncio.gather(join(0), join(1))
+    leaving = asyncio.ensure_future(other.shutdown())
+    async with one as entered:
+        assert one is entered
+        assert 1 == await one.rpc_async("worker1", min, args=(1, 2))
+    await leaving
+    assert one.is_closed
+
+    store = MemoryStore()
+    one, other = await asyncio.gather(join(0), join(1))
+    with pytest.raises(KeyError):
+        async with one:
+            raise KeyError
+    assert one.is_closed  # it did not wait for the other one
+    await other.shutdown()
+
+
+async def test_the_processs_agent_may_be_ended_by_its_own_method() -> None:
+    """It is the current one no more then, and another one can be made."""
+    agent = await alone()
+    assert rpc.current_agent() is agent
+    await agent.shutdown()
+    with pytest.raises(rpc.NotInitializedError):
+        rpc.current_agent()
+    with pytest.raises(rpc.NotInitializedError):
+        rpc.rpc_async("solo", min, args=(1, 2))
+    async with alone() as other:
+        assert rpc.current_agent() is other
+        assert 1 == await rpc.rpc_async("solo", min, args=(1, 2))
+    async with alone() as third:
+        await third.shutdown(graceful=False)  # the context has nothing left to do
 
 
 # --- arguments

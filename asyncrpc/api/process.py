@@ -60,7 +60,7 @@ class _Init:
 
 
 async def _begin(start: Callable[[], Coroutine[Any, Any, RpcAgent]]) -> RpcAgent:
-    if this_process.agent is not None and this_process.agent.is_orphaned:
+    if this_process.agent is not None and this_process.agent.is_over:  # by its own method
         this_process.agent = None
     if this_process.agent is not None or this_process.is_starting:
         raise AlreadyInitializedError("RPC is already initialized")
@@ -153,7 +153,7 @@ def current_agent() -> RpcAgent:
     if call is not None:
         agent: RpcAgent = call.replier.agent
         return agent
-    if this_process.agent is None:
+    if this_process.agent is None or this_process.agent.is_over:
         raise NotInitializedError(NOT_INITIALIZED)
     return this_process.agent
 

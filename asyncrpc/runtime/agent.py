@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from random import Random
-from types import FrameType
+from types import FrameType, TracebackType
 from typing import Any, Self
 
 from asyncrpc.agent import (
@@ -145,6 +145,22 @@ class RpcAgent(Inspection):
         if not agent.is_closed:  # by a call that it served already
             agent._was_shut_down = warn_if_forgotten(agent, agent._started)
         return agent
+
+    @property
+    def is_over(self) -> bool:
+        """Whether its shutdown is over, or its loop was closed without one: nothing is left."""
+        return self._ending.is_over or self.is_orphaned
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.shutdown(graceful=error is None)
 
     async def shutdown(self, graceful: bool = True, timeout: float | None = None) -> None:
         """Leave the group; see `asyncrpc.shutdown`.

@@ -39,6 +39,11 @@ class Ending:
         self._is_hurried = False
         self._asker: asyncio.Task[object] | None = None  # may be a served call: not to be cancelled
 
+    @property
+    def is_over(self) -> bool:
+        """Whether the worker has ended, and all that it held is closed."""
+        return self._ending is not None and self._ending.done()
+
     async def run(self, graceful: bool, timeout: float) -> None:
         """End the worker; the second call waits for the first one's end.
 
