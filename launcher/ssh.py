@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import os
 import shlex
 import sys
@@ -47,8 +46,6 @@ _INHERITED = (
     "LOGLEVEL",
     "TORCHELASTIC_LOG_LINE_PREFIX_TEMPLATE",
 )
-
-_log = logging.getLogger("launcher.ssh")
 
 
 async def launch_on_hosts(

@@ -53,7 +53,6 @@ _log = logging.getLogger("asyncrpc.server")
 pack_header = HEADER.pack
 new = object.__new__
 _NOTIFY = int(MessageType.NOTIFY)
-_REMOTE_RET = int(MessageType.REMOTE_RET)
 _SCRIPT_RET = int(MessageType.SCRIPT_RET)
 _STREAM_CALL = int(MessageType.STREAM_CALL)
 _CANCELLED = int(MessageType.CANCELLED)

@@ -149,12 +149,6 @@ class FunctionTable:
         target = self._targets.get(name)
         return self._look_up(name) if target is None else target
 
-    def needs_import(self, name: str) -> bool:
-        """Whether `resolve` would import a module, which takes time and runs its code."""
-        if self._exposure is not None or name in self._targets or name.startswith(SCRIPT):
-            return False
-        return name.partition(":")[0] not in sys.modules
-
     def clear(self) -> None:
         """Forget what was looked up, after functions were replaced in their modules."""
         self._targets.clear()

@@ -33,7 +33,6 @@ _DATE = struct.Struct(">HBB")
 _TIME = struct.Struct(">BBBIB")
 _DATETIME = struct.Struct(">HBBBBBIB")
 _TIMEDELTA = struct.Struct(">iii")
-_UUID_LENGTH = 16
 _PATH_KINDS = ("PurePosixPath", "PureWindowsPath", "PosixPath", "WindowsPath")
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import socket
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
@@ -23,8 +22,6 @@ Routes = Mapping[tuple[str, str], Callable[[], Response]]
 
 _MAX_CONNECTIONS = 64  # at once; more are closed unheard
 _TIMEOUT = 5.0  # seconds for the request, and again for the response
-
-_log = logging.getLogger("launcher.health")
 
 
 class HealthServer:
