@@ -79,7 +79,8 @@ class Lockstep:
         self, entry: _Entry, callback: Callable[[], object], context: contextvars.Context
     ) -> None:
         """Keep what came from a function, or take it at once where order is given up."""
-        if entry.is_given_up or entry.event is not None:
+        # a thread of the function's own may call at any time, even after its end
+        if entry.is_given_up or entry.has_ended or entry.event is not None:
             asyncio.get_running_loop().call_soon(callback, context=context)
             return
         entry.event = (callback, context)

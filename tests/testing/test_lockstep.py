@@ -65,6 +65,18 @@ def wait_for(n: int) -> int:
     return n
 
 
+def leave_a_thread(n: int) -> int:
+    """Start a thread that makes a blocking call, in the same context, once this has ended."""
+
+    def call() -> None:
+        turns[0].wait(PATIENT)
+        rpc.rpc_sync("worker0", note, args=(n,))
+        turns[1].set()
+
+    threading.Thread(target=contextvars.copy_context().run, args=(call,)).start()
+    return n
+
+
 def at_random(n: int) -> Any:
     """Take a while, make a call, take a while."""
     time.sleep(random.random() * 0.002)
@@ -119,6 +131,17 @@ async def test_one_that_waits_for_another_ones_outcome(monkeypatch: pytest.Monke
 
         assert [4, 4, 4] == other
         assert await stuck == 0
+
+
+async def test_thread_of_a_function_that_has_ended() -> None:
+    """A blocking call that comes after the end of the function is let through."""
+    async with cluster(2, clock=VirtualClock()) as (a, _):
+        answer = await a.rpc_async("worker1", leave_a_thread, args=(1,))
+        turns[0].set()
+        await asyncio.to_thread(turns[1].wait, PATIENT)
+
+    assert answer == 1
+    assert [1] == served
 
 
 async def test_two_groups_of_one_clock() -> None:
