@@ -185,6 +185,11 @@ class Connection:
         """Whether nothing large is on its way out."""
         return not (self.bulk or (self.hook is not None and self.hook.holds(self)))
 
+    def answers(self, call_id: int) -> bool:
+        """Whether the reply to a call has begun to come in."""
+        is_held = self.hook is not None and self.hook.answers(self, call_id)
+        return is_held or self._reader.answers(call_id)
+
     # -- in: StreamHandler
 
     def buffer_updated(self, count: int) -> None:

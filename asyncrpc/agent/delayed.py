@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, TypeAlias, cast
 
 from asyncrpc.faults import FaultEvent
-from asyncrpc.wire import HEADER, REPLIES, Frame, Transfer
+from asyncrpc.wire import HEADER, REPLIES, RESPONSE, Frame, Transfer
 
 if TYPE_CHECKING:
     from asyncrpc.agent.connection import Connection
@@ -53,6 +53,11 @@ class Delayed:
     def is_request(self) -> bool:
         """Whether it is a request of this side; other messages may be about the same call."""
         return self.is_out and head_of(cast("Message", self.message))[0] in REPLIES
+
+    @property
+    def is_reply(self) -> bool:
+        """Whether it answers a request of this side."""
+        return not self.is_out and bool(cast("Frame", self.message)[0] & RESPONSE)
 
     def outgoing(self, now: float) -> Message:
         """Return the message with the time it waited taken off its deadline."""

@@ -31,6 +31,10 @@ class FaultHook(Protocol):
         """Take back a request that waits here; true if there was one."""
         ...
 
+    def answers(self, connection: Connection, call_id: int) -> bool:
+        """Whether the reply to a call waits here."""
+        ...
+
     def take_held(self, connection: Connection) -> list[bytes | Transfer]:
         """Hand over what waits here for a link that is gone, and forget the link."""
         ...

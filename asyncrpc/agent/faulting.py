@@ -16,7 +16,7 @@ from asyncrpc.agent.delayed import Delayed, Message, head_of
 from asyncrpc.agent.receipts import send_receipt
 from asyncrpc.errors import Delivery, InjectedFaultError, RemoteProtocolError
 from asyncrpc.faults import FaultEvent, FaultPlan
-from asyncrpc.wire import ERROR, HEADER, REFERENCES, Frame, MessageType, Transfer
+from asyncrpc.wire import ERROR, HEADER, REFERENCES, RESPONSE, Frame, MessageType, Transfer
 
 if TYPE_CHECKING:
     from asyncrpc.agent.agent import Agent
@@ -35,7 +35,6 @@ _UPKEEP = frozenset(int(MessageType[n]) for n in ("DRAIN", "GATHER", "MEMBER"))
 _UPKEEP_NAMES = frozenset(MessageType(kind).name for kind in _UPKEEP)
 # What stays true of a link while nothing gets through: names and the use of shared memory.
 _LASTING = frozenset(int(MessageType[n]) for n in ("INTERN", "ARENA", "BUFFER_ACK"))
-_RESPONSE = 0x200
 _STREAM_ITEM = int(MessageType.STREAM_ITEM)
 _STREAM_END = int(MessageType.STREAM_END)
 _REORDER = 0.1  # seconds a message waits for one that overtakes it, unless its rule says otherwise
@@ -225,6 +224,11 @@ class FaultInjector:
                 return True
         return False
 
+    def answers(self, connection: Connection, call_id: int) -> bool:
+        """Whether the reply to a call has come, and waits."""
+        held = self._held.get(connection, ())
+        return any(one.is_reply and one.call_id == call_id for one in held)
+
     def take_held(self, connection: Connection) -> list[Message]:
         """Hand over what waits to go out on a link that is gone, and forget the link."""
         waiting = self._held.get(connection, [])
@@ -279,13 +283,13 @@ class FaultInjector:
 
     def _is_exempt_reply(self, connection: Connection, kind: int, call_id: int) -> bool:
         """Whether it answers one of the agents' own messages, whose loss would stop the group."""
-        if not kind & _RESPONSE or (connection, call_id) not in self._upkeep:
+        if not kind & RESPONSE or (connection, call_id) not in self._upkeep:
             return False
         self._upkeep.discard((connection, call_id))
         return True
 
     def _is_awaited_upkeep(self, frame: Frame) -> bool:
-        if not frame[0] & _RESPONSE:
+        if not frame[0] & RESPONSE:
             return False
         future = self._agent.pending.get(frame[3])
         return future is not None and not future.is_user and future.function in _UPKEEP_NAMES
@@ -345,7 +349,7 @@ def _injected(kind: int, peer: Peer, call_id: int, flags: int) -> InjectedFaultE
 
 def _is_reply(kind: int) -> bool:
     """Whether a message of this type goes from the callee to the caller."""
-    return bool(kind & _RESPONSE) or kind in (_STREAM_ITEM, _STREAM_END)
+    return bool(kind & RESPONSE) or kind in (_STREAM_ITEM, _STREAM_END)
 
 
 def _break_link(connection: Connection) -> None:

@@ -138,11 +138,14 @@ class Settling:
         """Fail a call whose time is over, and stop it where it runs."""
         future = self.pending[call_id]
         peer: Any = future.owner
-        is_linked = peer.connection is not None
+        link = peer.connection
+        is_answered = link is not None and link.answers(call_id)
         peer.withdraw(future)  # tells by is_sent whether the request ever left
         if future.done():
             return
-        phase = "execute" if may_have_run(future) else ("send" if is_linked else "connect")
+        phase = "connect" if link is None else "send"
+        if may_have_run(future):
+            phase = "reply" if is_answered else "execute"
         given = f"{future.timeout:g} s" if future.timeout else "the deadline of the call it serves"
         future.fail(
             RpcTimeoutError(

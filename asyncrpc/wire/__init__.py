@@ -22,7 +22,7 @@ from asyncrpc.wire.framing import FrameReader, new_scratch
 from asyncrpc.wire.handshake import Handshake, HandshakeRefused
 from asyncrpc.wire.headermap import HeaderMap, check_metadata
 from asyncrpc.wire.hello import Hello, Purpose
-from asyncrpc.wire.messages import CALLS, CONTROL, REPLIES, MessageType
+from asyncrpc.wire.messages import CALLS, CONTROL, REPLIES, RESPONSE, MessageType
 from asyncrpc.wire.registry import TypeRegistry, register_type, user_types
 from asyncrpc.wire.state import Enclosure
 from asyncrpc.wire.transfer import Show, Transfer, allocate_buffer
@@ -41,6 +41,7 @@ __all__ = (
     "LENGTH",
     "REFERENCES",
     "REPLIES",
+    "RESPONSE",
     "Codec",
     "Enclosure",
     "Frame",

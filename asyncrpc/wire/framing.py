@@ -94,6 +94,10 @@ class FrameReader:
         """Let sections be received through memory that both sides see."""
         self._transfers.show = show
 
+    def answers(self, call_id: int) -> bool:
+        """Whether the reply to a call is on its way in, as a large message."""
+        return self._transfers.answer(call_id)
+
     def get_buffer(self, size_hint: int = -1) -> memoryview:  # noqa: ARG002 -- BufferedProtocol's
         """Return the memory for the next bytes; never empty."""
         if self.is_between:

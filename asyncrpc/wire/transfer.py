@@ -34,7 +34,7 @@ from asyncrpc.wire.frame import (
     SHARED,
     Frame,
 )
-from asyncrpc.wire.messages import MessageType
+from asyncrpc.wire.messages import RESPONSE, MessageType
 
 __all__ = (
     "MAX_DESCRIPTION",
@@ -254,6 +254,11 @@ class IncomingTransfers:
         self.show: Show | None = None
         """Shows what lies in shared memory, if there is any."""
         self._reserved = 0  # bytes allocated for sections and not yet received
+
+    def answer(self, call_id: int) -> bool:
+        """Whether the reply to a call is on its way in."""
+        heads = [incoming.header for incoming in self._open.values()]
+        return any(head[1] & RESPONSE and head[4] == call_id for head in heads)
 
     def open(self, ident: int, payload: memoryview) -> Frame | None:
         """Start the transfer that the first chunk describes; return it if it is empty.

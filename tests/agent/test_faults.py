@@ -151,6 +151,23 @@ async def test_delayed_beyond_the_deadline() -> None:
     assert [] == targets.log
 
 
+@pytest.mark.parametrize(("direction", "phase"), [("in", "reply"), ("out", "execute")])
+async def test_reply_delayed_beyond_the_deadline(direction: Any, phase: str) -> None:
+    """A call whose reply has come, but waits, says so; of one on its way nobody knows here."""
+    clock = VirtualClock()
+    fault = rpc.Fault("delay", message="PYTHON_RET", direction=direction, delay=5)
+    async with cluster(2, faults=plans(fault), clock=clock) as (a, b):
+        caller, to = (a, "worker1") if direction == "in" else (b, "worker0")
+        call = caller.rpc_async(to, targets.note, args=(1,), timeout=1)
+        await clock.advance(1)
+        with pytest.raises(rpc.RpcTimeoutError, match=f"in phase {phase}$") as caught:
+            await call
+        await clock.advance(10)
+
+    assert (phase, rpc.Delivery.UNKNOWN) == (caught.value.phase, caught.value.delivery)
+    assert [1] == targets.log
+
+
 @pytest.mark.parametrize("direction", ["out", "in"])
 @pytest.mark.parametrize("size", [1, 1 << 20])
 async def test_duplicates_run_once(direction: Any, size: int) -> None:

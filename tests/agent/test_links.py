@@ -326,6 +326,30 @@ async def test_gather_over_a_link_that_breaks() -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(60)
+async def test_deadline_while_the_reply_comes_in() -> None:
+    """A call whose large reply has begun to come when its time is over says so."""
+    clock = VirtualClock()
+    options = rpc.RpcOptions(shared_memory_threshold=None, heartbeat_misses=1000)
+    async with (
+        ProxiedNetwork() as network,
+        cluster(2, network=network, clock=clock, options=options) as (a, _),
+    ):
+        await a.rpc_async("worker1", targets.who)
+        for proxy in network.proxies.values():
+            proxy.set(bandwidth=4 << 20)
+        call = a.rpc_async("worker1", bytes, args=(8 << 20,), timeout=5)
+        await until(lambda: link(a, "worker1").received > 1 << 20)
+        await clock.advance(5)
+        with pytest.raises(rpc.RpcTimeoutError, match=r"in phase reply$") as caught:
+            await call
+        for proxy in network.proxies.values():
+            proxy.heal()
+        answer = await a.rpc_async("worker1", targets.add, args=(1,))
+
+    assert ("reply", rpc.Delivery.UNKNOWN) == (caught.value.phase, caught.value.delivery)
+    assert 11 == answer
+
+
 @pytest.mark.parametrize("side", [0, 1])
 async def test_a_thousand_breaks(side: int) -> None:
     """Breaking a link again and again leaves nothing in any table."""

@@ -273,6 +273,19 @@ def feed_once(reader: FrameReader, whole: bytes, at: list[int], most: int) -> li
     return [keep(frame) for frame in reader.received(count)]
 
 
+@pytest.mark.parametrize(("kind", "answers"), [(MessageType.PYTHON_RET, True), (CALL, False)])
+def test_a_reply_on_its_way_in(kind: int, answers: bool) -> None:
+    """A reader knows the calls whose large replies have begun to come; requests are none."""
+    reader = FrameReader(max_message_size=LIMIT)
+    first, *others = chunks_of(transfer_of(b"x" * (1 << 20), call=7, kind=int(kind)))
+    feed(reader, first)
+    seen = [reader.answers(7), reader.answers(8)]
+    feed(reader, b"".join(others))
+    seen.append(reader.answers(7))
+
+    assert [answers, False, False] == seen
+
+
 def test_a_reader_between_frames_has_no_memory_of_its_own() -> None:
     """Idle peers cost no scratch memory; what stops within a frame does."""
     scratch = new_scratch()
