@@ -21,6 +21,8 @@ from launcher.target import Target
 __all__ = ("Launch", "in_users_words", "parse")
 
 _MASTER_PORT = 29500  # torchrun's
+_OWN_BACKENDS = ("tcp", "c10d")  # which need no endpoint on one node
+_KINDS = ("no_python", "run_path")  # of what is run, besides modules
 _OF_ONE_NODE = ("standalone", "node_rank", "local_addr")
 _PREFIX_VARIABLE = "TORCHELASTIC_LOG_LINE_PREFIX_TEMPLATE"  # torchrun's, who has no option for it
 _NEAR = ("hosts", "ssh", "config", "environment", "no-detect")  # options for this host alone
@@ -82,10 +84,8 @@ def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Launch:
         command = command[1:]
     if not command:
         raise UsageError("script: expected the path of a script, none given", HELP_HINT)
-    exclusive = ("module", "no_python", "run_path")
-    given = [names[field] for field in exclusive if values[field]]
-    if len(given) > 1:
-        raise UsageError(f"{', '.join(given)}: expected one of them, {len(given)} given")
+    if values["module"] and (field := next((f for f in _KINDS if values[f]), "")):
+        raise UsageError(f"{names['module']}, {names[field]}: expected one of them, 2 given")
     of_one_node = tuple(
         names[field]
         for field in _OF_ONE_NODE
@@ -97,13 +97,13 @@ def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Launch:
             name=command[0],
             args=tuple(command[1:]),
             is_module=values["module"],
-            is_python=not values["no_python"],
+            is_python=values["run_path"] or not values["no_python"],
             is_inside=values["run_path"],
         ),
         log_dir=values["log_dir"],
         names={option.field: names[option.field] for option in OPTIONS if option.parse},
         fleet=_fleet(values, settings, command, of_one_node) if values["hosts"] else None,
-        notes=notes,
+        notes=(*notes, *_unused(values, names)),
         of_one_node=of_one_node,
         requeue=requeue,
     )
@@ -238,10 +238,14 @@ def _config(
 
 def _rendezvous(values: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
     """Return the fields that say how the nodes find each other."""
-    _check_rendezvous(values, names)
+    _, max_nodes = values["nnodes"]
+    if values["standalone"] and max_nodes > 1:
+        raise UsageError(f"{names['nnodes']}={max_nodes}: expected one node with --standalone")
     backend, endpoint = values["rdzv_backend"], values["rdzv_endpoint"]
     rank = values["node_rank"]
-    if _has_master(values) or backend == "static":
+    if values["standalone"]:
+        backend, endpoint = (backend if backend in _OWN_BACKENDS else None), ""
+    elif backend == "static" or _has_master(values):
         backend = "static"
         address = _bracketed(values["master_addr"] or "127.0.0.1")
         endpoint = endpoint or f"{address}:{values['master_port'] or _MASTER_PORT}"
@@ -249,33 +253,40 @@ def _rendezvous(values: Mapping[str, Any], names: Mapping[str, str]) -> dict[str
     extra = {"rank": rank, "expect_nodes": values["expect_nodes"]}
     settings = {name: value for name, value in extra.items() if value is not None}
     return {
-        "rdzv_backend": backend or "tcp",
-        "rdzv_endpoint": "" if values["standalone"] else endpoint,
+        "rdzv_backend": backend or _OWN_BACKENDS[0],
+        "rdzv_endpoint": endpoint,
         "rdzv_configs": {**values["rdzv_conf"], **settings},
     }
 
 
-def _check_rendezvous(values: Mapping[str, Any], names: Mapping[str, str]) -> None:
-    """Refuse options of which one would be without effect."""
-    _, max_nodes = values["nnodes"]
-    if values["standalone"] and max_nodes > 1:
-        raise UsageError(f"{names['nnodes']}={max_nodes}: expected one node with --standalone")
-    if not _has_master(values):
-        return
-    master = names["master_addr" if values["master_addr"] is not None else "master_port"]
-    backend = values["rdzv_backend"]
-    others = {
+def _has_master(values: Mapping[str, Any]) -> bool:
+    """Return whether a master address or port selects the static backend."""
+    return bool(_masters(values)) and _instead_of_master(values) in ("", "rdzv_endpoint")
+
+
+def _masters(values: Mapping[str, Any]) -> list[str]:
+    return [field for field in ("master_addr", "master_port") if values[field] is not None]
+
+
+def _instead_of_master(values: Mapping[str, Any]) -> str:
+    """Return which option says where nodes meet in place of a master; as torchrun has it."""
+    given = {
         "standalone": values["standalone"],
-        "rdzv_backend": backend not in (None, "static"),
+        "rdzv_backend": values["rdzv_backend"] not in (None, "static"),
         "rdzv_endpoint": values["rdzv_endpoint"],
     }
-    for field, is_given in others.items():
-        if is_given:
-            raise UsageError(f"{master}: expected without {names[field]}: it selects static")
+    return next((field for field, is_given in given.items() if is_given), "")
 
 
-def _has_master(values: Mapping[str, Any]) -> bool:
-    return values["master_addr"] is not None or values["master_port"] is not None
+def _unused(values: Mapping[str, Any], names: Mapping[str, str]) -> Iterator[str]:
+    """Tell which options are without effect beside others."""
+    if values["run_path"] and values["no_python"]:
+        yield f"{names['no_python']} is not used beside {names['run_path']}"
+    masters = [names[field] for field in _masters(values)]
+    other = _instead_of_master(values)
+    if masters and other:
+        are = "is" if len(masters) == 1 else "are"
+        yield f"{' and '.join(masters)} {are} not used beside {names[other]}"
 
 
 def _bracketed(host: str) -> str:

@@ -96,16 +96,6 @@ def test_the_shutdown_timeout_is_option_else_variable_else_30() -> None:
         (["--nproc-per-node"], {}, ["--nproc-per-node", "argument"]),
         (["--nnodes", "2:1", "a.py"], {}, ["--nnodes=2:1", "N or MIN:MAX"]),
         (["--nnodes=2", "--standalone", "a.py"], {}, ["--nnodes=2", "one node", "--standalone"]),
-        (
-            ["--master-port=1", "--rdzv-endpoint=a:1", "a.py"],
-            {},
-            ["--master-port: ", "without --rdzv-endpoint", "static"],
-        ),
-        (
-            ["--master-addr=a", "a.py"],
-            {"PET_RDZV_BACKEND": "c10d"},
-            ["--master-addr: ", "without PET_RDZV_BACKEND"],
-        ),
         (["--bogus", "a.py"], {}, ["--bogus"]),
         (["--standalone=yes", "a.py"], {}, ["--standalone", "expected no value", "'yes'"]),
         (["--nproc", "2", "a.py"], {}, ["--nproc"]),
@@ -236,6 +226,49 @@ def test_a_mistyped_option_is_told_with_the_one_that_was_meant(
     assert refusal(given) == f"unrecognized arguments: {given[0]}, did you mean {meant}?"
 
 
+@pytest.mark.parametrize(
+    ("argv", "expected", "note"),
+    [
+        (
+            ["--master-port=1", "--rdzv-endpoint=a:1"],
+            ("static", "a:1"),
+            "--master-port is not used beside --rdzv-endpoint",
+        ),
+        (
+            ["--master-addr=b", "--master-port=1", "--rdzv-backend=c10d", "--rdzv-endpoint=a"],
+            ("c10d", "a"),
+            "--master-addr and --master-port are not used beside --rdzv-backend",
+        ),
+        (
+            ["--no-python", "--run-path"],
+            ("tcp", ""),
+            "--no-python is not used beside --run-path",
+        ),
+        (
+            ["--master-port=1", "--standalone"],
+            ("tcp", ""),
+            "--master-port is not used beside --standalone",
+        ),
+    ],
+)
+def test_options_are_passed_over_where_torchrun_does(
+    argv: list[str], expected: tuple[str, str], note: str
+) -> None:
+    """Its scripts often have all of them; the user is told what counts."""
+    launch = parse([*argv, "a.py"], {})
+
+    assert (launch.config.rdzv_backend, launch.config.rdzv_endpoint) == expected
+    assert launch.notes == (note,)
+
+
+def test_a_variable_is_named_in_what_is_passed_over() -> None:
+    """As it is in errors."""
+    notes = parse(["--standalone", "a.py"], {"PET_MASTER_PORT": "1"}).notes
+
+    assert notes == ("PET_MASTER_PORT is not used beside --standalone",)
+    assert parse(["--master-port=1", "a.py"], {}).notes == ()
+
+
 def test_lines_are_folded_by_the_launchers_own_log_specs() -> None:
     """Of others nobody knows whether they can."""
     specs = parse(["--fold", "a.py"], {}).config.logs_specs
@@ -272,6 +305,9 @@ def test_the_prefix_of_lines_is_torchruns_variable() -> None:
             ("tcp", "a", {"timeout": "9", "expect_nodes": 3}),
         ),
         (["--standalone", "--rdzv-endpoint=a"], ("tcp", "", {})),
+        (["--standalone", "--rdzv-backend=c10d"], ("c10d", "", {})),
+        (["--standalone", "--rdzv-backend=static", "--node-rank=0"], ("tcp", "", {"rank": 0})),
+        (["--standalone", "--rdzv-backend=etcd", "--rdzv-endpoint=a"], ("tcp", "", {})),
     ],
 )
 def test_how_nodes_find_each_other(
