@@ -179,6 +179,25 @@ async def test_a_reference_goes_elsewhere_as_soon_as_its_owner_is_known() -> Non
         del rref, others, back, total, made, again, home
 
 
+async def test_a_stream_with_such_a_reference_among_its_arguments() -> None:
+    """It begins as soon as the owner is known, may be left before that, and fails without one."""
+    async with before_b_is_found() as (a, _, c):
+        rref = a.remote("b", Counter, args=(1,))
+        items = a.rpc_stream("c", workers.one_by_one, args=(rref, 7))
+        left = a.rpc_stream("c", workers.one_by_one, args=(rref,))
+        chosen = a.rpc_any(["c"], workers.echo, (rref,))
+        await left.aclose()
+        back, seven = [item async for item in items]
+        assert 7 == seven
+        assert back.owner() == rref.owner() == (await chosen).owner()
+        nobodys = a.remote("nobody", Counter)
+        with pytest.raises(rpc.RRefCreationError):
+            async for _item in a.rpc_stream("c", workers.one_by_one, args=(nobodys,)):
+                pass
+        assert 0 == c.references.machine.counts()["num_pending_users"]
+        del rref, nobodys, items, left, chosen, back
+
+
 @pytest.mark.parametrize("options", [{}, {"idempotent": True}])
 async def test_a_result_waits_for_the_owner_of_what_it_refers_to(options: Any) -> None:
     """An item of a stream does not: it says what to do."""
