@@ -26,7 +26,7 @@ from .arrays import find_array_encoder
 from .buffers import BUFFER_ENCODERS
 from .classes import find_class_encoder
 from .extensions import LEAF_ENCODERS
-from .paths import Link, holds_itself, path_of
+from .paths import Link, find_circle, path_of
 from .pickling import encode_by_pickle
 from .registry import Registration
 from .state import (
@@ -233,7 +233,9 @@ class Walk:
     def _check_depth(self, depth: int, item: object, parent: Link, key: Any) -> None:
         if depth <= self._max_nesting:
             return
-        if holds_itself(parent, item):
+        circle = find_circle(parent, key, item)
+        if circle is not None:
+            parent, key, item = circle
             raise self._error("it contains itself", item, parent, key)
         raise self._error(
             f"it is nested deeper than max_nesting={self._max_nesting}", item, parent, key

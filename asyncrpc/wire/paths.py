@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 from .state import EncodeState, Kind
 
-__all__ = ("Link", "holds_itself", "path_of")
+__all__ = ("Link", "find_circle", "path_of")
 
 _SHOWN = 40  # characters or digits of a key that a path shows
 _SHOWN_ITEMS = 4  # of a tuple that is a key
@@ -34,15 +34,17 @@ def path_of(state: EncodeState, parent: Link, key: Any, item: object) -> str:
     return str(parent[1]) + "".join(reversed(steps))
 
 
-def holds_itself(parent: Link, item: object) -> bool:
-    """Tell whether ``item``, or a container around it, is among its own containers."""
-    seen = {id(item)}
-    while parent[0] is not None:
-        if id(parent[2]) in seen:
-            return True
-        seen.add(id(parent[2]))
-        parent = parent[0]
-    return False
+def find_circle(parent: Link, key: Any, item: object) -> tuple[Link, Any, object] | None:
+    """Return parent, key and value of the outermost one, from ``item`` up, that holds itself."""
+    seen: set[int] = set()
+    found = None
+    while True:
+        if id(item) in seen:
+            found = parent, key, item
+        seen.add(id(item))
+        if parent[0] is None:
+            return found
+        parent, key, item, _, _ = parent
 
 
 def _step(state: EncodeState, original: object, encoded: Any, key: Any, item: object) -> str:
