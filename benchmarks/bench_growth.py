@@ -39,6 +39,11 @@ class Subject:
     module: str
     sizes: Sequence[int]
     quick: Sequence[int]
+    counts_pairs: bool = False  # of so many workers, each of which knows all others
+
+    def over(self, size: int) -> int:
+        """Return what the figures of a size are set against."""
+        return size * (size - 1) if self.counts_pairs else size
 
 
 _SUBJECTS = {
@@ -47,11 +52,22 @@ _SUBJECTS = {
         sizes=(100, 1_000, 3_000, 10_000, 30_000, 100_000),
         quick=(100, 1_000, 3_000, 10_000),
     ),
-    "peers, memory": Subject(
-        module="growth.peers", sizes=(2, 10, 30, 100, 300, 1_000), quick=(2, 10, 30, 100)
+    "idle peers": Subject(
+        module="growth.idle_peers",
+        sizes=(100, 300, 1_000, 3_000, 10_000),
+        quick=(100, 300, 1_000),
     ),
-    "peers, unix": Subject(
-        module="growth.unix_peers", sizes=(2, 10, 30, 100, 300, 1_000), quick=(2, 10, 30, 100)
+    "pairs in memory": Subject(
+        module="growth.peers",
+        sizes=(2, 10, 30, 100, 300, 1_000),
+        quick=(2, 10, 30, 100),
+        counts_pairs=True,
+    ),
+    "pairs over unix": Subject(
+        module="growth.unix_peers",
+        sizes=(2, 10, 30, 100, 300, 1_000),
+        quick=(2, 10, 30, 100),
+        counts_pairs=True,
     ),
     "references": Subject(
         module="growth.references",
@@ -86,7 +102,7 @@ def main(arguments: list[str] | None = None) -> int:
                 problems.append(f"{name}, {size:,}: failed ({figures})")
                 continue
             for figure, points in curves[name].items():
-                points.append((size, max(figures[figure], 1e-9)))
+                points.append((subject.over(size), max(figures[figure], 1e-9)))
             print(f"{name}, {size:,}: {figures['seconds']:.3g} s", file=sys.stderr, flush=True)
     machine = describe_machine()
     print(machine_line(machine), "\n")

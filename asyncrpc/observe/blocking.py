@@ -71,6 +71,8 @@ class LoopWatch:
         self._asked = 0.0
 
     def _report(self, seconds: float) -> None:
+        if not _log.isEnabledFor(logging.WARNING):
+            return  # the stack is read from the files of its code
         frame = sys._current_frames().get(self._thread)
         if frame is None:
             return  # the thread has ended, and its loop with it
