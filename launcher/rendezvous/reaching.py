@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import TypeVar
 
-from asyncrpc.errors import AuthenticationError
+from asyncrpc.errors import AuthenticationError, StatusCode
 from asyncrpc.store import EtcdStore, StoreConnectionError, StoreError, TCPStore
 
 __all__ = ("reach",)
@@ -55,8 +55,9 @@ async def _connect(
         remaining = deadline - loop.time()
         try:
             return await connect(min(patience, max(remaining, 0.0)))
-        except StoreConnectionError:
-            if remaining <= patience:
+        except StoreConnectionError as error:
+            # A certificate that is refused is refused again.
+            if remaining <= patience or error.code is StatusCode.UNAUTHENTICATED:
                 raise
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import psutil
 import pytest
+import trustme
 
 from launcher.testing import EtcdCluster
 from tests.etcd import etcd, needs_etcd
@@ -232,3 +233,28 @@ def test_workers_meet_in_an_etcd_that_asks_for_a_password(
     assert "does not accept user 'root': " in refused[1]
     assert "hunter2" not in refused[1]
     assert refused[1].count("\n") == 1
+
+
+def test_workers_meet_in_an_etcd_that_asks_for_a_certificate(
+    start: Start, script: Callable[[str], str], tmp_path: Path
+) -> None:
+    """They are given the paths; a node without one ends at once, with the reason."""
+    path, authority = script(RPC_WORKER), trustme.CA()
+    authority.cert_pem.write_to_path(str(tmp_path / "ca"))
+    for name in ("127.0.0.1", "node"):
+        identity = authority.issue_cert(name)
+        identity.cert_chain_pems[0].write_to_path(str(tmp_path / name))
+        identity.private_key_pem.write_to_path(str(tmp_path / f"{name}.key"))
+    files = {n: str(tmp_path / n) for n in ("127.0.0.1", "127.0.0.1.key", "ca")}
+    tls = {"cert": files["127.0.0.1"], "key": files["127.0.0.1.key"], "cacert": files["ca"]}
+    with EtcdCluster(tls=tls) as cluster:
+        where = ("--nnodes=2", "--rdzv-backend=etcd", f"--rdzv-endpoint={cluster.endpoint}")
+        own = f"--rdzv-conf=cacert={tmp_path}/ca,cert={tmp_path}/node,key={tmp_path}/node.key"
+        agents = [start(*where, own, "--rdzv-id=tls", path) for _ in range(2)]
+        outputs = [agent.communicate(timeout=30) for agent in agents]
+        refused = finish(start(*where, f"--rdzv-conf=cacert={tmp_path}/ca", path))
+
+    assert [agent.returncode for agent in agents] == [0, 0], outputs
+    assert [json.loads(stdout)["total"] for stdout, _ in outputs] == [3, 3]
+    assert refused[0] == 1
+    assert re.search(r"the last failed with .*(bad certificate|certificate required)", refused[1])

@@ -332,7 +332,8 @@ class Gateway:
             if isinstance(last.__cause__, ConnectionError) or "disconnected" in str(last):
                 text += _HINTS[self._credentials.scheme]
         delivery = Delivery.UNKNOWN if may_have_run else Delivery.NOT_SENT
-        return StoreConnectionError(text, delivery=delivery)
+        code = StatusCode.UNAUTHENTICATED if last.is_hopeless else StatusCode.UNAVAILABLE
+        return StoreConnectionError(text, delivery=delivery, code=code)
 
 
 async def _lines(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:

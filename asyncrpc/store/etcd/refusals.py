@@ -140,7 +140,7 @@ def translated() -> Iterator[None]:
         raise MemberError("no answer in time", may_have_run=True) from error
     except (aiohttp.ClientError, OSError) as error:
         text = str(error) or type(error).__name__
-        raise MemberError(text, may_have_run=True, is_hopeless="[SSL" in text) from error
+        raise MemberError(text, may_have_run=True, is_hopeless=_is_final(text)) from error
     except (ValueError, KeyError, TypeError) as error:
         text = f"no etcd answers like that: {error!r}"
         raise MemberError(text, may_have_run=True) from error
@@ -149,8 +149,16 @@ def translated() -> Iterator[None]:
 def _unconnected(error: Any) -> MemberError:
     """Return the error of a connection that was not made, for one reason or another."""
     inner: OSError = getattr(error, "certificate_error", None) or error.os_error
-    is_hopeless = "[SSL" in str(inner)  # certificates do not mend by themselves
+    is_hopeless = _is_final(str(inner))
     why = os.strerror(inner.errno) if inner.errno and not is_hopeless else str(inner)
     why = why or "disconnected when TLS was to begin"  # about which aiohttp says nothing
     text = f"{error.host}:{error.port}: {why}"
     return MemberError(text, may_have_run=False, is_hopeless=is_hopeless)
+
+
+def _is_final(text: str) -> bool:
+    """Return whether it is TLS that failed: certificates do not mend by themselves.
+
+    A member that dies while TLS begins is another matter: it comes back.
+    """
+    return "[SSL" in text and "EOF" not in text

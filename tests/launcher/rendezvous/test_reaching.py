@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from asyncrpc.errors import StatusCode
 from asyncrpc.store import StoreConnectionError
 from launcher.rendezvous import reaching
 from launcher.rendezvous.reaching import reach
@@ -65,6 +66,16 @@ async def test_an_attempt_that_fails_early_is_followed_by_others() -> None:
 
     assert await reach(store.connect, "host:1", deadline(), 3.0) is store
     assert store.timeouts == [3.0] * 3
+
+
+async def test_a_refusal_is_final() -> None:
+    """Such as that of a certificate."""
+
+    async def connect(timeout: float) -> Any:
+        raise StoreConnectionError("bad certificate", code=StatusCode.UNAUTHENTICATED)
+
+    with pytest.raises(StoreConnectionError, match="bad certificate"):
+        await asyncio.wait_for(reach(connect, "host:1", deadline(), 3.0), LIMIT / 2)
 
 
 @pytest.mark.usefixtures("_at_once")

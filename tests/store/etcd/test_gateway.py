@@ -253,5 +253,6 @@ async def test_certificates(secured: tuple[EtcdCluster, EtcdCredentials], tmp_pa
         await EtcdStore.connect(url, 20, EtcdCredentials(cacert=str(other)))
     with pytest.raises(StoreConnectionError, match="if it speaks TLS, say so: protocol=https"):
         await EtcdStore.connect(url, 0.1)
-    with pytest.raises(StoreConnectionError, match=r"bad certificate|certificate required"):
+    with pytest.raises(StoreConnectionError, match=r"bad certificate|certificate required") as info:
         await EtcdStore.connect(url, 20, EtcdCredentials(cacert=credentials.cacert))
+    assert info.value.code is StatusCode.UNAUTHENTICATED

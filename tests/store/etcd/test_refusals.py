@@ -16,6 +16,7 @@ from asyncrpc.store.etcd.refusals import (
     check_version,
     refusal,
     refusal_of,
+    translated,
 )
 
 ADDRESS = EtcdAddress((("h", 1),), "p")
@@ -103,6 +104,22 @@ def test_what_is_no_json_comes_from_something_else() -> None:
     assert isinstance(busy, MemberError)
     assert (wrong.is_hopeless, busy.is_hopeless) == (True, False)
     assert str(wrong) == "HTTP 400: Client sent an HTTP request to an HTTPS server."
+
+
+@pytest.mark.parametrize(
+    ("text", "is_final"),
+    [
+        ("[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed", True),
+        ("[SSL: UNEXPECTED_EOF_WHILE_READING] EOF occurred in violation of protocol", False),
+        ("Connection reset by peer", False),
+    ],
+)
+def test_a_certificate_is_refused_for_good(text: str, is_final: bool) -> None:
+    """A member that dies while TLS begins comes back."""
+    with pytest.raises(MemberError) as caught, translated():
+        raise OSError(text)
+
+    assert caught.value.is_hopeless is is_final
 
 
 @pytest.mark.parametrize("version", ["3.4.0", "3.5.1", "3.10.2", "4.0.0-rc.1"])
