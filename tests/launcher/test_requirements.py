@@ -11,13 +11,13 @@ need several tests; their modules are below ``tests.launcher``::
     S1-5   test_torch  test_a_sum_over_the_static_backend
     S1-6   test_reference  test_fewer_nodes_than_there_may_be
     S1-7   test_reference  test_a_worker_that_raises
-    S1-7   test_api  test_a_failed_worker_is_no_failure_of_the_agent
-    S1-8   test_api  test_the_end_is_recorded_once_and_shut_down_once
+    S1-7   test_node  test_a_failed_worker_is_no_failure_of_the_agent
+    S1-8   test_node  test_the_end_is_recorded_once_and_shut_down_once
     S1-9   test_reference  test_two_agents
-    S1-10  test_api  test_the_end_is_recorded_once_and_shut_down_once
+    S1-10  test_node  test_the_end_is_recorded_once_and_shut_down_once
     S1-11  test_api  test_a_launch_is_named_after_what_runs
-    S1-12  test_api  test_the_end_is_recorded_once_and_shut_down_once
-    S1-13  test_api  test_the_end_is_recorded_once_and_shut_down_once
+    S1-12  test_node  test_the_end_is_recorded_once_and_shut_down_once
+    S1-13  test_node  test_the_end_is_recorded_once_and_shut_down_once
     S4-1   process.test_context  test_all_succeed
     S4-1   process.test_reference  test_one_command_exits_beside_another
     S4-2   test_errors  test_failures_are_dated_in_the_order_they_came
