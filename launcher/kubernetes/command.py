@@ -109,7 +109,7 @@ def _deployment(options: dict[str, Any], launch: list[str]) -> Deployment:
     name = _name("--name", options["name"], _SERVICE, longest)
     secret = options["secret"] or f"{name}-asyncrpc"
     namespace = options["namespace"]
-    return Deployment(
+    deployment = Deployment(
         name=name,
         image=_image(options["image"]),
         command=[_text(argument) for argument in launch],
@@ -121,6 +121,19 @@ def _deployment(options: dict[str, Any], launch: list[str]) -> Deployment:
         retries=_integer("--retries", options["retries"], 0),
         is_jobset=options["jobset"],
     )
+    _check_notice(launch, deployment)
+    return deployment
+
+
+def _check_notice(launch: list[str], deployment: Deployment) -> None:
+    """Refuse a launch that would prepare for longer than its pod lives."""
+    there = parse(launch, {"PET_PREEMPT_NOTICE": str(deployment.notice)})
+    notice = there.config.preempt_notice
+    if notice > deployment.grace:
+        raise UsageError(
+            f"--preempt-notice={notice:g}: expected at most --grace={deployment.grace}, "
+            "after which Kubernetes kills the pod"
+        )
 
 
 def _name(option: str, text: str, pattern: re.Pattern[str], longest: int) -> str:

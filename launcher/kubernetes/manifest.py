@@ -51,6 +51,11 @@ class Deployment(NamedTuple):
     is_jobset: bool = False
     """Whether it is a JobSet."""
 
+    @property
+    def notice(self) -> int:
+        """Seconds that a launcher is told it has from the notice to its end."""
+        return self.grace - _RESERVE
+
 
 def render(deployment: Deployment) -> str:
     """Return the manifest of a launch, for ``kubectl apply -f -``.
@@ -187,7 +192,7 @@ def _environment(
         "ASYNCRPC_SECRET_FILE": f"{_SECRET_FOLDER}/secret",
         "LAUNCHER_JOB": job,
         "LAUNCHER_SERVICE": deployment.name,
-        "PET_PREEMPT_NOTICE": str(deployment.grace - _RESERVE),
+        "PET_PREEMPT_NOTICE": str(deployment.notice),
         "POD_IP": "status.podIP",
         **(own or {}),
     }

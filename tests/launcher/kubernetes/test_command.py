@@ -71,6 +71,10 @@ def test_options_reach_the_manifest(capsys: pytest.CaptureFixture[str]) -> None:
         (["render", "--name=a", "--image=a b", "--", "a.py"], "--image=a b: expected the name"),
         (["render", *GIVEN, "--grace=5", "--", "a.py"], "--grace=5: expected an integer, at least"),
         (["render", *GIVEN, "--grace=x", "--", "a.py"], "--grace=x: expected an integer, at least"),
+        (
+            ["render", *GIVEN, "--grace=20", "--", "--preempt-notice=60", "a.py"],
+            "--preempt-notice=60: expected at most --grace=20",
+        ),
         (["render", *GIVEN, "--retries=-1", "--", "a.py"], "--retries=-1: expected an integer"),
         (["render", *GIVEN, "--secret=A", "--", "a.py"], "--secret=A: expected lower-case"),
         (["render", *GIVEN, "--namespace=a.b", "--", "a.py"], "--namespace=a.b: expected lower"),
