@@ -24,6 +24,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from hypothesis import settings
 
 from asyncrpc.testing import TimeLimitError, time_limit
 from asyncrpc.testing.leaks import (
@@ -66,7 +67,12 @@ def pytest_asyncio_loop_factories(
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Mark this run's processes, and open what the loops open once per process."""
+    """Mark this run's processes, and open what the loops open once per process.
+
+    Examples of hypothesis may take as long as a busy machine needs: the time limits are ours.
+    """
+    settings.register_profile("suite", deadline=None)
+    settings.load_profile("suite")
     if RUN_MARK not in os.environ or hasattr(config, "workerinput"):  # each process of xdist's
         os.environ[RUN_MARK] = secrets.token_hex(8)
     with contextlib.suppress(ImportError):
