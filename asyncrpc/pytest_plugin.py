@@ -22,6 +22,7 @@ import functools
 import inspect
 import math
 import re
+import sys
 from collections.abc import Awaitable, Callable, Generator, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any, Protocol
@@ -51,6 +52,8 @@ _MARKS = (
     "rpc_timeout(seconds): stop an async test after so many seconds, with the stacks of its tasks",
     "rpc_leak_check(enabled=True): fail a test that leaves descriptors, threads or tasks behind",
 )
+_NAMES = ("asyncrpc", "asyncrpc.pytest_plugin")
+"""Under which pytest may load this module: its entry point's, and its own."""
 _LEAKS = "_rpc_leaks"
 """The fixture that looks around before and after a test."""
 
@@ -202,6 +205,14 @@ def rpc_leak_check() -> type[leak_check]:
 
 
 # --- checks of whole tests, off unless asked for
+
+
+def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
+    """Be loaded once, whoever asks for it: the entry point, ``-p`` or a conftest by its module."""
+    known_as = pluginmanager.get_name(sys.modules[__name__])
+    for name in _NAMES:
+        if name != known_as:
+            pluginmanager.set_blocked(name)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -103,6 +103,39 @@ def test_entry_point() -> None:
     assert ["asyncrpc.pytest_plugin"] == [entry.value for entry in found]
 
 
+@pytest.mark.parametrize(
+    ("arguments", "conftest", "autoload"),
+    [
+        (["-p", "asyncrpc"], "", False),
+        (["-p", "asyncrpc.pytest_plugin"], "", True),
+        ([], 'pytest_plugins = ["asyncrpc.pytest_plugin"]', True),
+    ],
+)
+def test_ways_to_load_it(
+    pytester: pytest.Pytester,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    conftest: str,
+    autoload: bool,
+) -> None:
+    """However often and by whichever name it is asked for, it is there once."""
+    if not autoload:
+        monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+    pytester.makeconftest(conftest)
+    pytester.makepyfile("def test_one(kv_store, virtual_clock): pass")
+    result = pytester.runpytest_subprocess("-p", "no:cacheprovider", *arguments)
+
+    result.assert_outcomes(passed=1)
+
+
+def test_way_to_be_without_it(pytester: pytest.Pytester) -> None:
+    """It can be left out by the name of its entry point."""
+    pytester.makepyfile("def test_one(kv_store): pass")
+    result = pytester.runpytest_subprocess("-p", "no:cacheprovider", "-p", "no:asyncrpc")
+
+    result.assert_outcomes(errors=1)
+
+
 def test_examples(pytester: pytest.Pytester, mode: str) -> None:
     """What the docstrings of the fixtures show works everywhere, and leaves nothing behind."""
     tests = "\n".join(example(fixture) for fixture in FIXTURES)
