@@ -104,6 +104,15 @@ class CreationFuture(ReferenceFuture):
         _set_result(self, result)
         self._confirm()
 
+    def cancel(self, msg: Any | None = None) -> bool:
+        """Fail the creation, too: nobody would learn any more what becomes of it."""
+        is_cancelled = super().cancel(msg)
+        if is_cancelled:
+            text = f"{FAILED}: the call that made it was cancelled"
+            self.context.machine.creation_failed(self.fork, text, is_unsent=not self.is_sent)
+            self.context.perform()
+        return is_cancelled
+
     def fail(self, error: Any) -> None:
         """Fail, unless the function goes on all the same."""
         if not self.is_idempotent and isinstance(error, PeerLostError) and not _is_gone(self.owner):

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 import asyncrpc as rpc
+from asyncrpc import Fault, FaultPlan
 from asyncrpc.testing import VirtualClock, cluster
 from tests.agent.groups import until
 from tests.rref import workers
@@ -21,6 +22,8 @@ pytestmark = pytest.mark.asyncio
 TIMED_OUT = r"RRef creation via rpc\.remote\(\) timed out"
 goes_on = threading.Event()
 """Set when functions may end that were told to stop."""
+told: list[str] = []
+"""What functions that nobody waits for came to know."""
 
 
 @pytest.fixture(autouse=True)
@@ -133,3 +136,34 @@ async def test_an_owner_whose_clock_is_ahead() -> None:
         assert not rref.confirmed_by_owner()
         with pytest.raises(rpc.RRefCreationError, match=TIMED_OUT):
             a.rpc_async("worker1", workers.echo, args=(rref,))
+
+
+def create_and_wait(to: str) -> str:
+    """Create a value by a call that is lost; return what its reference says after a while."""
+    rref = rpc.remote(to, int)
+    assert goes_on.wait(20)
+    with pytest.raises(rpc.RRefCreationError, match=TIMED_OUT) as caught:
+        rref.remote().bit_length()
+    assert not rref.confirmed_by_owner()
+    told.append(str(caught.value))
+    return told[-1]
+
+
+@pytest.mark.parametrize("is_sent", [True, False])
+async def test_a_creation_ends_with_the_call_that_makes_it(*, is_sent: bool) -> None:
+    """A plain function goes on when it is cancelled, the calls that it made do not."""
+    told.clear()
+    faults = FaultPlan([Fault("drop", message="PYTHON_REMOTE_CALL")])
+    plans = [FaultPlan([]), faults, FaultPlan([])]
+    async with cluster(3, faults=plans) as (a, b, c):
+        if not is_sent:
+            b.partition(["worker2"])
+        call = a.rpc_async("worker1", create_and_wait, args=("worker2",))
+        await until(lambda: 1 == b.references.machine.counts()["num_pending_users"])
+        call.cancel()
+        await until(lambda: 0 == b.references.machine.counts()["num_pending_users"])
+        goes_on.set()
+        await until(lambda: bool(told))
+        b.heal()
+        assert "the call that made it was cancelled" in told[0]
+        assert {} == await empty((a, b, c))
