@@ -66,6 +66,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         with _answering():
             launch = parse(argv, os.environ)
         names = launch.names
+        if launch.fleet is None:
+            _hold_signals(launch)
         for note in launch.notes:
             _print(f"launcher: {note}")
         if launch.fleet is not None:
@@ -83,6 +85,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(error, OSError) and error.errno == errno.ENOEXEC:
             _print("hint: a script needs a first line with its interpreter, such as #!/bin/sh")
         return _FAILURE_STATUS
+
+
+def _hold_signals(launch: Launch) -> None:
+    """Keep what a scheduler sends while the rest is loaded: it means us no harm."""
+    texts = (launch.config.preempt_signals, launch.config.forward_signals)
+    if not any(texts):
+        return
+    from launcher.rules import to_signals  # noqa: PLC0415 -- seldom
+    from launcher.signals import hold_signals  # noqa: PLC0415 -- slow, and needed soon anyway
+
+    hold_signals(number for text in texts for number in to_signals(text))
 
 
 @contextmanager

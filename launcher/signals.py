@@ -12,9 +12,10 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from types import FrameType
 from typing import Any, NamedTuple
 
-__all__ = ("handle_signals", "without_echo")
+__all__ = ("handle_signals", "hold_signals", "without_echo")
 
 _ECHO = 0.1  # seconds; more than between two signals of one order, less than between two Ctrl-C
 
@@ -29,6 +30,25 @@ class _Handled(NamedTuple):
 
 # A signal has one handler per process; runs and contexts may be several at a time.
 _handled: dict[tuple[asyncio.AbstractEventLoop, signal.Signals], _Handled] = {}
+# Came before anybody handled them.
+_held: set[int] = set()
+
+
+def hold_signals(numbers: Iterable[signal.Signals]) -> None:
+    """Keep signals that come before `handle_signals`, which hands them over then.
+
+    By default they would end this process, or be lost to it where it is the first one of a
+    container. For the main thread.
+
+    Args:
+        numbers: the signals; those that cannot be caught must not be among them.
+    """
+    for number in numbers:
+        signal.signal(number, _hold)
+
+
+def _hold(number: int, _frame: FrameType | None) -> None:
+    _held.add(number)
 
 
 @contextmanager
@@ -55,6 +75,9 @@ def handle_signals(
     taken = [number for number in numbers if not _is_nohup(number)]
     for number in taken:
         _receivers(loop, number).append(receive)
+        if number in _held:
+            _held.discard(number)
+            loop.call_soon(receive, int(number))
     try:
         yield True
     finally:

@@ -120,7 +120,7 @@ STATEFUL = {
     "launcher.metrics": {"_handlers"},
     "launcher.preemption.client": {"_notices"},  # the one notice of this process
     "launcher.rendezvous.registry": {"_registered"},
-    "launcher.signals": {"_handled"},  # what the process itself has one of
+    "launcher.signals": {"_handled", "_held"},  # what the process itself has one of
 }
 """Module -> the names of module-level state it may change; anything else is a constant."""
 

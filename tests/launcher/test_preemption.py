@@ -71,6 +71,27 @@ def test_hooks_are_done_before_the_worker_is_stopped(start: Start, script: Scrip
     ]
 
 
+def test_a_notice_that_comes_at_the_very_start_counts(start: Start, script: Script) -> None:
+    """The launcher knows the signal, and is not ready for it yet."""
+    path = script(
+        HEAD
+        + """
+    while preempted() is None:
+        time.sleep(0.01)
+    """
+    )
+    launcher = start(path, env={"SLURM_JOB_ID": "7"})
+    assert launcher.stderr is not None
+    assert launcher.stderr.readline() == (
+        "launcher: detected Slurm job 7: --preempt-signals=USR1 (--no-detect turns this off)\n"
+    )
+    launcher.send_signal(signal.SIGUSR1)
+    status, _, stderr = finish(launcher)
+
+    assert status == 85
+    assert stderr.endswith("hint: scontrol requeue 7\n")
+
+
 def test_coroutine_functions_run_on_the_loop_of_the_worker(start: Start, script: Script) -> None:
     """What they await goes on meanwhile."""
     path = script(

@@ -11,7 +11,7 @@ from types import FrameType
 
 import pytest
 
-from launcher.signals import handle_signals, without_echo
+from launcher.signals import handle_signals, hold_signals, without_echo
 
 pytestmark = pytest.mark.asyncio
 
@@ -34,6 +34,23 @@ async def test_a_signal_is_handed_over() -> None:
 
         assert is_handling
         assert await received.get() == signal.SIGUSR1
+
+
+async def test_a_signal_that_comes_early_is_handed_over_once() -> None:
+    """It waits for the first who handles it; others had nothing to do with it."""
+    received: asyncio.Queue[int] = asyncio.Queue()
+    hold_signals([signal.SIGUSR1])
+    for _ in range(2):
+        os.kill(os.getpid(), signal.SIGUSR1)
+    with handle_signals([signal.SIGHUP], received.put_nowait):
+        await asyncio.sleep(0)
+    with handle_signals([signal.SIGUSR1], received.put_nowait):
+        assert await received.get() == signal.SIGUSR1
+        await asyncio.sleep(0)
+    with handle_signals([signal.SIGUSR1], received.put_nowait):
+        await asyncio.sleep(0)
+
+    assert received.empty()
 
 
 async def test_handlers_are_put_back() -> None:
