@@ -215,6 +215,16 @@ def test_the_first_process_takes_orphans_and_passes_signals_on(pods: Pods, tmp_p
     assert status == 0
 
 
+def test_a_pod_that_has_to_go_at_once_goes(pods: Pods) -> None:
+    """Nobody kills it for not having seen the notice, which came before there were workers."""
+    pod = pods.start(0)
+    assert pod.stderr is not None
+    while "detected Kubernetes Job train" not in (line := pod.stderr.readline()):
+        assert line
+
+    assert pods.delete(0)[0] == 85
+
+
 def test_a_failure_is_the_pods_exit_status(pods: Pods, tmp_path: Path) -> None:
     """Kubernetes judges by it."""
     (tmp_path / "worker.py").write_text("import sys; sys.exit(7)")
