@@ -131,7 +131,7 @@ def _check_nodes(parameters: RendezvousParameters, settings: Settings) -> None:
 def _unknown(name: str, others: Sequence[str]) -> str:
     from difflib import get_close_matches  # noqa: PLC0415 -- for a mistake only
 
-    names = sorted({*Settings._fields, *_ALIASES, *others})
+    names = sorted({*Settings._fields, *_ALIASES, *others} - {"store_type"})  # which has no use
     nearest = get_close_matches(name.replace("-", "_").lower(), names, n=1, cutoff=0.5)
     return (
         f"there is no such setting, did you mean {nearest[0]}?"
