@@ -35,7 +35,9 @@ __all__ = ("CallContext", "ContextScope", "Contexts")
 _log = logging.getLogger("asyncrpc.contexts")
 
 _CLEANUP = MessageType.CLEANUP_AUTOGRAD_CONTEXT_REQ
-_POLICY = RetryPolicy(max_retries=20)  # the reference's number
+# The number is the reference's. Who passes the end on answers once all others have; who does not in
+# this time is told again, which is harmless: the message may be lost.
+_POLICY = RetryPolicy(max_retries=20, per_attempt_timeout=10.0)
 _ENDED = 1 << 14  # ids remembered: calls that come later than that many contexts have a new state
 
 

@@ -140,6 +140,25 @@ async def test_the_end_is_told_until_it_is_heard() -> None:
     assert ((False, [0, 1]), [0, 0]) == (before, left)
 
 
+@pytest.mark.parametrize("lost", ["REQ", "RESP"])
+async def test_the_end_is_told_again_when_it_is_lost(lost: str) -> None:
+    """An end, or its answer, that does not come in 10 s is told again: it may run twice."""
+    clock = VirtualClock()
+    options = rpc.RpcOptions(heartbeat_interval=1e6)
+    plan = rpc.FaultPlan([rpc.Fault("drop", message=f"CLEANUP_AUTOGRAD_CONTEXT_{lost}", times=2)])
+    async with cluster(2, options=options, faults=plan, clock=clock) as agents:
+        using = asyncio.create_task(_use_context(agents[0]))
+        await clock.advance(22.4)
+        before = (using.done(), sizes(agents))
+        await clock.advance(0.2)  # 10 + 1 + 10 + 1.5
+        after = (using.done(), sizes(agents))
+        await using
+
+    assert (False, [0, int(lost == "REQ")]) == before
+    assert (True, [0, 0]) == after
+    assert len(plan.events) == 2
+
+
 async def _use_context(agent: Any) -> None:
     async with agent.context():
         await agent.rpc_async("worker1", targets.note, args=("x",))
