@@ -148,7 +148,7 @@ def test_pmix_alone_does_not_say_how_many(
     prterun = one.command(str(BIN / "prterun"), *options)
     workers, stderr = launched([*prterun, *LAUNCHER, "--nnodes=2", worker], tmp_path)
 
-    assert [told[:4] for told in workers] == [["one", "0", "2", "one"], ["one", "1", "2", "one"]]
+    assert [told[:3] for told in workers] == [["one", "0", "2"], ["one", "1", "2"]]
     assert stderr.count("launcher: detected PMIx job prterun-one-") == 2
 
 
