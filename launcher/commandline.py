@@ -15,6 +15,7 @@ from launcher.config import LaunchConfig, has_scheduler, resolve_shutdown_timeou
 from launcher.errors import UsageError
 from launcher.hosts import Fleet, Host
 from launcher.options import OPTIONS, Option
+from launcher.rules import split_signals
 from launcher.settings import Setting, resolve_settings, show_settings
 from launcher.target import Target
 
@@ -213,7 +214,7 @@ def _config(
             torch_store=values["torch_store"],
             local_addr=values["local_addr"],
             log_line_prefix_template=environ.get(_PREFIX_VARIABLE) or None,
-            signals_to_handle=values["signals_to_handle"],
+            signals_to_handle=_known_signals(values["signals_to_handle"]),
             forward_signals=values["forward_signals"],
             preempt_signals=values["preempt_signals"],
             preempt_notice=values["preempt_notice"],
@@ -234,6 +235,10 @@ def _config(
         ) from None
     except ValueError as error:
         raise UsageError(in_users_words(str(error), names)) from None
+
+
+def _known_signals(names: str) -> str:
+    return ",".join(number.name for number in split_signals(names)[0])
 
 
 def _rendezvous(values: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
@@ -279,9 +284,11 @@ def _instead_of_master(values: Mapping[str, Any]) -> str:
 
 
 def _unused(values: Mapping[str, Any], names: Mapping[str, str]) -> Iterator[str]:
-    """Tell which options are without effect beside others."""
+    """Tell what is without effect, as it is for torchrun."""
     if values["run_path"] and values["no_python"]:
         yield f"{names['no_python']} is not used beside {names['run_path']}"
+    for name in split_signals(values["signals_to_handle"])[1]:
+        yield f"{names['signals_to_handle']}={name}: there is no such signal, passed over"
     masters = [names[field] for field in _masters(values)]
     other = _instead_of_master(values)
     if masters and other:

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from typing import TYPE_CHECKING
 
-from launcher.rules import to_address, to_seconds, to_signals
+from launcher.rules import split_signals, to_address, to_seconds, to_signals
 
 if TYPE_CHECKING:  # the names only: whoever sets the fields imports them
     from launcher.affinity import NumaOptions
@@ -91,7 +91,8 @@ class LaunchConfig:
             ``file:PATH`` (JSON lines at its end), or the name of a handler given to
             `launcher.events.register_handler`.
         numa_options: which processors each worker may use; ``None``: all.
-        signals_to_handle: comma list of the signals that stop the run in order.
+        signals_to_handle: comma list of the signals that stop the run in order; names of none are
+            passed over with a warning.
         duplicate_stdout_filters: texts; lines of the workers' stdout with any of them are copied to
             one file of the round, ``filtered_stdout.log``; ``None``: none.
         duplicate_stderr_filters: the same for stderr.
@@ -206,6 +207,7 @@ class LaunchConfig:
         )
 
     def _check_signals(self) -> None:
+        self._pass_over_unknown_signals()
         stopping = self._signals("signals_to_handle")
         forwarded = self._signals("forward_signals")
         announcing = self._signals("preempt_signals")
@@ -216,6 +218,22 @@ class LaunchConfig:
                     f"forward_signals={self.forward_signals}: expected none that {what}, "
                     f"such as {shown}"
                 )
+
+    def _pass_over_unknown_signals(self) -> None:
+        """Handle those that there are, and warn of the others, as torch does."""
+        try:
+            found, unknown = split_signals(self.signals_to_handle)
+        except ValueError as error:
+            raise ValueError(f"signals_to_handle={self.signals_to_handle}: {error}") from None
+        if unknown:
+            import logging  # noqa: PLC0415 -- slow, and few configurations have such names
+
+            for name in unknown:
+                logging.getLogger("launcher.config").warning(
+                    "signals_to_handle=%s: there is no such signal, passed over", name
+                )
+            names = ",".join(number.name for number in found)
+            object.__setattr__(self, "signals_to_handle", names)
 
     def _signals(self, name: str) -> frozenset[signal.Signals]:
         names: str = getattr(self, name)

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from launcher.config import DEFAULT_SIGNALS, START_METHODS
 from launcher.hosts import to_hosts
 from launcher.rules import (
+    catchable_signals,
     filled,
     integer_from,
     one_of,
@@ -236,7 +237,7 @@ OPTIONS: tuple[Option, ...] = (
     Option(
         name="signals-to-handle",
         help="signals that stop the run in order, forwarded to the workers",
-        parse=valid_signals,
+        parse=catchable_signals,
         default=DEFAULT_SIGNALS,
         metavar="NAMES",
     ),

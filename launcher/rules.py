@@ -13,9 +13,11 @@ import signal
 from collections.abc import Callable
 
 __all__ = (
+    "catchable_signals",
     "filled",
     "integer_from",
     "one_of",
+    "split_signals",
     "to_address",
     "to_name",
     "to_nodes",
@@ -165,24 +167,47 @@ def to_signals(names: str) -> tuple[signal.Signals, ...]:
     Raises:
         ValueError: a name is no signal, or one that cannot be caught.
     """
+    found, unknown = split_signals(names)
+    if unknown:
+        raise ValueError(f"expected names of signals, {unknown[0]!r} is none")
+    return found
+
+
+def split_signals(names: str) -> tuple[tuple[signal.Signals, ...], tuple[str, ...]]:
+    """Turn a comma list of signal names into signals, and those that are none into a list.
+
+    Args:
+        names: such as ``SIGTERM,SIGINT``; the ``SIG`` may be left out; empty: none.
+
+    Returns:
+        The signals, each once, in the order given; and the names that are no signals.
+
+    Raises:
+        ValueError: one cannot be caught.
+    """
     found: dict[signal.Signals, None] = {}
-    for raw in names.split(","):
-        name = raw.strip().upper()
-        if not name:
-            continue
-        try:
-            number = signal.Signals[name if name.startswith("SIG") else f"SIG{name}"]
-        except KeyError:
-            raise ValueError(f"expected names of signals, {raw.strip()!r} is none") from None
-        if number in (signal.SIGKILL, signal.SIGSTOP):
+    unknown = []
+    for raw in filter(None, map(str.strip, names.split(","))):
+        name = raw.upper()
+        number = signal.Signals.__members__.get(name if name.startswith("SIG") else f"SIG{name}")
+        if number is None:
+            unknown.append(raw)
+        elif number in (signal.SIGKILL, signal.SIGSTOP):
             raise ValueError(f"expected signals that can be caught, {number.name} cannot")
-        found[number] = None
-    return tuple(found)
+        else:
+            found[number] = None
+    return tuple(found), tuple(unknown)
 
 
 def valid_signals(text: str) -> str:
     """Return names of signals in full, separated by commas; see `to_signals`."""
     return ",".join(number.name for number in to_signals(text))
+
+
+def catchable_signals(text: str) -> str:
+    """Return names of signals in full, and after them those that are none; see `split_signals`."""
+    found, unknown = split_signals(text)
+    return ",".join((*(number.name for number in found), *unknown))
 
 
 def to_text(text: str) -> str:

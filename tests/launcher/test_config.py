@@ -37,7 +37,8 @@ def test_a_config_needs_only_nodes_and_workers() -> None:
         ({"rdzv_backend": ""}, "rdzv_backend='': expected the name of a backend"),
         ({"shutdown_timeout": -0.1}, "shutdown_timeout=-0.1: expected seconds, at least 0"),
         ({"shutdown_timeout": "5"}, "shutdown_timeout='5': expected seconds, at least 0"),
-        ({"signals_to_handle": "SIGX"}, "signals_to_handle=SIGX: expected names of signals"),
+        ({"signals_to_handle": "SIGKILL"}, "signals_to_handle=SIGKILL: expected signals that can"),
+        ({"forward_signals": "SIGX"}, "forward_signals=SIGX: expected names of signals"),
     ],
 )
 def test_a_config_names_the_field_it_refuses(given: dict[str, object], text: str) -> None:
@@ -75,6 +76,14 @@ def test_a_config_resolves_its_shutdown_timeout(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "4")
 
     assert LaunchConfig(1, 1, 1).shutdown_timeout == 4.0
+
+
+def test_names_of_no_signals_are_passed_over(caplog: pytest.LogCaptureFixture) -> None:
+    """With a warning, as torch does; of the options that are ours alone they are refused."""
+    config = LaunchConfig(1, 1, 1, signals_to_handle="SIGTERM,SIGX,usr1")
+
+    assert config.signals_to_handle == "SIGTERM,SIGUSR1"
+    assert caplog.messages == ["signals_to_handle=SIGX: there is no such signal, passed over"]
 
 
 def test_a_forwarded_signal_has_no_other_meaning() -> None:
