@@ -65,7 +65,7 @@ class Collectives:
             answer = self._agent.caller.request(leader, MessageType.GATHER, message)
             async with time_limit(self._agent.clock, timeout):
                 return await answer  # type: ignore[no-any-return]  # the leader's dict
-        except TimeoutError as error:
+        except TimeoutError:
             if answer is not None and answer.done() and not answer.cancelled():
                 return answer.result()  # type: ignore[no-any-return]  # it came at the last moment
             missing = await self._ask_who_is_missing(
@@ -75,7 +75,7 @@ class Collectives:
                 f"{round_} timed out after {timeout:.2f} seconds, waiting for "
                 f"{missing or f'the answer of {leader}'}",
                 phase="execute",
-            ) from error
+            ) from None
         except EncodingError as error:
             text, path = (str(each).replace(_OBJECT, "obj") for each in (error, error.path))
             self._give_up(leader, round_, 0.0, text)

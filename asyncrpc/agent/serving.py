@@ -59,8 +59,6 @@ _CANCELLED = int(MessageType.CANCELLED)
 _REMEMBERED = 256  # requests; copies come close behind the first, and every link pays for this
 _EARLY_CANCELS = 4096  # cancels remembered for requests that have not come yet
 _STOPPING = 4096  # cancelled calls of one link that hold no place while they come to their end
-_UNRESOLVED = Target(TargetKind.SYNC, callable, "?")
-"""Stands for a function that was not looked up yet."""
 MAX_DEPTH = 64
 """Nested calls are admitted beyond the limit up to this many calls deep, so that a chain of calls
 cannot deadlock on the limit, and a runaway recursion still ends."""
@@ -126,7 +124,7 @@ class Server(Replies):
             self._pass_on(ident, frame)
             return
         calls = self.calls
-        target = self._targets.get(function, _UNRESOLVED)
+        target = self._targets.get(function, NAMELESS)
         deadline = 0.0
         if remaining:
             read_clock = self._now
@@ -151,7 +149,7 @@ class Server(Replies):
         if self._early and self._was_cancelled(ident):
             return
         try:
-            if target is _UNRESOLVED:
+            if target is NAMELESS:
                 call.target = target = self.resolve(function)
             if meta is not None:
                 self._take_headers(call, kind, meta)

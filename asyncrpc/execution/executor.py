@@ -227,12 +227,14 @@ def _step(
         coroutine = function(*args, **kwargs) if kwargs else function(*args)
         first = coroutine.send(None)
     except StopIteration as stop:
-        call.is_done = True
-        call.replier.succeed(call, stop.value)
+        value = stop.value
     except BaseException as error:  # noqa: BLE001 -- user code; the outcome carries it
         _finish(call, None, error)
     else:
         return call, coroutine, first
+    if not call.is_done:  # not while the end is handled: errors of the reply would show it
+        call.is_done = True
+        call.replier.succeed(call, value)
     if context != clean or runner.cancelling():
         spoiled.add(runner)  # by context variables, or a cancel that is still due
     return None

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import (
     BuiltinFunctionType,
+    CoroutineType,
     FunctionType,
     MethodDescriptorType,
     MethodType,
@@ -95,7 +96,7 @@ def describe(func: object) -> FunctionRef:
     if isinstance(func, str):
         return _describe_name(func)
     if not callable(func):
-        raise TypeError(f"function should be callable, but got {type(func).__qualname__}: {func!r}")
+        raise _not_callable(func)
     if isinstance(func, functools.partial) and type(func).__call__ is functools.partial.__call__:
         return _describe_partial(func)
     if isinstance(func, MethodType):
@@ -208,6 +209,14 @@ def _remember(func: object, reference: FunctionRef) -> FunctionRef:
         _known.clear()
     _known[id(func)] = (func, reference)
     return reference
+
+
+def _not_callable(func: object) -> TypeError:
+    text = f"function should be callable, but got {type(func).__qualname__}: {func!r}"
+    if isinstance(func, CoroutineType):
+        func.close()  # one that never ran would warn
+        text += "; give the function itself, and its arguments in args"
+    return TypeError(text)
 
 
 def _cannot_travel(func: object) -> EncodingError:

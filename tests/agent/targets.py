@@ -194,6 +194,11 @@ async def retry_nested(to: str, value: object) -> object:
     return await rpc.rpc_async(to, echo, args=(value,), timeout=None, retry=rpc.RetryPolicy())
 
 
+async def lock() -> object:
+    """Return what cannot travel."""
+    return threading.Lock()
+
+
 async def return_a_lambda() -> object:
     """Return what cannot travel."""
     log.append("lambda")

@@ -399,6 +399,18 @@ async def test_result_that_cannot_travel() -> None:
     assert rpc.Delivery.EXECUTED is caught.value.delivery
 
 
+async def test_traceback_of_a_result_that_cannot_travel_is_about_the_result() -> None:
+    """What a coroutine function returned is not shown as an error that came before."""
+    async with cluster(2) as (a, _):
+        with pytest.raises(rpc.EncodingError, match="result cannot be encoded") as caught:
+            await a.rpc_async("worker1", targets.lock)
+
+    remote = str(caught.value.__cause__)
+    assert "cannot pickle" in remote
+    assert "StopIteration" not in remote
+    assert "During handling" not in remote
+
+
 async def test_function_not_found() -> None:
     """A function that the callee does not have is named, and did not run."""
     async with cluster(2) as (a, _):
@@ -408,6 +420,7 @@ async def test_function_not_found() -> None:
             await a.rpc_async("worker1", f"{targets.__name__}:nope")
 
     assert rpc.Delivery.NOT_SENT is caught.value.delivery
+    assert str(caught.value.__cause__).startswith("On worker1\n")
 
 
 async def test_expose() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime as dt
 import functools
 import inspect
@@ -186,6 +187,15 @@ def test_what_is_not_callable_is_a_type_error(func: object) -> None:
     """Anything that cannot be called raises `TypeError` at the call."""
     with pytest.raises(TypeError, match="function should be callable, but got"):
         describe(func)
+
+
+def test_a_coroutine_is_not_called_a_function() -> None:
+    """Who calls the function instead of naming it is told so, and hears of no lost coroutine."""
+    coroutine = asyncio.sleep(0)
+    with pytest.raises(TypeError, match="give the function itself, and its arguments in args"):
+        describe(coroutine)
+
+    assert inspect.CORO_CLOSED == inspect.getcoroutinestate(coroutine)
 
 
 @pytest.mark.parametrize(
