@@ -122,6 +122,7 @@ class ProcessContext(ABC):
         self._signals_to_handle = signals_to_handle
         self._given_guardian = guardian
         self._processes: dict[int, GuardedProcess] = {}
+        self._is_started = False
         self._is_closing = False
         self._is_clearing = False
         self._settled = asyncio.Event()  # a failure, the last exit or `close`
@@ -140,7 +141,8 @@ class ProcessContext(ABC):
     ) -> None:
         if not self._is_closing:
             await self.close()
-        await self._wait_for_supervisor()
+        if self._is_started:
+            await self._wait_for_supervisor()
 
     def prepare(self) -> None:  # noqa: B027 -- as below
         """Set up what workers of this kind need besides.
@@ -186,7 +188,12 @@ class ProcessContext(ABC):
             OSError: a program is missing or cannot be executed, or a log file cannot be made.
             ValueError: an argument or variable cannot be given to a process.
             GuardianError: the guardian could not be started, or is gone.
+            RuntimeError: they were started or closed before.
         """
+        if self._is_started or self._is_closing:
+            raise RuntimeError(
+                f"workers of {self.name}: expected to be started once, and not closed"
+            )
         self._output = self._open_output()
         own = self.start_guardian()
         self._owns_guardian = own is not None or self._given_guardian is None
@@ -207,6 +214,7 @@ class ProcessContext(ABC):
         for process in self._processes.values():
             process.exited.add_done_callback(self._on_exit)
         self._supervisor = asyncio.create_task(self._supervise(), name=f"workers of {self.name}")
+        self._is_started = True
         self._handle_signals()
 
     def _open_output(self) -> WorkerOutput:
@@ -252,7 +260,10 @@ class ProcessContext(ABC):
         Raises:
             GuardianError: the workers' parent died; they were killed.
             SignalException: a signal to handle came, or what `interrupt` was given.
+            RuntimeError: they were not started.
         """
+        if not self._is_started:
+            raise RuntimeError(f"workers of {self.name}: expected to be started first")
         if self._interruption is None and not self._supervisor.done():
             interrupted = asyncio.ensure_future(self._interrupted.wait())
             try:
@@ -311,6 +322,9 @@ class ProcessContext(ABC):
             death_sig: sent to the process group of each worker that still runs; ``None``: SIGTERM.
             timeout: seconds until SIGKILL, for all of them together.
         """
+        if not self._is_started:
+            self._is_closing = True  # nothing runs, and nothing will
+            return
         if self._is_closing:
             self._hurry()
         else:

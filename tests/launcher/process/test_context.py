@@ -18,6 +18,8 @@ import pytest
 from launcher.errors import ChildFailedError, GuardianError, SignalException
 from launcher.logs import DefaultLogsSpecs, Std
 from launcher.process import (
+    CommandContext,
+    FunctionContext,
     Guardian,
     ProcessContext,
     RunProcsResult,
@@ -413,6 +415,27 @@ async def test_close_right_after_start(start: Start) -> None:
     assert pids_alive(context.pids()) == []
     await context.close()
     assert [failure.exitcode for failure in (await end_of(context)).failures.values()] == [-15, -15]
+
+
+@pytest.mark.parametrize("kind", [CommandContext, FunctionContext])
+async def test_a_context_is_started_once(kind: type[ProcessContext]) -> None:
+    """One that never was can be closed, and nothing else."""
+    entrypoint = "true" if kind is CommandContext else os.getpid
+    one, other = (
+        kind("r", entrypoint, {0: ()}, {0: {}}, DefaultLogsSpecs(os.devnull)) for _ in range(2)
+    )
+    with pytest.raises(RuntimeError, match="workers of r: expected to be started first"):
+        await one.wait()
+    await one.start()
+    with pytest.raises(RuntimeError, match="workers of r: expected to be started once"):
+        await one.start()
+    async with other:
+        pass
+    with pytest.raises(RuntimeError, match="and not closed"):
+        await other.start()
+
+    assert (one.nprocs, other.pids()) == (1, {})
+    assert not (await end_of(one)).is_failed()
 
 
 async def test_leaving_the_context_closes(start: Start) -> None:
