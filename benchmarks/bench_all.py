@@ -16,7 +16,7 @@ from time import perf_counter
 __all__ = ("main",)
 
 _FOLDER = Path(__file__).resolve().parent
-_LIMIT = 600.0  # seconds for one benchmark
+_LIMIT = 900.0  # seconds for one benchmark
 
 _FULL: dict[str, Sequence[str]] = {
     "bench_rpc": ("--rounds", "2", "--peers", "all"),

@@ -31,13 +31,13 @@ class Budget:
 
 FULL = Budget(
     sequential_calls=10_000,
-    sequential_seconds=1.5,
+    sequential_seconds=1.0,
     flight_calls=200_000,
-    flight_seconds=2.5,
+    flight_seconds=1.5,
     size_calls=500,
-    size_seconds=0.8,
+    size_seconds=0.5,
     array_calls=9,
-    array_seconds=3.0,
+    array_seconds=1.5,
 )
 """One round is 2-4 minutes for the default rows, most of it waiting for torch, rpyc, grpc."""
 
