@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib import import_module
+from inspect import iscoroutinefunction
 from typing import cast
 
 from launcher.rendezvous.base import RendezvousHandler, RendezvousParameters, read_name
@@ -65,7 +66,9 @@ def get_rendezvous_handler(params: RendezvousParameters) -> RendezvousHandler:
         RuntimeError: the handler answers to another name than it was registered by.
     """
     handler: object = _factory(params.backend)(params)
-    if not isinstance(handler, RendezvousHandler):
+    if not isinstance(handler, RendezvousHandler) or not iscoroutinefunction(
+        handler.next_rendezvous
+    ):
         from launcher.rendezvous.threaded import ThreadedHandler  # noqa: PLC0415 -- of others only
 
         handler = ThreadedHandler(handler)

@@ -73,6 +73,8 @@ class ThreadedHandler(RendezvousHandler):
     async def next_rendezvous(self) -> RendezvousInfo:
         """Join the next round; see the base class."""
         found = await _in_thread(self._handler.next_rendezvous)
+        if isinstance(found, RendezvousInfo):
+            return found
         number, self._rounds = self._rounds, self._rounds + 1
         where = found.bootstrap_store_info
         if where is None:

@@ -10,13 +10,16 @@ from typing import Any
 
 import pytest
 
+from asyncrpc.store import MemoryStore
 from launcher import LaunchConfig, LauncherError, launch_agent
 from launcher.rendezvous import (
     RendezvousClosedError,
     RendezvousConnectionError,
     RendezvousHandler,
+    RendezvousInfo,
     RendezvousParameters,
     RendezvousStateError,
+    RendezvousStoreInfo,
     get_rendezvous_handler,
     register,
     unregister,
@@ -199,6 +202,50 @@ async def test_a_handler_of_ours_is_left_as_it_is() -> None:
     parameters = RendezvousParameters("tcp", "", "run", 1, 1, secret=b"s" * 32)
 
     assert not isinstance(get_rendezvous_handler(parameters), ThreadedHandler)
+
+
+@pytest.mark.slow
+async def test_a_handler_of_our_class_may_have_methods_that_block() -> None:
+    """As one has that was written for torch, but for its base class."""
+
+    class Ported(RendezvousHandler):
+        def __init__(self, params: RendezvousParameters) -> None:
+            self.run_id = params.run_id
+
+        def get_backend(self) -> str:
+            return "ported"
+
+        def get_run_id(self) -> str:
+            return self.run_id
+
+        def next_rendezvous(self) -> RendezvousInfo:  # type: ignore[override]
+            return RendezvousInfo(
+                MemoryStore(), 0, 1, RendezvousStoreInfo("127.0.0.1", 29500), round=3
+            )
+
+        def is_closed(self) -> bool:  # type: ignore[override]
+            return False
+
+        def set_closed(self) -> None:  # type: ignore[override]
+            pass
+
+        def num_nodes_waiting(self) -> int:  # type: ignore[override]
+            return 0
+
+        def shutdown(self) -> bool:  # type: ignore[override]
+            return True
+
+    register("ported", Ported)
+    try:
+        values = await launch_agent(
+            LaunchConfig(1, 1, 1, rdzv_backend="ported", run_id="r", max_restarts=0),
+            "sh",
+            ("-c", "[ $TORCHELASTIC_RUN_ID$LAUNCHER_ROUND = r3 ]"),
+        )
+    finally:
+        unregister("ported")
+
+    assert values == {0: None}
 
 
 async def test_what_else_it_is_asked(meeting: Meeting) -> None:
