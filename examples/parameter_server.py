@@ -104,7 +104,7 @@ async def lead(workers: list[rpc.WorkerInfo], arguments: argparse.Namespace) -> 
             rpc.rpc_async(trainer, train, (server, part, answers, arguments.steps), timeout=None)
 
     trained: Array = server.local_value().weights
-    alone = train_alone(inputs, outputs, arguments.steps)
+    alone = await asyncio.to_thread(train_alone, inputs, outputs, arguments.steps)
     print(f"trainers: {len(trainers)}, samples: {samples}, steps: {arguments.steps}")
     print(f"loss at first: {loss_of(np.zeros_like(trained), inputs, outputs):.6f}")
     print(f"loss in the end: {loss_of(trained, inputs, outputs):.6f}")
