@@ -29,6 +29,7 @@ SECRET_FILE_VARIABLE = "ASYNCRPC_SECRET_FILE"  # noqa: S105 -- a variable's name
 MIN_SECRET_BYTES = 16  # 128 bits: a server's proof lets a stranger test guesses at home
 MAX_SECRET_BYTES = 1 << 16  # a larger file is not a secret but a mistake
 NEW_SECRET_BYTES = 32
+_MAKING = "make it with: (umask 077; head -c 32 /dev/urandom > FILE), the same on all nodes"
 _REMEDY = f"give a secret or set ${SECRET_FILE_VARIABLE}"
 
 _KEY_INFO = b"asyncrpc/1 handshake"
@@ -156,7 +157,8 @@ def _read(path: str, what: str, *, is_own: bool = False) -> bytes:
         # Not blocking, as a FIFO's open would; a regular file does not mind.
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
-        raise ValueError(f"{what} cannot be opened: {error.strerror}") from None
+        hint = f"; {_MAKING}" if isinstance(error, FileNotFoundError) else ""
+        raise ValueError(f"{what} cannot be opened: {error.strerror}{hint}") from None
     try:
         _check_file(os.fstat(descriptor), what, is_own=is_own)  # what is checked is what is read
         with os.fdopen(descriptor, "rb", closefd=False) as file:

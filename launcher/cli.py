@@ -13,6 +13,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
 from launcher.commandline import Launch, in_users_words, parse
@@ -258,7 +259,9 @@ def _show_warnings(names: Mapping[str, str]) -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(Formatter())
     logger = logging.getLogger("launcher")
-    logger.addHandler(handler)
+    for each in (logger, logging.getLogger("asyncrpc")):  # whose store tells of strangers
+        each.addHandler(handler)
+        os.register_at_fork(after_in_child=partial(each.removeHandler, handler))  # not a worker's
     logger.setLevel(levels.get(os.environ.get("LOGLEVEL", "").upper(), logging.WARNING))
 
 

@@ -119,6 +119,8 @@ def test_missing_file_of_the_variable(tmp_path: Path) -> None:
     """A variable that names no file is an error, never a reason to look elsewhere."""
     with pytest.raises(ValueError, match=r"ASYNCRPC_SECRET_FILE .*none.* cannot be opened"):
         load_secret(None, {"ASYNCRPC_SECRET_FILE": str(tmp_path / "none"), "HOME": str(tmp_path)})
+    with pytest.raises(ValueError, match="; make it with: "):
+        load_secret(tmp_path / "none", {})
 
     assert list(tmp_path.iterdir()) == []
 

@@ -30,8 +30,12 @@ def secret_file(secret: bytes) -> Iterator[str]:
     path = os.path.join(temporary_folder(os.environ), f"launcher_secret_{os.urandom(8).hex()}")
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
-        with open(descriptor, "wb") as file:
-            file.write(secret)
+        try:
+            with open(descriptor, "wb") as file:
+                file.write(secret)
+        except OSError as error:
+            error.filename = path
+            raise
         yield path
     finally:
         with suppress(FileNotFoundError):

@@ -6,6 +6,7 @@ import logging
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -125,6 +126,28 @@ def test_warnings_name_what_the_user_has_set_as_errors_do(
         "launcher: --rdzv-endpoint=host:1: not known yet",
         "launcher: role trainer: all have ended",
     ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["launcher", "asyncrpc"])
+def test_warnings_are_the_launchers_only_in_its_own_process(
+    start: Callable[..., subprocess.Popen[str]], script: Callable[[str], str], name: str
+) -> None:
+    """Workers that are forks of it log as any program; its store's warnings are its own."""
+    logs = f"logging.getLogger({name!r}).warning('lost')"
+    worker = script(f"import logging; {logs}")
+    forked = start("--run-path", "--start-method=fork", worker)
+    show = "from launcher.cli import _show_warnings; _show_warnings({})"
+    own = subprocess.run(
+        [sys.executable, "-c", f"import logging; {show}; {logs}"],
+        stderr=subprocess.PIPE,
+        text=True,
+        check=True,
+        timeout=20,
+    )
+
+    assert forked.communicate(timeout=20) == ("", "lost\n")
+    assert own.stderr == "launcher: lost\n"
 
 
 def test_garbage_is_collected_again_when_the_launch_begins() -> None:

@@ -94,6 +94,19 @@ def test_a_full_disk_behind_stdout_is_told(script: Callable[[str], str], start: 
     assert "No space left" in stderr
 
 
+def test_a_full_temporary_folder_is_named(start: Start, tmp_path: Path) -> None:
+    """The user can do something about it only if he knows which one it is."""
+
+    def fill() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))  # no file takes a byte
+
+    status, _, stderr = finish(start("--no-python", "true", env=ONE_THREAD, preexec_fn=fill))
+
+    assert (status, stderr.count("\n")) == (1, 1)
+    assert stderr.startswith(f"launcher: {tmp_path}/tmp/launcher_secret_")
+    assert stderr.endswith(": File too large\n")
+
+
 def test_text_that_is_no_utf8_is_passed_on_as_it_is(start: Start, tmp_path: Path) -> None:
     """Names of files and arguments are bytes, whatever the locale."""
     name = os.fsdecode(b"b\xff \xc3\xa9.py")
