@@ -286,10 +286,10 @@ class Server(Replies):
         not end, as plain functions that are running, it waits until this one does.
         """
         call = self.calls.get(ident)
+        if self._passed and (call is None or call.outlet is not None):
+            self.doubt_items(ident)  # of a stream that has ended, too: they may be lost
         if call is not None:
             call.cancel()
-            if call.outlet is not None:
-                self.doubt_items(ident)
             if ident not in self._placeless:
                 if self._stopping >= _STOPPING:
                     self._unanswered.add(ident)

@@ -51,6 +51,21 @@ async def test_items_share_what_they_refer_to() -> None:
         assert {} == await empty(agents)
 
 
+async def test_an_item_that_was_lost_of_a_stream_that_has_ended() -> None:
+    """Whoever misses it gives up, and the producer, long over, finds out what has not come."""
+    plan = rpc.FaultPlan([rpc.Fault("drop", message="STREAM_ITEM", times=1)])
+    async with cluster(2, faults=[rpc.FaultPlan([]), plan]) as agents:
+        a, b = agents
+        stream = a.rpc_stream("worker1", workers.give_references, args=(3,))
+        first = asyncio.ensure_future(anext(stream))
+        await until(lambda: 2 < b.references.machine.counts()["num_forks"])
+        await until(lambda: not any(server.calls for server in b._agent.servers))
+        first.cancel()
+        await until(lambda: 0 == b.references.machine.counts()["num_forks"])
+        del stream, first
+        assert {} == await empty(agents)
+
+
 async def test_an_item_that_waits_keeps_those_behind_it() -> None:
     """No unconfirmed reference is read, and the order stays."""
     plan = rpc.FaultPlan([rpc.Fault("delay", message="RREF_FORK_REQUEST", delay=2)])
