@@ -7,9 +7,11 @@ in its table. The whole takes some 10 minutes with the peers installed, 90 s wit
 from __future__ import annotations
 
 import argparse
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from time import perf_counter
 
@@ -17,6 +19,7 @@ __all__ = ("main",)
 
 _FOLDER = Path(__file__).resolve().parent
 _LIMIT = 900.0  # seconds for one benchmark
+_PATIENCE = 5.0  # seconds for it to end what it has started
 
 _FULL: dict[str, Sequence[str]] = {
     "bench_rpc": ("--rounds", "2", "--peers", "all"),
@@ -59,14 +62,29 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _succeeds(name: str, flags: Sequence[str]) -> bool:
     command = [sys.executable, str(_FOLDER / f"{name}.py"), *flags]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE)
     try:
-        done = subprocess.run(command, stderr=subprocess.PIPE, timeout=_LIMIT, check=False)
+        _, errors = process.communicate(timeout=_LIMIT)
     except subprocess.TimeoutExpired:
         print(f"took longer than {_LIMIT:g} s")
+        _end(process)
         return False
-    if done.returncode:  # the lines that tell of progress are of no interest otherwise
-        sys.stderr.write(done.stderr.decode(errors="replace"))
-    return done.returncode == 0
+    except BaseException:
+        _end(process)
+        raise
+    if process.returncode:  # the lines that tell of progress are of no interest otherwise
+        sys.stderr.write(errors.decode(errors="replace"))
+    return process.returncode == 0
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Let a benchmark end what it has started: it heard Ctrl-C as well, or hears of it now."""
+    for kind in (None, signal.SIGINT, signal.SIGKILL):
+        if kind is not None:
+            process.send_signal(kind)
+        with suppress(subprocess.TimeoutExpired):
+            process.communicate(timeout=_PATIENCE)
+            return
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -82,4 +100,8 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    try:
+        status = main()
+    except KeyboardInterrupt:
+        status = 130
+    raise SystemExit(status)

@@ -12,6 +12,7 @@ import os
 import sys
 import time
 
+_PARENT = os.getppid()  # a launcher that is killed may leave its workers behind
 _FOLDER = os.environ.get("BENCH_FOLDER", "")
 _RANK = int(os.environ["RANK"])
 _WORLD = int(os.environ.get("WORLD_SIZE", "1"))
@@ -28,7 +29,7 @@ def _note(name: str) -> None:
 def _crash_when_all_run() -> None:
     _note(f"up-{_ATTEMPT}-{_RANK}")
     deadline = time.monotonic() + 20
-    while time.monotonic() < deadline:
+    while time.monotonic() < deadline and os.getppid() == _PARENT:
         if _RANK == 0 and all(
             os.path.exists(f"{_FOLDER}/up-{_ATTEMPT}-{rank}.time") for rank in range(_WORLD)
         ):
@@ -40,7 +41,7 @@ def _crash_when_all_run() -> None:
 def _stay() -> None:
     _note(f"up-{_WORLD}-{_RANK}")
     deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and os.path.exists(_FOLDER):
+    while time.monotonic() < deadline and os.getppid() == _PARENT and os.path.exists(_FOLDER):
         time.sleep(0.05)
 
 

@@ -140,6 +140,10 @@ def _wait(process: subprocess.Popen[bytes], deadline: float) -> tuple[int, int, 
         if not ready:
             os.killpg(process.pid, signal.SIGKILL)
         _, status, usage = os.wait4(process.pid, 0)
+    except BaseException:  # Ctrl-C: it has a session of its own, and would not hear of it
+        process.kill()
+        process.wait()
+        raise
     finally:
         os.close(descriptor)
     process.returncode = os.waitstatus_to_exitcode(status)
