@@ -116,9 +116,9 @@ _ITEMS: dict[type[Command], tuple[Callable[[Iterable[type]], bool], ...]] = {
     MultiGet: (_ARE_STR,),
     MultiSet: (_ARE_STR, _ARE_BYTES),
 }
-# By opcode; all in one look-up, since this is run for every request.
+# By opcode and types of the arguments: one look-up, since it is done for every request.
 _KNOWN = {
-    number: (command, list(_SHAPES[command]), _ITEMS.get(command, ()))
+    (number, *_SHAPES[command]): (command, _ITEMS.get(command, ()))
     for number, command in enumerate(COMMANDS)
 }
 
@@ -253,14 +253,17 @@ def decode_requests(items: list[Any]) -> list[tuple[int, Command]]:
     commands = []
     try:
         for number, opcode, arguments in items:
-            command, shape, inner = _KNOWN[opcode]
-            if [*map(type, arguments)] != shape or type(number) is not int or number <= CONNECTION:
-                raise _not_a_command(number, opcode)
-            for holds, values in zip(inner, arguments, strict=False) if inner else ():
-                if not holds(map(type, values)):
-                    raise _not_a_command(number, opcode)
+            command, inner = _KNOWN[opcode, *map(type, arguments)]
+            if type(number) is not int or number <= CONNECTION:
+                raise _wrong(number, opcode)
+            if inner:
+                for holds, values in zip(inner, arguments, strict=False):
+                    if not holds(map(type, values)):
+                        raise _wrong(number, opcode)
             commands.append((number, make(command, arguments)))
-    except (TypeError, ValueError, KeyError) as error:
+    except KeyError:
+        raise _wrong(number, opcode) from None
+    except (TypeError, ValueError) as error:
         raise RemoteProtocolError(f"store request is malformed: {error!r:.200}") from None
     return commands
 
@@ -307,7 +310,7 @@ def _unpack(body: memoryview, most: int) -> list[Any]:
     return items
 
 
-def _not_a_command(number: object, opcode: int) -> RemoteProtocolError:
+def _wrong(number: object, opcode: object) -> RemoteProtocolError:
     return RemoteProtocolError(
-        f"store request {number!r:.40} has wrong arguments for {_KNOWN[opcode][0].__name__}"
+        f"store request {number!r:.40} has a wrong number, opcode {opcode!r:.40} or arguments"
     )

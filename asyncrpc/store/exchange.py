@@ -78,6 +78,29 @@ class Exchange:
         failure: why it was given up; ``None`` while it was not.
     """
 
+    __slots__ = (
+        "_callbacks",
+        "_calls",
+        "_clock",
+        "_create_future",
+        "_feeds",
+        "_is_sequential",
+        "_name",
+        "_numbers",
+        "_owner",
+        "_post",
+        "_reader",
+        "_send",
+        "_time",
+        "_timeout",
+        "_timer",
+        "_wake_at",
+        "failure",
+        "get_buffer",
+        "has_heard",
+        "outlet",
+    )
+
     def __init__(self, owner: Owner, clock: Clock, timeout: float, name: str) -> None:
         self.outlet = Outlet()
         self._send, self._post = self.outlet.send, self.outlet.post

@@ -29,12 +29,13 @@ class Outlet:
         stream: the connection; ``None`` while there is none, when all stays in the batch.
     """
 
-    __slots__ = ("_batch", "_is_scheduled", "_loop", "_packer", "_size", "stream")
+    __slots__ = ("_batch", "_frame", "_is_scheduled", "_loop", "_packer", "_size", "stream")
 
     def __init__(self) -> None:
         self.stream: Stream | None = None
         self._loop = asyncio.get_running_loop()
-        self._packer = Packer()
+        self._packer = packer = Packer()
+        self._frame = packer.request
         self._batch: list[tuple[int, Command]] = []
         self._size = 0
         self._is_scheduled = False
@@ -65,7 +66,7 @@ class Outlet:
             self._batch.append((number, command))
             self.flush()
         else:
-            self.stream.write_now(self._packer.request(number, command))
+            self.stream.write_now(self._frame(number, command))
 
     def flush(self) -> None:
         """Send what waits, if there is a connection."""

@@ -283,9 +283,10 @@ class _Session:
         except RemoteProtocolError as error:
             self._server.break_off(self, error)
             return
-        is_behind = self.requests or self.replies or not self.stream.is_writable
-        if len(requests) == 1 and not is_behind:
-            self._server.serve_one(self, *requests[0])
+        is_idle = not self.requests and not self.replies and self.stream.is_writable
+        if is_idle and len(requests) == 1:
+            number, command = requests[0]
+            self._server.serve_one(self, number, command)
             return
         self.requests += requests
         if not self.stream.is_writable:

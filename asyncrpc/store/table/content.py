@@ -55,6 +55,8 @@ class Content:
         self.absent = KeyIndex(self._late)
         self._requests = requests
         self._watched = requests.watchers.by_prefix
+        self._leased = leases.of_key
+        self._record = history.record
         self._max_value = max_value
 
     # Writing
@@ -65,13 +67,14 @@ class Content:
         Raises:
             StoreError: it is too large; nothing was changed.
         """
-        is_new = key not in self.values
+        values = self.values
+        is_new = key not in values
         if is_new or len(value) > self._max_value:
             self.check_size(key, value)
-        if lease is not None or self.leases.of_key:
+        if lease is not None or self._leased:
             self.leases.attach(key, lease)
-        self.values[key] = value
-        self.history.record("put", key, value)
+        values[key] = value
+        self._record("put", key, value)
         if self._watched:
             self._publish("put", key, value)
         if is_new and key in self.absent:
@@ -80,7 +83,7 @@ class Content:
     def remove(self, key: str, kind: Literal["delete", "expire"]) -> None:
         """Take a value out that hangs on no lease any more."""
         del self.values[key]
-        self.history.record(kind, key, b"")
+        self._record(kind, key, b"")
         if self._watched:
             self._publish(kind, key, b"")
 
