@@ -12,9 +12,12 @@ import asyncio
 import importlib
 import os
 import statistics
-from collections.abc import Awaitable, Callable
-from time import perf_counter
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from time import perf_counter, process_time
 from typing import Any
+
+from harness.cpu import cpu_seconds
 
 __all__ = ("measure", "serve")
 
@@ -29,7 +32,7 @@ def serve(spec: dict[str, object], ready: Callable[[str], None]) -> None:
 
 
 def measure(spec: dict[str, object]) -> dict[str, float]:
-    """Run one client's load: all figures, or only a rate when several start it together."""
+    """Run one client's load: all figures, or rate and CPU time when several start it together."""
     module = importlib.import_module(str(spec["store"]))
     seconds = float(spec["seconds"])  # type: ignore[arg-type]
     if not hasattr(module, "run"):
@@ -49,13 +52,27 @@ def _operations(store: Any, key: str) -> dict[str, Callable[[], Any]]:
     }
 
 
+@contextmanager
+def _cpu(spec: dict[str, object]) -> Iterator[dict[str, float]]:
+    """Add what the body costs: `seconds` of the clock, `client_cpu` and `server_cpu` seconds."""
+    used: dict[str, float] = {}
+    server = int(str(spec["server_pid"]))
+    start, mine, its = perf_counter(), process_time(), cpu_seconds(server)
+    yield used
+    used["server_cpu"] = cpu_seconds(server) - its
+    used["client_cpu"] = process_time() - mine
+    used["seconds"] = perf_counter() - start
+
+
 def _measure_blocking(module: Any, spec: dict[str, object], seconds: float) -> dict[str, float]:
     store = module.connect(spec)
     operations = _operations(store, f"key{os.getpid()}")
     operations["set"]()
     if spec["mixed"]:
         store.barrier("start", spec["processes"])
-        return {"mixed_s": _rate_blocking(_in_turn(operations), seconds)}
+        with _cpu(spec) as used:
+            used["rate"] = _rate_blocking(_in_turn(operations), seconds)
+        return used
     figures = {name: _rate_blocking(call, seconds) for name, call in operations.items()}
     for count in _BARRIERS:
         figures[f"barrier_{count}_ms"] = 1e3 * statistics.median(
@@ -82,7 +99,9 @@ async def _measure_awaited(
     await operations["set"]()
     if spec["mixed"]:
         await store.barrier("start", spec["processes"])
-        return {"mixed_s": await _rate(_in_turn(operations), seconds, 1)}
+        with _cpu(spec) as used:
+            used["rate"] = await _rate(_in_turn(operations), seconds, 1)
+        return used
     figures = {name: await _rate(call, seconds, 1) for name, call in operations.items()}
     for name, call in operations.items():
         figures[f"{name}_in_flight"] = await _rate(call, seconds, _IN_FLIGHT)
