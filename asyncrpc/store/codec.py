@@ -80,6 +80,10 @@ _FIRST_ROOM = 1 << 16
 _KEPT_ROOM = 1 << 20  # a larger buffer is given back when the frame it was for is done
 _MAX_ITEMS = 1 << 20  # of one array; what an empty nest of arrays can make us allocate
 
+# What `unpackb` raises. It is a fresh unpacker each time: one that failed has been seen to crash
+# when it was used again.
+_NO_MSGPACK = (ValueError, TypeError, RecursionError, msgpack.UnpackException)
+
 # The types of each command's fields; for those that are lists `_ITEMS` has more.
 _SHAPES: dict[type[Command], tuple[type, ...]] = {
     Set: (str, bytes, int),
@@ -197,7 +201,17 @@ class FrameReader:
         """
         if self._end or count <= 4 or _unpack_length(self._buffer)[0] != count - 4:
             return self._advance(count)
-        return _unpack(self._view[4:count], count)  # one whole frame: the rule
+        # One whole frame: the rule, so it is decoded here, without a call.
+        limit = count if count < _MAX_ITEMS else _MAX_ITEMS  # noqa: FURB136 -- min() is a call
+        try:
+            items = msgpack.unpackb(
+                self._view[4:count], max_array_len=limit, max_map_len=0, max_ext_len=0
+            )
+        except _NO_MSGPACK as error:
+            raise _no_array(repr(error)) from None
+        if type(items) is not list:
+            raise _no_array(type(items).__name__)
+        return items
 
     def _advance(self, count: int) -> list[Any]:
         items: list[Any] = []
@@ -211,7 +225,7 @@ class FrameReader:
             stop = start + 4 + length
             if stop > end:
                 break
-            items += _unpack(view[start + 4 : stop], length)
+            items += _unpack(view[start + 4 : stop])
             start = stop
         if start < end:
             self._start, self._end = start, end
@@ -297,17 +311,19 @@ def _failure_error(kind: int, message: str, keys: list[Any]) -> StoreError:
     return error_type(message)
 
 
-def _unpack(body: memoryview, most: int) -> list[Any]:
-    """Decode a body that is no longer than ``most`` bytes."""
-    # A fresh unpacker each time: one that failed has been seen to crash when used again.
-    limit = most if most < _MAX_ITEMS else _MAX_ITEMS  # noqa: FURB136 -- min() is a call
+def _unpack(body: memoryview) -> list[Any]:
+    limit = min(len(body), _MAX_ITEMS)
     try:
         items = msgpack.unpackb(body, max_array_len=limit, max_map_len=0, max_ext_len=0)
-    except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as error:
-        raise RemoteProtocolError(f"store frame is no msgpack array: {error!r}"[:300]) from None
+    except _NO_MSGPACK as error:
+        raise _no_array(repr(error)) from None
     if type(items) is not list:
-        raise RemoteProtocolError(f"store frame holds {type(items).__name__}, expected an array")
+        raise _no_array(type(items).__name__)
     return items
+
+
+def _no_array(found: str) -> RemoteProtocolError:
+    return RemoteProtocolError(f"store frame holds no msgpack array, but {found}"[:300])
 
 
 def _wrong(number: object, opcode: object) -> RemoteProtocolError:

@@ -49,8 +49,10 @@ __all__ = ("Exchange", "Owner")
 
 _MAX_REPLY = 1 << 30  # bytes; a frame of the server, which is trusted more than it trusts us
 _MAX_REQUEST = 62 << 20  # bytes of one operation
-_Call = tuple[asyncio.Future[Any], Command, float]  # who waits, for what, until when
 _SLACK = 0.25  # seconds past a deadline before we answer for a server that does not
+
+_Call = tuple[asyncio.Future[Any], Command, float]
+"""Who waits, for what, until when."""
 
 
 class Owner(Protocol):
@@ -84,13 +86,12 @@ class Exchange:
         "_clock",
         "_create_future",
         "_feeds",
+        "_frame",
         "_is_sequential",
         "_name",
         "_numbers",
         "_owner",
-        "_post",
         "_reader",
-        "_send",
         "_time",
         "_timeout",
         "_timer",
@@ -103,7 +104,7 @@ class Exchange:
 
     def __init__(self, owner: Owner, clock: Clock, timeout: float, name: str) -> None:
         self.outlet = Outlet()
-        self._send, self._post = self.outlet.send, self.outlet.post
+        self._frame = self.outlet.packer.request
         self.has_heard = True
         self.failure: StoreConnectionError | AuthenticationError | None = None
         self._owner = owner
@@ -148,10 +149,13 @@ class Exchange:
         deadline = self._time() + (self._timeout if timeout is None else timeout) + _SLACK
         if deadline < self._wake_at:
             self._set_timer(deadline)
-        calls = self._calls
-        send = self._send if self._is_sequential and not calls else self._post
-        calls[number] = (future, command, deadline)
-        send(number, command, size)
+        calls, outlet = self._calls, self.outlet
+        if self._is_sequential and not calls and not outlet.batch and outlet.stream is not None:
+            calls[number] = (future, command, deadline)
+            outlet.stream.write_now(self._frame(number, command))
+        else:
+            calls[number] = (future, command, deadline)
+            outlet.post(number, command, size)
         try:
             return await future
         except asyncio.CancelledError:

@@ -1,8 +1,8 @@
 """What a client sends: requests joined into frames, on one connection after another.
 
 Requests made while others are in flight are joined into one frame at the end of the loop's turn;
-a lone one goes out at once. What is still in the batch when the connection breaks was not sent,
-and stays there. Used by `exchange`.
+a lone one is sent by the exchange itself, at once. What is still in the batch when the connection
+breaks was not sent, and stays there. Used by `exchange`.
 """
 
 from __future__ import annotations
@@ -27,16 +27,17 @@ class Outlet:
 
     Attributes:
         stream: the connection; ``None`` while there is none, when all stays in the batch.
+        batch: what was not sent, in order.
+        packer: makes the frames.
     """
 
-    __slots__ = ("_batch", "_frame", "_is_scheduled", "_loop", "_packer", "_size", "stream")
+    __slots__ = ("_is_scheduled", "_loop", "_size", "batch", "packer", "stream")
 
     def __init__(self) -> None:
         self.stream: Stream | None = None
         self._loop = asyncio.get_running_loop()
-        self._packer = packer = Packer()
-        self._frame = packer.request
-        self._batch: list[tuple[int, Command]] = []
+        self.packer = Packer()
+        self.batch: list[tuple[int, Command]] = []
         self._size = 0
         self._is_scheduled = False
 
@@ -48,9 +49,9 @@ class Outlet:
             command: what is asked.
             size: about how many bytes it carries, where that may be many.
         """
-        self._batch.append((number, command))
+        self.batch.append((number, command))
         self._size += size
-        if self._size >= _FLUSH_AT or len(self._batch) >= _FLUSH_AT_COUNT:
+        if self._size >= _FLUSH_AT or len(self.batch) >= _FLUSH_AT_COUNT:
             self.flush()
         elif not self._is_scheduled:
             self._is_scheduled = True
@@ -60,36 +61,28 @@ class Outlet:
         """Send a command that may carry much, in a frame of its own."""
         self.post(number, command, _FLUSH_AT)
 
-    def send(self, number: int, command: Command, size: int = 0) -> None:  # noqa: ARG002 -- as post
-        """Send a command at once, after those that wait."""
-        if self.stream is None or self._batch:
-            self._batch.append((number, command))
-            self.flush()
-        else:
-            self.stream.write_now(self._frame(number, command))
-
     def flush(self) -> None:
         """Send what waits, if there is a connection."""
-        stream, batch = self.stream, self._batch
+        stream, batch = self.stream, self.batch
         if stream is None or not batch:
             return
-        self._batch = []
+        self.batch = []
         self._size = 0
         # Now: `write` would also ask for another turn of the loop.
-        stream.write_now(self._packer.requests(batch))
+        stream.write_now(self.packer.requests(batch))
 
     def unsent(self) -> set[int]:
         """Return the numbers of the requests that were not sent."""
-        return {number for number, _ in self._batch}
+        return {number for number, _ in self.batch}
 
     def take_unsent(self) -> list[tuple[int, Command]]:
         """Return what was not sent, and forget it."""
-        batch, self._batch, self._size = self._batch, [], 0
+        batch, self.batch, self._size = self.batch, [], 0
         return batch
 
     def withdraw(self, number: int) -> None:
         """Forget a request that was not sent."""
-        self._batch = [entry for entry in self._batch if entry[0] != number]
+        self.batch = [entry for entry in self.batch if entry[0] != number]
 
     def _flush_turn(self) -> None:
         self._is_scheduled = False
