@@ -144,7 +144,8 @@ class Packer:
 
     def request(self, number: int, command: Command) -> bytes:
         """Return the frame of one numbered command."""
-        body = self._pack(((number, OPCODES[type(command)], command),))
+        pack = self._pack
+        body = pack(((number, OPCODES[type(command)], command),))
         return _pack_length(len(body)) + body
 
     def requests(self, batch: list[tuple[int, Command]]) -> bytes:
@@ -154,7 +155,8 @@ class Packer:
 
     def reply(self, reply: Reply) -> bytes:
         """Return the frame of one reply."""
-        body = self._pack((reply,))
+        pack = self._pack
+        body = pack((reply,))
         return _pack_length(len(body)) + body
 
     def replies(self, batch: list[Reply]) -> bytes:

@@ -56,7 +56,6 @@ class Content:
         self._requests = requests
         self._watched = requests.watchers.by_prefix
         self._leased = leases.of_key
-        self._record = history.record
         self._max_value = max_value
 
     # Writing
@@ -74,7 +73,7 @@ class Content:
         if lease is not None or self._leased:
             self.leases.attach(key, lease)
         values[key] = value
-        self._record("put", key, value)
+        self.history.record("put", key, value)
         if self._watched:
             self._publish("put", key, value)
         if is_new and key in self.absent:
@@ -83,7 +82,7 @@ class Content:
     def remove(self, key: str, kind: Literal["delete", "expire"]) -> None:
         """Take a value out that hangs on no lease any more."""
         del self.values[key]
-        self._record(kind, key, b"")
+        self.history.record(kind, key, b"")
         if self._watched:
             self._publish(kind, key, b"")
 

@@ -36,7 +36,6 @@ class Values:
         self._content = content
         self._values = content.values
         self._leases = content.leases
-        self._put = content.put
         self.handlers: dict[type[Command], Handler] = {
             Set: self._set,
             Get: self._get,
@@ -55,7 +54,7 @@ class Values:
 
     def _set(self, _session: object, _request: int, command: Set, _now: float) -> None:
         key, value, lease_id = command
-        self._put(key, value, self._leases.find(lease_id) if lease_id else None)
+        self._content.put(key, value, self._leases.find(lease_id) if lease_id else None)
 
     def _get(self, session: Hashable, request: int, command: Get, now: float) -> object:
         value = self._values.get(command[0])
@@ -70,7 +69,7 @@ class Values:
         if not -_INT64 <= total < _INT64:
             raise StoreError(f"add to key {key!r} leaves the range of 64-bit integers: {total}")
         lease = self._leases.find(lease_id) if lease_id else self._leases.of_key.get(key)
-        self._put(key, b"%d" % total, lease)
+        self._content.put(key, b"%d" % total, lease)
         return total
 
     def _compare_set(self, _s: object, _r: int, command: CompareSet, _now: float) -> bytes:
@@ -82,7 +81,7 @@ class Values:
                 return expected
         elif value != expected:
             return value
-        self._put(key, desired, lease)
+        self._content.put(key, desired, lease)
         return desired
 
     def _wait(self, session: Hashable, request: int, command: Wait, now: float) -> object:
@@ -111,7 +110,7 @@ class Values:
 
     def _append(self, _session: object, _request: int, command: Append, _now: float) -> None:
         key, value = command
-        self._put(key, self._values.get(key, b"") + value, self._leases.of_key.get(key))
+        self._content.put(key, self._values.get(key, b"") + value, self._leases.of_key.get(key))
 
     def _multi_set(self, _session: object, _request: int, command: MultiSet, _now: float) -> None:
         keys, values = command
@@ -120,7 +119,7 @@ class Values:
         for key, value in zip(keys, values, strict=True):
             self._content.check_size(key, value)
         for key, value in zip(keys, values, strict=True):
-            self._put(key, value, None)
+            self._content.put(key, value, None)
 
     def _list_keys(self, _s: object, _r: int, command: ListKeys, _now: float) -> list[str]:
         return sorted(key for key in self._values if key.startswith(command.prefix))
