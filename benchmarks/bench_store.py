@@ -94,7 +94,7 @@ def _measure(name: str, seconds: float) -> dict[str, float]:
 def _eight_processes(clients: list[dict[str, float]]) -> dict[str, float]:
     """Return operations per second, and microseconds of CPU for one, on both sides together.
 
-    Other work on the machine takes from the first, but hardly adds to the second.
+    Other work on the machine takes from the first, and adds to the second only by cold caches.
     """
     operations = sum(client["rate"] * client["seconds"] for client in clients)
     server = statistics.median(client["server_cpu"] for client in clients)  # each saw all of it
