@@ -152,7 +152,8 @@ class Contexts:
         self._ended[ident] = None
         if len(self._ended) > _ENDED:
             self._ended.popitem(last=False)
-        tasks = [self._tell(peer, ident) for peer in reached]
+        in_order = sorted(reached, key=lambda peer: peer.info.id)  # the same in every run
+        tasks = [self._tell(peer, ident) for peer in in_order]
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def _clear(self, ident: str) -> None:

@@ -44,7 +44,8 @@ async def cluster(
     time moves on by itself in that end where something waits for it, and `VirtualClock.advance`
     waits for plain functions, which the workers run in threads. All happens in the same order then
     each time: what plain functions return is taken in the order in which they began, once none of
-    them computes any more. One that takes longer than half a second of real time is not waited for.
+    them computes any more. One that takes longer than half a second of real time is not waited for,
+    and references in cycles are dropped whenever Python's collector finds them.
 
     Args:
         n: number of workers, at least 1.

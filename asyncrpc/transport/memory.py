@@ -174,7 +174,8 @@ class _MemoryTransport(asyncio.Transport):
             self._feed(part)
 
     def _feed(self, part: memoryview) -> None:
-        while part.nbytes and not self._is_gone:
+        # a stream that was closed in the midst of it reads no more, and may have no room to
+        while part.nbytes and not self._is_closing:
             room = memoryview(self._stream.get_buffer(part.nbytes))
             count = min(room.nbytes, part.nbytes)
             room[:count] = part[:count]

@@ -258,6 +258,30 @@ async def test_abort_ends_both_sides_once(server: Server) -> None:
     assert far.is_closed
 
 
+@pytest.mark.parametrize("room", [16, MIB])
+async def test_abort_within_a_read_is_the_last(server: Server, room: int) -> None:
+    """A handler that gives its stream up hears no more of it, whatever has come already.
+
+    Its room may be empty from then on: nobody may wait for it to take the rest.
+    """
+    near, far = await server.pair()
+    handler = Recorder(room)
+
+    def give_up() -> None:
+        far.abort()
+        handler._room = memoryview(bytearray())
+
+    handler.on_data = give_up
+    far.attach(handler)
+    near.write(content(MIB // 2))
+    await far.wait_closed()
+    count = len(handler.data)
+    await finish(near)
+
+    assert 0 < count <= room
+    assert len(handler.ends) == 1
+
+
 async def test_abort_frees_a_stream_that_cannot_send(server: Server) -> None:
     """With a peer that does not read, close would wait; abort does not."""
     near, far = await server.pair()
