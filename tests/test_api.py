@@ -60,6 +60,22 @@ async def test_awaited_or_entered() -> None:
     assert rpc.WorkerInfo("solo", 0) == info
 
 
+async def test_init_that_was_not_awaited_is_told() -> None:
+    """Torch's `init_rpc` needs no await; that ours was not called at all would be no help."""
+    alone()
+    for call in (rpc.get_worker_info, lambda: rpc.rpc_async("solo", targets.who)):
+        with pytest.raises(rpc.NotInitializedError, match="first") as caught:
+            call()
+        (note,) = caught.value.__notes__
+        assert "init_rpc was called, and not awaited" in note
+    async with alone():
+        pass
+    with pytest.raises(rpc.NotInitializedError) as caught:
+        rpc.get_worker_info()
+
+    assert not hasattr(caught.value, "__notes__")
+
+
 async def test_before_and_after() -> None:
     """Without an agent every function says so, and how to get one."""
     text = r"RPC has not been initialized\. Call asyncrpc\.init_rpc first\."

@@ -6,9 +6,8 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from asyncrpc.agent import NOT_INITIALIZED, CallContext, ContextScope, RpcFuture, RpcStream, WaitAll
-from asyncrpc.api.process import current_agent, this_process
-from asyncrpc.errors import NotInitializedError
+from asyncrpc.agent import CallContext, ContextScope, RpcFuture, RpcStream, WaitAll
+from asyncrpc.api.process import current_agent, not_initialized, this_process
 from asyncrpc.execution import current_call
 from asyncrpc.identity import WorkerInfo
 from asyncrpc.options import UNSET, Unset, check_timeout
@@ -79,7 +78,7 @@ def rpc_async(
     served = get_served()
     agent: Any = this_process.agent if served is None else served.replier.agent
     if agent is None:
-        raise NotInitializedError(NOT_INITIALIZED)
+        raise not_initialized()
     site = sys._getframe(1)
     is_plain = retry is None and idempotent is False
     again = False if is_plain else check_again(retry, idempotent)
@@ -216,7 +215,7 @@ def remote(
     served = current_call.get()
     agent: Any = this_process.agent if served is None else served.replier.agent
     if agent is None:
-        raise NotInitializedError(NOT_INITIALIZED)
+        raise not_initialized()
     rref: RRef = agent.create(to, func, args, kwargs, timeout, sys._getframe(1))
     return rref
 

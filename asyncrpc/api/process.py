@@ -19,7 +19,12 @@ from asyncrpc.rref import RRef
 from asyncrpc.runtime import RpcAgent
 from asyncrpc.store import Store
 
-__all__ = ("current_agent", "init_rpc", "run", "shutdown", "this_process")
+__all__ = ("current_agent", "init_rpc", "not_initialized", "run", "shutdown", "this_process")
+
+_UNAWAITED = (
+    "init_rpc was called, and not awaited: await it, or use async with; "
+    "blocking_portal is for programs without a loop"
+)
 
 T = TypeVar("T")
 
@@ -27,11 +32,13 @@ T = TypeVar("T")
 class Process:
     """The agent of this process."""
 
-    __slots__ = ("agent", "is_starting")
+    __slots__ = ("agent", "is_starting", "is_unawaited")
 
     def __init__(self) -> None:
         self.agent: RpcAgent | None = None
         self.is_starting = False
+        self.is_unawaited = False
+        """What the last `init_rpc` returned has not been awaited."""
 
 
 this_process = Process()
@@ -65,6 +72,7 @@ async def _begin(start: Callable[[], Coroutine[Any, Any, RpcAgent]]) -> RpcAgent
     if this_process.agent is not None or this_process.is_starting:
         raise AlreadyInitializedError("RPC is already initialized")
     this_process.is_starting = True
+    this_process.is_unawaited = False
     RRef.find_agent = current_agent
     try:
         this_process.agent = await start()
@@ -110,6 +118,7 @@ def init_rpc(
         StoreConnectionError: the store was not reached within ``options.init_timeout`` seconds.
         AuthenticationError: the store has another secret or run id.
     """
+    this_process.is_unawaited = True
     return _Init(lambda: RpcAgent.start(name, backend, rank, world_size, options, store=store))
 
 
@@ -154,8 +163,16 @@ def current_agent() -> RpcAgent:
         agent: RpcAgent = call.replier.agent
         return agent
     if this_process.agent is None or this_process.agent.is_over:
-        raise NotInitializedError(NOT_INITIALIZED)
+        raise not_initialized()
     return this_process.agent
+
+
+def not_initialized() -> NotInitializedError:
+    """Return the error of what needs an agent; torch's `init_rpc` is called without an await."""
+    error = NotInitializedError(NOT_INITIALIZED)
+    if this_process.is_unawaited:
+        error.add_note(_UNAWAITED)
+    return error
 
 
 def run(main: Coroutine[Any, Any, T]) -> T:
