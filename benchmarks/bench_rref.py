@@ -9,6 +9,7 @@ a hundred at a time, so that ratios compare the same moment of a machine.
 
 from __future__ import annotations
 
+from harness.registry import Row
 from harness.tables import grid
 from harness.variants import Results, median_cell, parse, ratio_cell, run
 
@@ -18,13 +19,22 @@ _FIGURES = ("call_us", "proxy_us", "to_here_us", "life_us")
 _RATIOS = (("proxy_us", 1.3), ("life_us", 3.0))
 """What is compared with a plain call, and the most it may cost."""
 
+_PEER = Row(
+    name="torch.rpc",
+    module="peers.torch_references",
+    variant="tcp",
+    title="torch.rpc",
+    requires=("torch",),
+    install="pip install torch numpy",
+)
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Measure, print, write; 0 if there are figures for both variants."""
     options = parse(arguments, "Compare references with calls, side by side.")
     operations = 2_000 if options.quick else 20_000
     spec = {"module": "peers.asyncrpc_references", "operations": operations}
-    return run(options, [spec], _table)
+    return run(options, [spec], _table, peer=_PEER)
 
 
 def _table(rounds: Results) -> str:

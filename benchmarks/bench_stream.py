@@ -9,6 +9,7 @@ moment of a machine.
 
 from __future__ import annotations
 
+from harness.registry import Row
 from harness.tables import grid
 from harness.variants import Results, median_cell, parse, ratio_cell, run
 
@@ -25,12 +26,21 @@ _FIGURES = (
 _RATIOS = (("one_by_one_s", 3.0), ("in_flight_128_s", 0.5))
 """What a stream with the default window is compared with, and the least it must reach."""
 
+_PEER = Row(
+    name="grpc.aio",
+    module="peers.grpc_streams",
+    variant="tcp",
+    title="grpc.aio",
+    requires=("grpc",),
+    install="pip install grpcio msgpack uvloop",
+)
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Measure, print, write; 0 if there are figures for both variants."""
     options = parse(arguments, "Compare streams with calls, side by side.")
     spec = {"module": "peers.asyncrpc_streams", "items": 20_000 if options.quick else 100_000}
-    return run(options, [spec], _table)
+    return run(options, [spec], _table, peer=_PEER)
 
 
 def _table(rounds: Results) -> str:

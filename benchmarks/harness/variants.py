@@ -15,6 +15,7 @@ from pathlib import Path
 
 from harness.machine import describe_machine, machine_line
 from harness.pairs import PairError, run_pair
+from harness.registry import Row
 
 __all__ = ("Results", "median_cell", "parse", "ratio_cell", "run")
 
@@ -29,6 +30,7 @@ def run(
     specs: Sequence[Mapping[str, object]],
     table: Callable[[Results], str],
     variants: Sequence[str] = ("tcp", "unix"),
+    peer: Row | None = None,
 ) -> int:
     """Measure, print, write; return 0 if there are figures for all variants.
 
@@ -37,13 +39,21 @@ def run(
         specs: for `harness.role`, but for the variant; a round has the figures of all of them.
         table: makes the text of the results.
         variants: how the two processes connect, one after the other.
+        peer: another system that is measured beside these; not with ``--quick``.
     """
     rounds: Results = {variant: [] for variant in variants}
     problems: dict[str, str] = {}
+    modules = {}
+    if peer is not None and not options.quick:
+        if peer.missing:
+            problems[peer.title] = f"not installed ({peer.install})"
+        else:
+            rounds[peer.title], modules[peer.title] = [], {"module": peer.module}
     for _ in range(options.rounds):
         for variant, results in rounds.items():
             try:
-                pairs = [run_pair({**spec, "variant": variant}, limit=_LIMIT) for spec in specs]
+                about = {"variant": variant, **modules.get(variant, {})}
+                pairs = [run_pair({**spec, **about}, limit=_LIMIT) for spec in specs]
                 results.append({name: value for pair in pairs for name, value in pair.items()})
             except PairError as error:
                 problems[variant] = f"failed ({error})"
@@ -54,7 +64,7 @@ def run(
     if options.json:
         report = {"machine": machine, "rounds": rounds, "problems": problems}
         options.json.write_text(json.dumps(report, indent=1) + "\n")
-    return 1 if problems else 0
+    return 1 if any("failed" in why for why in problems.values()) else 0
 
 
 def parse(arguments: list[str] | None, description: str) -> argparse.Namespace:
@@ -70,12 +80,13 @@ def parse(arguments: list[str] | None, description: str) -> argparse.Namespace:
 
 def median_cell(results: Sequence[dict[str, float]], figure: str) -> str:
     """Return the median of a figure, as a table shows it."""
-    return f"{statistics.median([each[figure] for each in results]):,.0f}" if results else "-"
+    values = [each[figure] for each in results if figure in each]
+    return f"{statistics.median(values):,.0f}" if values else "-"
 
 
 def ratio_cell(results: Sequence[dict[str, float]], figure: str, other: str) -> str:
     """Return the median and range of the ratios of two figures of one round."""
-    ratios = [each[figure] / each[other] for each in results]
+    ratios = [each[figure] / each[other] for each in results if figure in each and other in each]
     if not ratios:
         return "-"
     return f"{statistics.median(ratios):.2f} [{min(ratios):.2f}-{max(ratios):.2f}]"

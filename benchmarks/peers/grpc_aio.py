@@ -7,7 +7,7 @@ Arrays travel as msgpack of dtype, shape and `tobytes()`; messages are unlimited
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import grpc
@@ -36,6 +36,9 @@ async def _serve(ready: Callable[[str], None]) -> None:
         )
         for name, handler in (("Echo", _echo), ("Take", _take), ("Hang", _hang))
     }
+    methods["Items"] = grpc.unary_stream_rpc_method_handler(
+        _items, request_deserializer=msgpack.unpackb, response_serializer=msgpack.packb
+    )
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("Bench", methods),))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
@@ -49,6 +52,12 @@ async def _echo(request: object, _context: object) -> object:
 
 async def _take(request: object, _context: object) -> object:
     return _array_from(request).nbytes
+
+
+async def _items(request: Any, _context: object) -> AsyncIterator[object]:
+    count, value = request
+    for _ in range(count):
+        yield value
 
 
 async def _hang(_request: object, _context: object) -> object:

@@ -21,7 +21,7 @@ from torch.distributed import rpc
 
 from harness.blocking_load import BlockingClient, run_load
 
-__all__ = ("echo", "hang", "measure", "serve", "take")
+__all__ = ("echo", "hang", "join", "measure", "serve", "take")
 
 
 def echo(value: object) -> object:
@@ -43,13 +43,13 @@ def hang() -> None:
 def serve(spec: dict[str, object], ready: Callable[[str], None]) -> None:
     """Join as rank 0; shutdown serves until the client has shut down as well."""
     ready("file")
-    _join(spec, "server", 0)
+    join(spec, "server", 0)
     rpc.shutdown()
 
 
 def measure(spec: dict[str, object]) -> dict[str, float]:
     """Join as rank 1 and run the load."""
-    _join(spec, "client", 1)
+    join(spec, "client", 1)
     client = BlockingClient(
         call=_call,
         start=_start,
@@ -85,7 +85,8 @@ def _echo_array(array: np.ndarray) -> object:
     return rpc.rpc_sync("server", echo, args=(torch.from_numpy(array),)).numpy()
 
 
-def _join(spec: dict[str, object], name: str, rank: int) -> None:
+def join(spec: dict[str, object], name: str, rank: int) -> None:
+    """Meet the other one through a file; shutdown is for the caller."""
     forced = {"_transports": ["uv"], "_channels": ["basic"]} if spec["variant"] == "uv" else {}
     options = rpc.TensorPipeRpcBackendOptions(
         init_method=f"file://{spec['folder']}/rendezvous", rpc_timeout=30, **forced
