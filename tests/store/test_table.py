@@ -163,6 +163,29 @@ def test_cancel_withdraws_a_waiter(client: Client) -> None:
     assert client.outcomes() == []
 
 
+@pytest.mark.parametrize("command", [Get("k", 5.0), Barrier("b", 2, 5.0, b""), GrantLease(1, 5.0)])
+def test_new_deadlines_are_told(client: Client, command: Command) -> None:
+    """Whoever sets a timer hears that it may be needed earlier, and not of anything else."""
+    horizon = client.table.horizon
+    client(Set("other", b"", NO_LEASE))
+    assert not horizon.is_nearer
+    client(command)
+    assert horizon.is_nearer
+    assert client.table.next_expiry() == 5.0
+    assert not horizon.is_nearer
+
+
+def test_an_abandoned_lease_is_told() -> None:
+    """A closed session brings the end of its leases nearer."""
+    table = Table(grace=1.0)
+    table.apply("client", 1, GrantLease(1, 60.0), 0.0)
+    table.next_expiry()
+    table.close_session("client", 2.0)
+
+    assert table.horizon.is_nearer
+    assert table.next_expiry() == 3.0
+
+
 def test_deadlines_of_answered_waiters_are_forgotten(client: Client) -> None:
     """However many waits were answered before their deadlines, little is kept of them."""
     for _ in range(1000):
