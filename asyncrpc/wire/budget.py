@@ -69,7 +69,7 @@ class Budget:
             raise MessageTooLargeError(
                 f"a body of {len(body)} bytes holds more than {most} elements, at "
                 f"{BYTES_PER_ELEMENT} bytes of objects each: more than "
-                f"max_object_bytes={self._max} allows"
+                f"max_object_bytes={self._max} of the receiver's Limits allows"
             )
         return elements * BYTES_PER_ELEMENT + len(body)
 
