@@ -12,6 +12,7 @@ import inspect
 import json
 import logging
 import os
+import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -38,7 +39,10 @@ class ErrorHandler:
         """Show the Python stack on stderr if this process crashes."""
         if not faulthandler.is_enabled():
             with suppress(RuntimeError, ValueError, OSError):  # stderr is closed, or no file
-                faulthandler.enable(all_threads=True)
+                if sys.version_info < (3, 14):
+                    faulthandler.enable(all_threads=True)
+                else:  # frames of C after it would push it out of the report's last lines
+                    faulthandler.enable(all_threads=True, c_stack=False)
 
     def record_exception(self, e: BaseException) -> None:
         """Write an exception with its call stack to the error file.
