@@ -25,10 +25,10 @@ _FULL: dict[str, Sequence[str]] = {
     "bench_rpc": ("--rounds", "2", "--peers", "all"),
     "bench_load": ("--rounds", "2"),
     "bench_arrays": ("--rounds", "1"),
-    "bench_rref": ("--rounds", "2"),
-    "bench_stream": ("--rounds", "2"),
+    "bench_rref": ("--rounds", "1"),
+    "bench_stream": ("--rounds", "1"),
     "bench_store": ("--rounds", "1"),
-    "bench_launch": ("--rounds", "3"),
+    "bench_launch": ("--rounds", "2"),
     "bench_failure": ("--rounds", "1", "--patience", "10"),
     "bench_start": (),
 }

@@ -156,10 +156,12 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         default=12.0,
         help="seconds to wait at most (default: %(default)g)",
     )
-    parser.add_argument("--quick", action="store_true", help="one round without peers, 30 s")
+    parser.add_argument(
+        "--quick", action="store_true", help="one round over TCP without peers, 20 s"
+    )
     parser.add_argument("--json", type=Path, help="write every figure of every round here")
     options = parser.parse_args(arguments)
-    options.peers = options.peers or (_OURS if options.quick else _PEERS)
+    options.peers = options.peers or (_OURS[:1] if options.quick else _PEERS)
     if options.torch_python is None and not options.quick:
         options.torch_python = sys.executable
     options.rounds = options.rounds or (1 if options.quick else 3)
