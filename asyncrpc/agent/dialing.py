@@ -39,6 +39,7 @@ CLOSING = "shutting down"
 
 _FIRST_DELAY = 0.02
 _MAX_DELAY = 1.0
+_FRUITLESS = 3  # links in a row that break at once before the next one is waited for
 _INCOMING = 1.0  # seconds to wait for the link that the other side is opening
 
 
@@ -59,6 +60,14 @@ class Opener(Protocol):
         """Learn that there is one now."""
         ...
 
+    def broke(self, *, was_used: bool) -> None:
+        """Learn that it is gone, and open another.
+
+        Args:
+            was_used: whether anything came over it.
+        """
+        ...
+
 
 class Dialer:
     """Opens links to one peer.
@@ -68,13 +77,14 @@ class Dialer:
         peer: to whom.
     """
 
-    __slots__ = ("_agent", "_arrived", "_peer", "_task", "is_dialing")
+    __slots__ = ("_agent", "_arrived", "_fruitless", "_peer", "_task", "is_dialing")
 
     def __init__(self, agent: Agent, peer: Peer) -> None:
         self._agent = agent
         self._peer = peer
         self._task: asyncio.Task[None] | None = None
         self._arrived: asyncio.Event | None = None
+        self._fruitless = 0  # links in a row over which nothing came
         self.is_dialing = False
         """Whether an attempt of this side is under way, which decides a simultaneous open."""
 
@@ -83,6 +93,11 @@ class Dialer:
         if self._task is None and not self._agent.is_closed:
             self._arrived = asyncio.Event()
             self._task = self._agent.spawn(self._run(), f"connect to {self._peer}")
+
+    def broke(self, *, was_used: bool) -> None:
+        """Open another link; if they break again and again at once, only after a pause."""
+        self._fruitless = 0 if was_used else self._fruitless + 1
+        self.start()
 
     def stop(self) -> None:
         """Give up."""
@@ -111,6 +126,8 @@ class Dialer:
         """Try until there is a link, the peer is gone, or this side may not talk to it."""
         clock = self._agent.clock
         peer = self._peer
+        if self._fruitless > _FRUITLESS:
+            await self._pause(self._fruitless - _FRUITLESS)
         budget = self._agent.options.heartbeat_interval * self._agent.options.heartbeat_misses
         give_up = clock.time() + budget
         flags = attempt = 0
@@ -138,10 +155,14 @@ class Dialer:
             if is_late or self._is_final(error):
                 self._agent.members.lose(peer, str(error))
                 return
-            # by the names: it differs from pair to pair, and is the same in every run of a test
-            draw = random.Random(f"{self._agent.info} {peer} {attempt}").random  # noqa: S311 -- hides nothing
-            await clock.sleep(full_jitter(attempt, _FIRST_DELAY, 2.0, _MAX_DELAY, draw))
+            await self._pause(attempt)
             attempt += 1
+
+    async def _pause(self, attempt: int) -> None:
+        # by the names: it differs from pair to pair, and is the same in every run of a test
+        draw = random.Random(f"{self._agent.info} {self._peer} {attempt}").random  # noqa: S311 -- hides nothing
+        delay = full_jitter(attempt, _FIRST_DELAY, 2.0, _MAX_DELAY, draw)
+        await self._agent.clock.sleep(delay)
 
     async def _attempt(self, flags: int) -> None:
         """Open one link over the first address that answers."""

@@ -155,7 +155,7 @@ class Peer(Admission):
         self._break(connection, error)
         self._agent.references.link_lost(self)
         if self.state is PeerState.PRESENT and not self._agent.is_closed:
-            self.dialer.start()
+            self.dialer.broke(was_used=connection.received > 0)
         self._agent.became_idle()
 
     def _break(self, connection: Connection, error: Exception | None) -> None:

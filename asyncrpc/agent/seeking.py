@@ -62,6 +62,9 @@ class Seeker:
     def opened(self) -> None:
         """Have no link to hear of."""
 
+    def broke(self, *, was_used: bool) -> None:
+        """Have no link that could break."""
+
     async def _run(self) -> None:
         members = self._agent.members
         try:

@@ -350,6 +350,19 @@ async def test_deadline_while_the_reply_comes_in() -> None:
     assert 11 == answer
 
 
+async def test_links_that_break_at_once_are_not_opened_without_a_pause() -> None:
+    """What breaks them may last: another try each time would be all that both workers do."""
+    clock = VirtualClock()
+    plan = rpc.FaultPlan([rpc.Fault("disconnect", message="PYTHON_CALL")])
+    async with cluster(2, faults=plan, clock=clock) as (a, _):
+        call = a.rpc_async("worker1", targets.echo, args=(1,), idempotent=True, timeout=10)
+        await clock.advance(10)
+        with pytest.raises(rpc.RpcTimeoutError):
+            await call
+
+    assert 10 < len(plan.events) < 60  # 1000 and more without
+
+
 @pytest.mark.parametrize("side", [0, 1])
 async def test_a_thousand_breaks(side: int) -> None:
     """Breaking a link again and again leaves nothing in any table."""
