@@ -45,7 +45,7 @@ def refuse_too_large(agent: Agent, peer: Peer) -> None:
         except MessageTooLargeError as error:
             peer.drop(request, future, error)
         else:
-            peer.queue.append((request, future))
+            peer.enqueue(request, future)
 
 
 def _check_size(limits: Limits, peer: Peer, request: Request, name: str) -> None:

@@ -176,7 +176,7 @@ class Peer(Admission):
                 again.append((request, future))
         again += [(request, None) for request in unsent.values() if request.kind == _NOTIFY]
         again.sort(key=lambda entry: entry[0].call_id)  # the order in which they were made
-        self.queue.extendleft(reversed(again))
+        self.enqueue_first(again)
 
     def _broken(self, future: RpcFuture[Any], error: Exception | None) -> PeerLostError:
         reason = f": {error}" if error else ""
