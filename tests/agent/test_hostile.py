@@ -65,9 +65,13 @@ async def two_workers(limits: rpc.Limits = QUICK) -> AsyncIterator[tuple[Any, An
 
 
 def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """Return the warnings and errors of the agents."""
+    """Return the warnings and errors of the agents about guests.
+
+    Not that a worker ended while it opened a link anew, in the place of one that was broken.
+    """
     records = [r for r in caplog.records if r.name.startswith("asyncrpc.")]
-    return [r.getMessage() for r in records if r.levelno >= logging.WARNING]
+    texts = [r.getMessage() for r in records if r.levelno >= logging.WARNING]
+    return [text for text in texts if "closed the connection during the handshake" not in text]
 
 
 @pytest.mark.parametrize(
