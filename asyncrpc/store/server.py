@@ -36,7 +36,6 @@ __all__ = ("TCPStoreServer",)
 
 _FLUSH_AT = 256 << 10  # bytes of values in replies that go out before the batch ends
 _MAX_FRAME = 80 << 20  # bytes; what the client's own limits add up to
-_MAX_REPLY = 1 << 30  # bytes; as the client takes
 _MAX_EVENTS = 1 << 14  # that wait for one client to read
 _MAX_EVENT_BYTES = 16 << 20
 

@@ -76,5 +76,5 @@ def connection_options(spec: dict[str, object], name: str) -> rpc.RpcOptions:
         listen=listen,
         secret=folder / "secret",
         init_timeout=20.0,
-        **changes,  # type: ignore[arg-type]
+        **changes,  # type: ignore[arg-type]  # of any kind
     )

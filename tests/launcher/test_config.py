@@ -44,7 +44,7 @@ def test_a_config_needs_only_nodes_and_workers() -> None:
 def test_a_config_names_the_field_it_refuses(given: dict[str, object], text: str) -> None:
     """Field, value and rule are in the message."""
     with pytest.raises(ValueError) as caught:
-        LaunchConfig(**{"min_nodes": 1, "max_nodes": 1, "nproc_per_node": 1, **given})  # type: ignore[arg-type]
+        LaunchConfig(**{"min_nodes": 1, "max_nodes": 1, "nproc_per_node": 1, **given})  # type: ignore[arg-type]  # of any kind
 
     assert text in str(caught.value)
 
@@ -155,7 +155,7 @@ def test_torchs_fields_come_first_with_torchs_defaults() -> None:
         **TORCHS,
         "logs_specs": config.logs_specs,
     }
-    assert LaunchConfig(1, 1, 1, config.logs_specs, *[*TORCHS.values()][1:]) == config  # type: ignore[arg-type]
+    assert LaunchConfig(1, 1, 1, config.logs_specs, *[*TORCHS.values()][1:]) == config  # type: ignore[arg-type]  # of any kind
 
 
 def test_the_older_name_of_the_timeout() -> None:

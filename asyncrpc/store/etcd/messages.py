@@ -44,8 +44,7 @@ SESSION = -1
 
 _CAMEL = re.compile(rb'"[a-z]+[A-Z]\w*":')
 _HUMP = re.compile(r"(?<=[a-z])(?=[A-Z])")
-_MAX_OPS = 128  # etcd's own default; a nested transaction counts with those around it
-_SMALL = 120  # operations on one level
+_SMALL = 120  # operations on one level; etcd takes 128, those of nested transactions among them
 _WIDTHS = (60, 40)  # operations on each of two levels, and of three
 
 

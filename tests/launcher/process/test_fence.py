@@ -41,7 +41,7 @@ def test_what_a_killed_worker_leaves_is_killed_soon() -> None:
         os.waitpid(agent.pid, os.WUNTRACED)
         fence = Fence(agent.pid)
         fence.deadline = 7.5
-        waits = [fence.advance(lambda left=left: left, 8.0) for left in (True, False)]  # type: ignore[misc]
+        waits = [fence.advance(lambda left=left: left, 8.0) for left in (True, False)]  # type: ignore[misc]  # a default binds the turn's
         agent.kill()
 
     assert waits == [0.05, 0.5]

@@ -78,11 +78,11 @@ def test_a_handler_may_tell_its_name_by_coroutine_functions(smoke: str) -> None:
     """Which wait for nothing: the name is looked at where it is registered."""
 
     class Patient(TcpRendezvous):
-        async def get_backend(self) -> str:  # type: ignore[override]
+        async def get_backend(self) -> str:  # type: ignore[override]  # may be awaited
             return smoke
 
     class Late(TcpRendezvous):
-        async def get_backend(self) -> str:  # type: ignore[override]
+        async def get_backend(self) -> str:  # type: ignore[override]  # may be awaited
             await asyncio.sleep(0)
             return smoke
 

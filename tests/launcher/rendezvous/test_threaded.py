@@ -160,7 +160,7 @@ async def test_a_wait_for_nodes_can_be_given_up(meeting: Meeting) -> None:
 def handler_of(next_rendezvous: Any) -> RendezvousHandler:
     """Return the adapter of a handler that does something else in its rounds."""
     handler = Blocking(RendezvousParameters("blocking", "", "r", 1, 1), Meeting())
-    handler.next_rendezvous = next_rendezvous  # type: ignore[method-assign]
+    handler.next_rendezvous = next_rendezvous  # type: ignore[method-assign]  # another's
     return ThreadedHandler(handler)
 
 
@@ -218,21 +218,21 @@ async def test_a_handler_of_our_class_may_have_methods_that_block() -> None:
         def get_run_id(self) -> str:
             return self.run_id
 
-        def next_rendezvous(self) -> RendezvousInfo:  # type: ignore[override]
+        def next_rendezvous(self) -> RendezvousInfo:  # type: ignore[override]  # plain, as torch's
             return RendezvousInfo(
                 MemoryStore(), 0, 1, RendezvousStoreInfo("127.0.0.1", 29500), round=3
             )
 
-        def is_closed(self) -> bool:  # type: ignore[override]
+        def is_closed(self) -> bool:  # type: ignore[override]  # plain, as torch's
             return False
 
-        def set_closed(self) -> None:  # type: ignore[override]
+        def set_closed(self) -> None:  # type: ignore[override]  # plain, as torch's
             pass
 
-        def num_nodes_waiting(self) -> int:  # type: ignore[override]
+        def num_nodes_waiting(self) -> int:  # type: ignore[override]  # plain, as torch's
             return 0
 
-        def shutdown(self) -> bool:  # type: ignore[override]
+        def shutdown(self) -> bool:  # type: ignore[override]  # plain, as torch's
             return True
 
     register("ported", Ported)
