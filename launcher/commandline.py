@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from launcher.arguments import HELP_HINT, make_parser, nearest_option, print_and_exit
 from launcher.config import LaunchConfig, has_scheduler, resolve_shutdown_timeout
 from launcher.errors import UsageError
-from launcher.hosts import Fleet, Host
 from launcher.options import OPTIONS, Option
 from launcher.rules import split_signals
 from launcher.settings import Setting, resolve_settings, show_settings
 from launcher.target import Target
+
+if TYPE_CHECKING:
+    from launcher.hosts import Fleet, Host
 
 __all__ = ("Launch", "in_users_words", "parse")
 
@@ -117,6 +119,8 @@ def _fleet(
     of_one_node: Sequence[str],
 ) -> Fleet:
     """Return what is to be launched on other hosts, and with which options there."""
+    from launcher.hosts import Fleet  # noqa: PLC0415 -- only for several hosts
+
     hosts: tuple[Host, ...] = values["hosts"]
     where = f"{settings['hosts'].name}={settings['hosts'].text}"
     for name in of_one_node:

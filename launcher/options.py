@@ -10,7 +10,6 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from launcher.config import DEFAULT_SIGNALS, START_METHODS
-from launcher.hosts import to_hosts
 from launcher.rules import (
     catchable_signals,
     filled,
@@ -85,6 +84,12 @@ class Option(NamedTuple):
             ValueError: the text breaks the option's rule; the message says what was expected.
         """
         return to_truth(text) if self.parse is None else self.parse(text)
+
+
+def _to_hosts(text: str) -> object:
+    from launcher.hosts import to_hosts  # noqa: PLC0415 -- only for several hosts
+
+    return to_hosts(text)
 
 
 OPTIONS: tuple[Option, ...] = (
@@ -181,7 +186,7 @@ OPTIONS: tuple[Option, ...] = (
         name="hosts",
         help="start a node on each of these hosts by ssh, with so many workers each; the launcher "
         "and the script lie at the same paths there",
-        parse=to_hosts,
+        parse=_to_hosts,
         metavar="a:4,b:4",
     ),
     Option(
